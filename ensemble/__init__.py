@@ -1,0 +1,1 @@
+"""Test-time augmentation, prediction, voting and stacking at full resolution."""

@@ -1,0 +1,1 @@
+"""Data and cross-validation: splits, images, augmentation, training, out-of-fold logits."""

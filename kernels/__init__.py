@@ -1,0 +1,1 @@
+"""Compiled pixel loops: numpy and numba only."""

@@ -1,0 +1,1 @@
+"""The submission: streaming writer, check, score, upload."""
