@@ -1,6 +1,6 @@
 """The facts of each competition, and nothing else: the one place that knows a competition's numbers.
 
-Standard library only, so that every package, and a script on a bare machine, may import it.
+Imports only the standard library and `command_line`, so that every package may import it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from command_line import UserError
+
 Order = Literal["row", "column"]
 Size = tuple[int, int]
-
-
-class UserError(Exception):
-    """Bad input: the message is one sentence that names the thing and the cure.
-
-    Command-line programs print the message without a traceback and exit with status 1.
-    """
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""How the command-line programs fail: one sentence, no traceback, exit status not 0. Standard library only."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+
+class UserError(Exception):
+    """Bad input: the message is one sentence that names the thing and the cure."""
+
+
+def program(main: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a program's `main`: a `UserError` or a refused system call becomes one line and exit status 1.
+
+    Ctrl-C exits with 130, a closed pipe with 141, as a shell would report them.
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except BrokenPipeError:
+            # the reader has gone; keep the interpreter from complaining again when it flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except OSError as error:
+            name = f" {error.filename}" if error.filename else ""
+            sys.exit(f"error: {error.strerror or error}:{name}")
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on from here", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapper
