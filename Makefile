@@ -1,0 +1,74 @@
+# Every verb is one program; its own flags go into ARGS, and `python -m <program> --help` lists them.
+C     ?= carvana
+V     ?=
+F     ?= all
+DATA  ?= data/$(C)
+ARGS  ?=
+
+PYTHON ?= python3.11
+BIN    := .venv/bin
+PY     := $(BIN)/python
+# no library may look for weights or for newer versions of itself while these run
+OFFLINE := HF_HUB_OFFLINE=1 NO_ALBUMENTATIONS_UPDATE=1
+WHERE  = --competition $(C) --data $(DATA)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test check data fold folds fit ensemble submission report bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  DATA=folder ($(DATA))  ARGS='--flag value'"
+
+setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
+
+.venv/.installed: requirements.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: C := studio
+demo: V := average-mask,unet-mobilenetv3,fpn-regnetx
+demo: export HF_HUB_OFFLINE = 1
+demo: data folds ensemble report  ## the main job, end to end, on the embedded competition
+
+test: .venv/.installed-dev  ## all tests
+	$(OFFLINE) $(PY) -m pytest -n 2 $(ARGS)
+
+check: .venv/.installed-dev  ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+data: setup  ## render the embedded competition (C=studio)
+	$(PY) -m studio.render --out $(DATA) $(ARGS)
+
+fold: setup  ## train V on the folds F
+	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold $(F) $(ARGS)
+
+folds: setup  ## train V on every fold
+	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold all $(ARGS)
+
+fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
+	$(PY) -m ensemble.fit $(WHERE) --members "$(or $(V),all)"
+
+ensemble: fit submission  ## fit, predict the test set, blend at full size, write and check the submission
+
+submission: setup  ## predict the test set with the chosen blend; write and check the submission
+	$(PY) -m submit.make $(WHERE) $(ARGS)
+
+report: setup  ## table of figures and a contact sheet of predictions
+	$(PY) -m ensemble.report $(WHERE)
+
+bench: .venv/.installed-dev  ## side-by-side measurements against peers
+	$(PY) -m benchmarks.rle
+	$(PY) -m benchmarks.stream
+
+clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache runs/*/cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

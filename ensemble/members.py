@@ -1,0 +1,119 @@
+"""What an ensemble is made of: trained variants in a runs folder, their folds and their out-of-fold logits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from command_line import UserError
+from folds.fold import read_manifest
+from folds.store import LogitStore
+from models import checkpoint
+from models.frame import Frame, frame_of
+from models.variants import Variant
+
+OOF_STORE = "oof.zarr"
+TEST_STORE = "test.zarr"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A variant all of whose folds are trained.
+
+    Attributes:
+        folder: `runs/<competition>/<variant>`.
+        variant: what the network is.
+        folds: folders of its folds, in order.
+        folds_digest, data_digest: which image was in which fold, and of which data.
+        weights_digest: identifies the folds' weights.
+    """
+
+    folder: Path
+    variant: Variant
+    folds: tuple[Path, ...]
+    folds_digest: str
+    data_digest: str
+    weights_digest: str
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.variant.name
+
+    @property
+    def frame(self) -> Frame:
+        """The variant's frame."""
+        return frame_of(self.variant)
+
+    def oof(self) -> LogitStore:
+        """Its out-of-fold logits.
+
+        Raises:
+            UserError: the store is missing, or lacks an image.
+        """
+        store = LogitStore.open(self.folder / OOF_STORE)
+        missing = store.missing()
+        if missing:
+            raise UserError(
+                f"{store.path} lacks the logits of {len(missing)} images ({missing[0]} first): train the remaining "
+                f"folds (make folds V={self.name})."
+            )
+        return store
+
+
+def _member(folder: Path, fold_count: int) -> Member:
+    folds = tuple(folder / f"fold{k}" for k in range(fold_count))
+    manifests: list[dict[str, Any]] = []
+    digest = hashlib.blake2b(digest_size=8)
+    for k, fold in enumerate(folds):
+        manifest = read_manifest(fold)
+        if manifest is None:
+            raise UserError(f"{fold} is not trained: make fold V={folder.name} F={k}.")
+        manifests.append(manifest)
+        digest.update((fold / checkpoint.WEIGHTS_FILE).read_bytes())
+    for key, what in (("folds_digest", "folds"), ("data_digest", "data")):
+        if len({m[key] for m in manifests}) > 1:
+            raise UserError(
+                f"the folds of {folder} were trained on different {what}: remove the folder and train them again."
+            )
+    first = manifests[0]
+    return Member(
+        folder=folder,
+        variant=Variant.from_json(first["variant"]),
+        folds=folds,
+        folds_digest=first["folds_digest"],
+        data_digest=first["data_digest"],
+        weights_digest=digest.hexdigest(),
+    )
+
+
+def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[Member]:
+    """The members of an ensemble.
+
+    Args:
+        root: `runs/<competition>`.
+        names: variants wanted; None takes every variant all of whose folds are trained.
+        fold_count: number of folds of the split.
+
+    Raises:
+        UserError: a wanted variant is not completely trained, none is, or members were trained on different folds
+            or data (blending them would leak).
+    """
+    if names is None:
+        trained = sorted(path.parent.parent for path in root.glob("*/fold0/manifest.json"))
+        complete = [f for f in trained if all((f / f"fold{k}/manifest.json").exists() for k in range(fold_count))]
+        members = [_member(folder, fold_count) for folder in complete]
+    else:
+        members = [_member(root / name, fold_count) for name in names]
+    if not members:
+        raise UserError(f"no variant in {root} has all its {fold_count} folds trained: make folds V=... first.")
+    for key, what in (("folds_digest", "other folds"), ("data_digest", "other data")):
+        for member in members[1:]:
+            if getattr(member, key) != getattr(members[0], key):
+                raise UserError(
+                    f"{member.folder} was trained on {what} than {members[0].folder}, so their out-of-fold logits "
+                    "cannot be combined without a leak: train one of them again, or restrict the members (V=...)."
+                )
+    return members

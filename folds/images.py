@@ -1,0 +1,194 @@
+"""The competition's images and masks on disk: listing, reading, verifying.
+
+`python -m folds.images --competition C --data DIR` verifies every training image and mask and names every fault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from command_line import UserError, program
+from competition import Competition, Size, find_competition
+from models.frame import decode
+
+
+def list_images(folder: Path, competition: Competition) -> list[str]:
+    """Names of the competition's images in `folder`, sorted.
+
+    Raises:
+        UserError: the folder is missing or holds no image, a name does not follow the competition's grammar, or two
+            names differ only in case.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: put the competition's files there, or name their place with DATA=...")
+    names = sorted(
+        entry.name for entry in folder.iterdir() if entry.suffix.lower() == competition.image_suffix and entry.is_file()
+    )
+    if not names:
+        raise UserError(f"{folder} holds no {competition.image_suffix} image: copy the competition's files into it.")
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise UserError(f"{folder} holds both {other} and {name}: remove one of them.")
+        competition.group(name)
+    return names
+
+
+def read_mask(path: Path, expected: Size) -> np.ndarray:
+    """Read a mask.
+
+    Args:
+        path: GIF or PNG of at most two levels, the lower one background.
+        expected: its size (height, width).
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        UserError: missing, unreadable, of another size, or with more than two levels.
+    """
+    try:
+        with Image.open(path) as file:
+            # mode P holds palette indices (0/1); L, 1 and I hold values; colour is turned to grey first
+            pixels = np.asarray(file if file.mode in ("P", "L", "1", "I", "I;16") else file.convert("L"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: every training image needs its mask; copy it there.") from None
+    except (OSError, SyntaxError, ValueError):
+        raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
+    if pixels.shape != expected:
+        raise UserError(
+            f"{path} has {'x'.join(map(str, pixels.shape))} pixels (height x width), expected "
+            f"{expected[0]}x{expected[1]}: put the competition's own mask back."
+        )
+    if pixels.dtype == bool:
+        return pixels
+    high = int(pixels.max())
+    mask = pixels == high if high else np.zeros(pixels.shape, bool)
+    if not ((pixels == 0) | mask).all():
+        raise UserError(
+            f"{path} holds more than two levels ({', '.join(map(str, np.unique(pixels)[:5]))} ...), so it is not a "
+            "binary mask: put the competition's own mask back."
+        )
+    return mask
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The training images of a competition and where their masks are.
+
+    Attributes:
+        competition: the competition.
+        data: the folder that holds its files.
+        names: image names, sorted.
+        digest: identifies the data: 16 hex digits over every image's and mask's name, size in bytes and first and
+            last 4 KiB.
+    """
+
+    competition: Competition
+    data: Path
+    names: tuple[str, ...]
+    digest: str
+
+    def image_path(self, name: str) -> Path:
+        """Where the image is."""
+        return self.data / self.competition.train_dir / name
+
+    def mask_path(self, name: str) -> Path:
+        """Where its mask is."""
+        return self.data / self.competition.masks_dir / self.competition.mask_name(name)
+
+    def groups(self) -> np.ndarray:
+        """(N,) str: the group (car) of every image, in the order of `names`."""
+        return np.array([self.competition.group(name) for name in self.names])
+
+
+def _fingerprint(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(4096)
+        file.seek(max(0, size - 4096))
+        return b"%s %d %s %s\n" % (path.name.encode(), size, head, file.read(4096))
+
+
+def find_training_set(competition: Competition, data: Path) -> TrainingSet:
+    """List the training images and check that each has a mask and each mask an image.
+
+    Raises:
+        UserError: a folder is missing or empty, or images and masks do not pair up; the message names the first.
+    """
+    names = list_images(data / competition.train_dir, competition)
+    masks_dir = data / competition.masks_dir
+    if not masks_dir.is_dir():
+        raise UserError(f"{masks_dir} is missing: the training masks belong there.")
+    masks = {entry.name for entry in masks_dir.iterdir() if entry.name.endswith(competition.mask_suffix)}
+    wanted = {competition.mask_name(name): name for name in names}
+    lacking = sorted(set(wanted) - masks)
+    if lacking:
+        more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        raise UserError(f"{masks_dir / lacking[0]}{more} is missing: copy the mask of {wanted[lacking[0]]} there.")
+    orphans = sorted(masks - set(wanted))
+    if orphans:
+        more = f" (and {len(orphans) - 1} more)" if len(orphans) > 1 else ""
+        raise UserError(
+            f"{masks_dir / orphans[0]}{more} has no image in {data / competition.train_dir}: the folder is half "
+            "copied; copy the image too, or remove the mask."
+        )
+    digest = hashlib.blake2b(digest_size=8)
+    with ThreadPoolExecutor(8) as pool:
+        paths = [data / competition.train_dir / n for n in names] + [masks_dir / m for m in sorted(wanted)]
+        for part in pool.map(_fingerprint, paths):
+            digest.update(part)
+    return TrainingSet(competition, data, tuple(names), digest.hexdigest())
+
+
+def faults(training: TrainingSet) -> Iterable[str]:
+    """Read every image and mask at full size; one sentence for each that cannot be used."""
+    size = training.competition.size
+
+    def fault(name: str) -> str | None:
+        path = training.image_path(name)
+        try:
+            full = decode(path)[1]
+            if full != size:
+                return f"{path} has {full[0]}x{full[1]} pixels (height x width), expected {size[0]}x{size[1]}."
+            read_mask(training.mask_path(name), size)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        results = tqdm(pool.map(fault, training.names), "verify", len(training.names), unit="image", disable=None)
+        yield from (sentence for sentence in results if sentence)
+
+
+@program
+def main(competition: str = "carvana", data: Path | None = None) -> None:
+    """Verify the training images and masks: every file opens, sizes and levels are right, all pair up.
+
+    Args:
+        competition: a name from competition.py.
+        data: the competition's files; data/<competition> by default.
+    """
+    facts = find_competition(competition)
+    training = find_training_set(facts, data or facts.default_data())
+    found = list(faults(training))
+    for sentence in found[:20]:
+        print(sentence)
+    if found:
+        raise UserError(f"{len(found)} of {len(training.names)} training images cannot be used (first 20 above).")
+    groups = len(set(training.groups()))
+    print(f"{len(training.names)} images of {groups} groups verified in {training.data}, digest {training.digest}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,81 @@
+"""The Lightning module: one network, its loss, its optimiser, and validation at the competition's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+import models.torchvision_compat  # noqa: F401
+from competition import Size
+from folds.cache import Truth
+from folds.recipes import Recipe
+from folds.scoring import full_size_dice
+from models.frame import Frame
+from models.losses import find_loss
+from models.network_input import normalise
+from models.variants import Variant
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class SegmentationModule(lightning.LightningModule):
+    """Trains a network on (image, coverage, position) batches; logs train_loss, val_loss and val_dice.
+
+    Args:
+        network: maps (N, C, h, w) to logits (N, K, h, w).
+        variant, recipe: what it is, how it is trained.
+        frame, truth, full: what full-size validation Dice needs.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, variant: Variant, recipe: Recipe, frame: Frame, truth: Truth, full: Size
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._variant = variant
+        self._recipe = recipe
+        self._frame = frame
+        self._truth = truth
+        self._full = full
+        self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = find_loss(recipe.loss)
+
+    def _logits_and_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        images, masks, _ = batch
+        logits = self.network(normalise(images, self._variant))
+        return logits, self._loss(logits.float(), masks[:, None].float() / 255)
+
+    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+        """One step's loss, a scalar."""
+        loss = self._logits_and_loss(batch)[1]
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Log the loss at the network's size and the Dice at the competition's."""
+        logits, loss = self._logits_and_loss(batch)
+        planes = logits[:, 0].float().cpu().numpy()
+        scores = [
+            full_size_dice(plane, self._frame, self._truth.of(int(position)), self._full)
+            for plane, position in zip(planes, batch[2], strict=True)
+        ]
+        count = len(scores)
+        self.log("val_loss", loss, batch_size=count)
+        self.log("val_dice", float(np.mean(scores)), prog_bar=True, batch_size=count)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with the recipe's schedule, stepped every batch."""
+        recipe = self._recipe
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        if recipe.schedule == "constant":
+            return optimiser
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, recipe.learning_rate, total_steps=max(2, steps), pct_start=recipe.warmup
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,173 @@
+"""Folds: groups (cars) are dealt out whole, balanced in mask area; `folds.csv` is the one record of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import atomic
+from command_line import UserError
+from folds.images import TrainingSet
+
+COLUMNS = ("image", "group", "fold", "area_px")
+FOLDS = 5
+
+
+def split_groups(groups: np.ndarray, areas_px: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
+    """Deal groups out to folds, as equal as possible in number and in mean mask area.
+
+    Groups are ranked by mean area and taken in blocks of `folds`; within a block, the group with the largest area
+    goes to the fold whose mean area is smallest so far.
+
+    Args:
+        groups: (N,) group of every image.
+        areas_px: (N,) mask area of every image, in pixels.
+        folds: at least 2.
+        seed: decides ties and where the last, incomplete block goes.
+
+    Returns:
+        (N,) int64 fold of every image, 0 .. folds - 1.
+
+    Raises:
+        UserError: fewer groups than folds.
+    """
+    unique, member = np.unique(groups, return_inverse=True)
+    if folds < 2 or len(unique) < folds:
+        raise UserError(
+            f"{len(unique)} groups cannot be split into {folds} folds: ask for between 2 and {len(unique)} folds "
+            "(--folds), or add images."
+        )
+    rng = np.random.default_rng(seed)
+    mean_area = np.bincount(member, weights=areas_px) / np.bincount(member)
+    order = rng.permutation(len(unique))
+    order = order[np.argsort(-mean_area[order], kind="stable")]
+    totals = np.zeros(folds)
+    fold_of_group = np.empty(len(unique), np.int64)
+    for start in range(0, len(order), folds):
+        block = order[start : start + folds]
+        ties = rng.permutation(folds)
+        ranked = ties[np.argsort(totals[ties], kind="stable")]
+        for group, fold in zip(block, ranked, strict=False):
+            fold_of_group[group] = fold
+            totals[fold] += mean_area[group]
+    return fold_of_group[member]
+
+
+def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFrame:
+    """Check a fold table against the training set.
+
+    Args:
+        table: has at least the columns image and fold.
+        training: the images it must cover, each once.
+        source: where the table came from, for messages.
+
+    Returns:
+        The table with the columns image, group, fold, in the order of `training.names`; area_px if it was there.
+
+    Raises:
+        UserError: columns or images are missing, unknown or double, a fold is no whole number from 0 on, a fold is
+            empty, or a group stands in two folds (a leak); the message names them.
+    """
+    if not {"image", "fold"} <= set(table.columns):
+        raise UserError(f"{source} needs the columns image and fold; it has {', '.join(map(str, table.columns))}.")
+    doubles = table["image"][table["image"].duplicated()]
+    if len(doubles):
+        raise UserError(f"{source} lists {doubles.iloc[0]} twice: keep one row an image.")
+    lacking = sorted(set(training.names) - set(table["image"]))
+    unknown = sorted(set(table["image"]) - set(training.names))
+    if lacking or unknown:
+        what = f"lacks {lacking[0]}" if lacking else f"lists {unknown[0]}, which is not in {training.data}"
+        raise UserError(
+            f"{source} {what} ({len(lacking)} images lacking, {len(unknown)} unknown): it was made for other data; "
+            "remove it to have a new split made, or choose another runs folder."
+        )
+    table = table.set_index("image").loc[list(training.names)].reset_index()
+    fold = pd.to_numeric(table["fold"], errors="coerce")
+    if fold.isna().any() or (fold < 0).any() or (fold % 1 != 0).any():
+        bad = table.loc[fold.isna() | (fold < 0) | (fold % 1 != 0)].iloc[0]
+        raise UserError(f"{source} puts {bad['image']} into fold {bad['fold']!r}: folds are numbered 0, 1, 2, ...")
+    table["fold"] = fold.astype(np.int64)
+    empty = sorted(set(range(int(table["fold"].max()) + 1)) - set(table["fold"]))
+    if empty or table["fold"].max() == 0:
+        raise UserError(f"{source} leaves fold {empty[0] if empty else 1} empty: number the folds 0, 1, 2, ...")
+    table["group"] = training.groups()
+    spread = table.groupby("group")["fold"].nunique()
+    leaks = list(spread[spread > 1].index)
+    if leaks:
+        shown = ", ".join(leaks[:5]) + (" ..." if len(leaks) > 5 else "")
+        raise UserError(
+            f"{source} puts images of one group into different folds (groups {shown}): validation would see "
+            "what training saw; move each group into one fold."
+        )
+    return table[[c for c in COLUMNS if c in table.columns]]
+
+
+def read(path: Path, training: TrainingSet) -> pd.DataFrame:
+    """Read and check a fold table. Raises UserError as `check` does, or if the file is no CSV."""
+    try:
+        table = pd.read_csv(path, dtype={"image": str, "group": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise UserError(f"{path} is not a CSV file: give one with the columns image and fold.") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: give the path of a CSV with the columns image and fold.") from None
+    return check(table, training, path)
+
+
+def find_or_make(
+    path: Path, training: TrainingSet, areas_px: np.ndarray, *, own: Path | None, folds: int = FOLDS, seed: int = 0
+) -> pd.DataFrame:
+    """The fold table of a runs folder, made at the first call.
+
+    Args:
+        path: `runs/<competition>/folds.csv`.
+        training: the images.
+        areas_px: (N,) mask areas in pixels, in the order of `training.names`.
+        own: a user's own table, used instead of a new split; it must agree with a table that is already there.
+        folds, seed: of a new split.
+
+    Returns:
+        The table, columns image, group, fold, area_px, in the order of `training.names`.
+
+    Raises:
+        UserError: as `check`; or `own` differs from the table that runs were already trained on.
+    """
+    if own is not None:
+        table = read(own, training)
+        if path.exists() and not (read(path, training)["fold"] == table["fold"]).all():
+            raise UserError(
+                f"{own} differs from {path}, which earlier runs were trained on: choose another runs folder."
+            )
+    elif path.exists():
+        return read(path, training)
+    else:
+        fold = split_groups(training.groups(), areas_px, folds=folds, seed=seed)
+        table = check(pd.DataFrame({"image": training.names, "fold": fold}), training, path)
+    table["area_px"] = areas_px
+    with atomic.replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+    return table
+
+
+def parse_folds(text: str, count: int) -> list[int]:
+    """Folds as `F=` takes them: `0`, `0,2`, the range `0..4`, or `all`.
+
+    Raises:
+        UserError: not of that form, or a fold that the split does not have.
+
+    >>> parse_folds("0..2,4", 5)
+    [0, 1, 2, 4]
+    """
+    if text == "all":
+        return list(range(count))
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        if not first.isdecimal() or (dots and not last.isdecimal()):
+            raise UserError(f"{text!r} is no choice of folds: give one (F=0), some (F=0,2), a range (F=0..4) or all.")
+        chosen += range(int(first), int(last if dots else first) + 1)
+    unknown = [fold for fold in chosen if fold >= count]
+    if unknown or not chosen:
+        raise UserError(f"there is no fold {unknown[0] if unknown else text}: the split has folds 0..{count - 1}.")
+    return sorted(set(chosen))

@@ -1,0 +1,206 @@
+"""Logits on disk: one compressed Zarr chunk per image, at the network's own resolution.
+
+The code is an inverse hyperbolic sine, `code = round(SCALE * asinh(logit / KNEE))`: steps of KNEE / SCALE around 0,
+where the mask is decided, and steps of 1 / SCALE of the value far from it. FORMATS.md has the error bound.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec
+
+from command_line import UserError
+
+FORMAT = "logits-asinh-1"
+KNEE = 0.5
+SCALE = 128
+LIMIT = 16.0
+# a code that no logit has: what zarr returns for a chunk that was never written
+UNWRITTEN = np.iinfo(np.int16).min
+
+
+def quantise(logits: np.ndarray) -> np.ndarray:
+    """Code logits.
+
+    Args:
+        logits: float32 of any shape, finite; values beyond +-LIMIT are stored as +-LIMIT.
+
+    Returns:
+        int16 of the same shape. The sign is kept wherever |logit| > KNEE / SCALE / 2.
+    """
+    clipped = np.clip(logits, -LIMIT, LIMIT, dtype=np.float32)
+    return np.rint(np.arcsinh(clipped / np.float32(KNEE)) * np.float32(SCALE)).astype(np.int16)
+
+
+@functools.cache
+def _table() -> np.ndarray:
+    """float32 logit of every int16 code, indexed by the code as uint16."""
+    codes = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.float64)
+    limit = np.arcsinh(LIMIT / KNEE) * SCALE + 1
+    return (KNEE * np.sinh(np.clip(codes, -limit, limit) / SCALE)).astype(np.float32)
+
+
+def dequantise(codes: np.ndarray) -> np.ndarray:
+    """The inverse of `quantise`: int16 codes to float32 logits of the same shape."""
+    return _table()[codes.view(np.uint16)]
+
+
+class LogitStore:
+    """Logits of many images, (heads, h, w) each, addressed by image name.
+
+    Processes and machines that write different images need no lock: every image is one file, renamed into place.
+    The object is small and can be pickled to workers.
+
+    Attributes:
+        path: the Zarr array's folder.
+        names: image names in the order of the array's first axis.
+    """
+
+    def __init__(self, path: Path, array: zarr.Array) -> None:
+        self.path = path
+        self._array = array
+        self.attributes: dict[str, Any] = dict(array.attrs)
+        self.names: list[str] = self.attributes.pop("names")
+        self._index = {name: i for i, name in enumerate(self.names)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LogitStore.open, (self.path,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(heads, h, w) of every image's logits."""
+        heads, height, width = self._array.shape[1:]
+        return heads, height, width
+
+    @staticmethod
+    def create(path: Path, names: Sequence[str], shape: tuple[int, int, int], **attributes: Any) -> LogitStore:
+        """Open the store at `path`, made empty if it is not there yet.
+
+        Args:
+            path: folder, by custom `*.zarr`.
+            names: the images it will hold, in a fixed order, each once.
+            shape: (heads, h, w).
+            attributes: JSON-able facts that tell this store from another: variant, data digest, TTA.
+
+        Raises:
+            UserError: a store is there that was made for other images, another shape or other attributes.
+        """
+        if (path / "zarr.json").exists():
+            store = LogitStore.open(path)
+            wanted = {"names": list(names), "shape": tuple(shape), **attributes}
+            found = {"names": store.names, "shape": tuple(store.shape), **store.attributes}
+            for key, value in wanted.items():
+                if found.get(key) != value:
+                    shown = "" if key == "names" else f" ({found.get(key)!r}, now {value!r})"
+                    raise UserError(
+                        f"{path} was written with other {key}{shown}: remove the folder, or choose another runs folder."
+                    )
+            return store
+        if len(set(names)) != len(names):
+            raise UserError("an image name stands twice in the list for a logit store: name each image once.")
+        array = zarr.create_array(
+            path,
+            shape=(len(names), *shape),
+            chunks=(1, *shape),
+            dtype="int16",
+            fill_value=int(UNWRITTEN),
+            # the crc comes last, so it covers the compressed bytes as they lie on disk
+            serializer=BytesCodec(),
+            compressors=[BloscCodec(cname=BloscCname.zstd, clevel=3, shuffle=BloscShuffle.bitshuffle), Crc32cCodec()],
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes={
+                "names": list(names),
+                "format": FORMAT,
+                "knee": KNEE,
+                "scale": SCALE,
+                **attributes,
+            },
+            config={"write_empty_chunks": True},
+        )
+        return LogitStore(path, array)
+
+    @staticmethod
+    def open(path: Path) -> LogitStore:
+        """Open an existing store.
+
+        Raises:
+            UserError: there is none, or it is of another format.
+        """
+        try:
+            array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
+        except (FileNotFoundError, zarr.errors.NodeNotFoundError):
+            raise UserError(f"{path} is not there: train the variant first (make folds V=...).") from None
+        if array.attrs.get("format") != FORMAT:
+            raise UserError(f"{path} is not a logit store of format {FORMAT}: remove the folder and make it again.")
+        return LogitStore(path, array)
+
+    def _position(self, name: str) -> int:
+        try:
+            return self._index[name]
+        except KeyError:
+            raise UserError(f"{self.path} has no place for image {name!r}: it was made for other images.") from None
+
+    def _chunk(self, position: int) -> Path:
+        return self.path / f"c.{position}.0.0.0"
+
+    def write(self, name: str, logits: np.ndarray) -> None:
+        """Store one image's logits.
+
+        Args:
+            name: an image of the store.
+            logits: (heads, h, w) float32.
+
+        Raises:
+            UserError: a logit is not a number; the message names the image.
+            ValueError: of another shape.
+        """
+        if logits.shape != self.shape:
+            raise ValueError(f"logits of shape {logits.shape} for a store of {self.shape}")
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"the logits of {name} hold NaN or infinity ({self.path}): the network diverged; train it again with "
+                "a lower learning rate or in float32."
+            )
+        self._array[self._position(name)] = quantise(logits)
+
+    def read(self, name: str) -> np.ndarray:
+        """One image's logits, (heads, h, w) float32.
+
+        Raises:
+            UserError: not written yet, or the chunk is damaged.
+        """
+        position = self._position(name)
+        try:
+            codes = np.asarray(self._array[position])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise UserError(
+                f"the logits of {name} in {self.path} are damaged ({error}): run the command that wrote them again."
+            ) from None
+        if codes.flat[0] == UNWRITTEN:
+            raise UserError(f"the logits of {name} are not in {self.path}: run the command that writes them again.")
+        return dequantise(codes)
+
+    def missing(self) -> list[str]:
+        """Names of the images not written yet, in the store's order."""
+        present = {entry.name for entry in self.path.iterdir()}
+        return [name for i, name in enumerate(self.names) if f"c.{i}.0.0.0" not in present]
+
+    def verify(self) -> list[str]:
+        """Read every image; a damaged one is removed, so that it counts as missing. Returns the removed names."""
+        damaged = []
+        absent = set(self.missing())
+        for position, name in enumerate(self.names):
+            if name in absent:
+                continue
+            try:
+                self.read(name)
+            except UserError:
+                self._chunk(position).unlink(missing_ok=True)
+                damaged.append(name)
+        return damaged

@@ -1,0 +1,211 @@
+"""`python -m folds.train`: K-fold training of one or more variants; `make fold` and `make folds` call it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from tqdm import tqdm
+
+import models.torchvision_compat  # noqa: F401
+from command_line import UserError, program
+from competition import Competition, find_competition
+from folds import cache, split
+from folds.fold import FoldTask, read_manifest, run_fold
+from folds.images import TrainingSet, find_training_set
+from folds.recipes import Recipe, find_recipe
+from folds.store import LogitStore
+from models.frame import frame_of
+from models.variants import Variant, parse_variants
+
+
+def folds_digest(table: pd.DataFrame) -> str:
+    """16 hex digits that identify which image is in which fold."""
+    rows = "".join(f"{image},{fold}\n" for image, fold in zip(table["image"], table["fold"], strict=True))
+    return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
+
+
+def _jobs(asked: int, tasks: int) -> int:
+    """Processes to train in: as many as asked, else one a GPU, else one a core."""
+    if asked:
+        return min(asked, tasks)
+    devices = torch.cuda.device_count() or os.cpu_count() or 1
+    return max(1, min(devices, tasks))
+
+
+def _is_done(task: FoldTask) -> bool:
+    """Whether the fold was completed with this very configuration.
+
+    Raises:
+        UserError: it was completed with another.
+    """
+    manifest = read_manifest(task.folder)
+    if manifest is None:
+        return False
+    wanted = {
+        "variant": task.variant.to_json(),
+        "recipe": task.recipe.to_json(),
+        "seed": task.seed,
+        "data_digest": task.training.digest,
+        "folds_digest": task.folds_digest,
+    }
+    for key, value in wanted.items():
+        # through JSON, tuples have become lists
+        if _plain(manifest.get(key)) != _plain(value):
+            raise UserError(
+                f"{task.folder} was trained with another {key.replace('_', ' ')}: remove that folder and the variant's "
+                "oof.zarr to train it again, or choose another --runs folder."
+            )
+    return True
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _tasks(
+    variant: Variant,
+    recipe: Recipe,
+    folds: list[int],
+    training: TrainingSet,
+    known: cache.Truth,
+    table: pd.DataFrame,
+    root: Path,
+    seed: int,
+) -> list[FoldTask]:
+    """The variant's folds as tasks, its OOF store and frame cache made."""
+    frames = cache.frames(training, frame_of(variant), known, root / "cache")
+    folder = root / variant.name
+    digest = folds_digest(table)
+    store = LogitStore.create(
+        folder / "oof.zarr",
+        training.names,
+        (variant.out_channels, *variant.size),
+        variant=variant.name,
+        heads=[head.name for head in variant.heads],
+        tta=list(variant.tta),
+        data_digest=training.digest,
+        folds_digest=digest,
+    )
+    column = table["fold"].to_numpy()
+    return [
+        FoldTask(
+            training=training,
+            truth=known,
+            frames=frames,
+            variant=variant,
+            recipe=recipe,
+            fold=fold,
+            train=np.flatnonzero(column != fold),
+            held_out=np.flatnonzero(column == fold),
+            folder=folder / f"fold{fold}",
+            store=store.path,
+            folds_digest=digest,
+            seed=seed,
+        )
+        for fold in folds
+    ]
+
+
+def _run(tasks: list[FoldTask], jobs: int) -> None:
+    if jobs == 1:
+        for task in tasks:
+            print(f"{task.variant.name} fold {task.fold}")
+            run_fold(task)
+        return
+    # each process its share of the cores: two threads for one core slow each other down
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    calls = (joblib.delayed(run_fold)(replace(task, threads=threads, bar=False)) for task in tasks)
+    for manifest in tqdm(parallel(calls), "folds", len(tasks), unit="fold", disable=None):
+        tqdm.write(
+            f"{manifest['variant']['name']} fold {manifest['fold']}  done: Dice {manifest['dice']:.4f} out of fold"
+            f" at full size, {manifest['seconds']:.0f} s"
+        )
+
+
+def _print_table(variants: list[Variant], root: Path, count: int) -> None:
+    print(f"\n{'out-of-fold Dice':24}" + "".join(f"  fold {k}" for k in range(count)) + "    mean")
+    for variant in variants:
+        manifests = [read_manifest(root / variant.name / f"fold{k}") for k in range(count)]
+        cells = "".join(f"  {m['dice']:.4f}" if m else "       -" for m in manifests)
+        done = [m for m in manifests if m]
+        images = sum(m["images"]["held_out"] for m in done)
+        mean = sum(m["dice"] * m["images"]["held_out"] for m in done) / images if done else float("nan")
+        print(f"{variant.name:24}{cells}  {mean:.4f}")
+
+
+@program
+def main(
+    competition: str = "carvana",
+    variant: str = "",
+    fold: str = "all",
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    recipe: str = "",
+    epochs: int = 0,
+    batch: int = 0,
+    learning_rate: float = 0.0,
+    folds: int = split.FOLDS,
+    folds_csv: Path | None = None,
+    seed: int = 0,
+    jobs: int = 0,
+) -> None:
+    """Train variants on folds; a finished fold is skipped, a killed one goes on from its last epoch.
+
+    Args:
+        competition: a name from competition.py.
+        variant: a name, a comma list, or all.
+        fold: 0, or 0,2, or 0..4, or all.
+        data: the competition's files; data/<competition> by default.
+        runs: where results go.
+        recipe: how to train, instead of each variant's own recipe.
+        epochs: instead of the recipe's.
+        batch: images a step, instead of the recipe's.
+        learning_rate: instead of the recipe's.
+        folds: number of folds of a new split.
+        folds_csv: your own split, columns image and fold, instead of a new one.
+        seed: of the split, the weights, the order and the augmentation.
+        jobs: folds trained at once; by default one a GPU, else one a core.
+    """
+    facts: Competition = find_competition(competition)
+    variants = parse_variants(variant)
+    changes: dict[str, Any] = {
+        key: value
+        for key, value in (("epochs", epochs), ("batch", batch), ("learning_rate", learning_rate))
+        if value > 0
+    }
+    training = find_training_set(facts, data or facts.default_data())
+    root = runs / facts.name
+    known = cache.truth(training, root / "cache")
+    table = split.find_or_make(root / "folds.csv", training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
+    count = int(table["fold"].max()) + 1
+    chosen = split.parse_folds(fold, count)
+    waiting: list[FoldTask] = []
+    for each in variants:
+        plan = find_recipe(each.recipe if each.fitted or not recipe else recipe)
+        plan = plan if each.fitted else replace(plan, **changes)
+        for task in _tasks(each, plan, chosen, training, known, table, root, seed):
+            if _is_done(task):
+                print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")
+            else:
+                waiting.append(task)
+    if waiting:
+        _run(waiting, _jobs(jobs, len(waiting)))
+    _print_table(variants, root, count)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,59 @@
+"""Weights on disk: safetensors beside the variant as JSON. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+import atomic
+from command_line import UserError
+from models.build import build
+from models.variants import Variant
+
+WEIGHTS_FILE = "weights.safetensors"
+VARIANT_FILE = "variant.json"
+
+
+def save(folder: Path, network: torch.nn.Module, variant: Variant) -> None:
+    """Write a network's weights and its variant into `folder`, each whole or not at all."""
+    atomic.write_json(folder / VARIANT_FILE, variant.to_json())
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic.replacing(folder / WEIGHTS_FILE) as temporary:
+        safetensors.torch.save_file(state, temporary)
+
+
+def load_variant(folder: Path) -> Variant:
+    """The variant whose weights are in `folder`.
+
+    Raises:
+        UserError: the file is missing or not what `save` writes.
+    """
+    path = folder / VARIANT_FILE
+    try:
+        return Variant.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train the fold first (make fold V=... F=...).") from None
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise UserError(f"{path} does not describe a variant ({error}): train the fold again.") from None
+
+
+def load(folder: Path) -> tuple[torch.nn.Module, Variant]:
+    """The network that `save` wrote, in evaluation mode on the CPU, and its variant.
+
+    Raises:
+        UserError: a file is missing or damaged, or the weights do not fit the variant.
+    """
+    variant = load_variant(folder)
+    network = build(variant, pretrained=False)
+    path = folder / WEIGHTS_FILE
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: train the fold first (make fold V=... F=...).") from None
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): train the fold again.") from None
+    return network.eval(), variant

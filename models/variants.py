@@ -1,0 +1,139 @@
+"""The registry of variants: what each network is. How it is trained is a `Recipe` (folds/recipes.py)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from command_line import UserError
+from competition import Size
+
+Fit = Literal["resize", "pad"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output of a network: `channels` logit planes named `name`."""
+
+    name: str = "mask"
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a network is: enough to build it and to feed it.
+
+    Attributes:
+        name: unique; letters, digits and hyphens, as it names a folder.
+        network: "smp" for segmentation-models-pytorch, else a key of `models.build.NETWORKS`.
+        size: (height, width) of the network's input and of its logits.
+        recipe: name of the recipe it is trained with unless another is asked for.
+        architecture, encoder: smp's names; empty for our own networks.
+        options: further keyword arguments of the network's constructor.
+        fit: "resize" reduces the full frame to `size`; "pad" keeps its pixels and pads it up to `size`.
+        weights: the encoder's starting weights: "imagenet" or "none".
+        in_channels: planes of the input; 3 is one RGB image.
+        heads: the network's outputs, in the order of its output channels.
+        mean, std: what the input, scaled to 0..1, is normalised with.
+        tta: names of the test-time augmentations (models/tta.py) its stored logits are averaged over.
+        fitted: True where the network is fitted in one pass over the training masks and not trained by gradient.
+    """
+
+    name: str
+    network: str
+    size: Size
+    recipe: str
+    architecture: str = ""
+    encoder: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    fit: Fit = "resize"
+    weights: Literal["imagenet", "none"] = "none"
+    in_channels: int = 3
+    heads: tuple[Head, ...] = (Head(),)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    tta: tuple[str, ...] = ("hflip",)
+    fitted: bool = False
+
+    @property
+    def out_channels(self) -> int:
+        """Planes of the output, all heads together."""
+        return sum(head.channels for head in self.heads)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able mapping from which `from_json` makes an equal variant."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Variant:
+        """The variant that `to_json` wrote.
+
+        Raises:
+            TypeError: a field is unknown or missing.
+        """
+        lists: dict[str, Any] = {name: tuple(value[name]) for name in ("size", "mean", "std", "tta") if name in value}
+        if "heads" in value:
+            lists["heads"] = tuple(Head(**head) for head in value["heads"])
+        return Variant(**{**value, **lists})
+
+
+VARIANTS = {
+    v.name: v
+    for v in (
+        Variant(name="average-mask", network="average-mask", size=(320, 480), recipe="fitted", tta=(), fitted=True),
+        Variant(
+            name="unet-mobilenetv3",
+            network="smp",
+            architecture="Unet",
+            encoder="tu-mobilenetv3_small_050",
+            options={"decoder_channels": (64, 48, 32, 16, 8)},
+            size=(160, 256),
+            recipe="demo",
+        ),
+        Variant(
+            name="fpn-regnetx",
+            network="smp",
+            architecture="FPN",
+            encoder="tu-regnetx_002",
+            options={"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
+            size=(160, 256),
+            recipe="demo",
+        ),
+    )
+}
+
+
+def find_variant(name: str) -> Variant:
+    """The variant of that name.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    try:
+        return VARIANTS[name]
+    except KeyError:
+        raise UserError(
+            f"unknown variant {name!r}; known: {', '.join(VARIANTS)} (add one in models/variants.py)."
+        ) from None
+
+
+def parse_variants(text: str) -> list[Variant]:
+    """A comma list of variant names, or `all`, as `V=` takes it.
+
+    Raises:
+        UserError: a name is unknown or stands twice, or there is none.
+
+    >>> [v.name for v in parse_variants("average-mask,fpn-regnetx")]
+    ['average-mask', 'fpn-regnetx']
+    """
+    if text == "all":
+        return list(VARIANTS.values())
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"no variant given: name one or more of {', '.join(VARIANTS)}, or all (V=...).")
+    if len(set(names)) != len(names):
+        raise UserError(f"a variant stands twice in {text!r}: name each once.")
+    return [find_variant(name) for name in names]

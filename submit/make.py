@@ -1,0 +1,182 @@
+"""`python -m submit.make`: predict the test set with a fitted blend, write the submission, check it, and, where the
+competition knows the test truth, score it. `make submission` calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import joblib
+import tyro
+from tqdm import tqdm
+
+import atomic
+import provenance
+from command_line import UserError, program
+from competition import Competition, Size, find_competition
+from ensemble.blends import SCORE_FILE, SUBMISSION_FILE, read_blend
+from ensemble.members import Member, find_members
+from ensemble.predictor import predict
+from ensemble.voting import weighted_logits
+from folds.images import list_images
+from folds.store import LogitStore
+from kernels.rle import encode_logits_text
+from submit.check import check
+from submit.score import score
+from submit.stream import SubmissionStream
+
+SHARD_ROWS = 500
+
+
+@dataclass(frozen=True)
+class _Blender:
+    """Blends stored logits into rows of the submission; pickles to workers."""
+
+    members: Sequence[Member]
+    stores: Sequence[LogitStore]
+    weights: Sequence[float]
+    threshold: float
+    size: Size
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """(name, run-length text) of each image."""
+        frames = [member.frame for member in self.members]
+        for name in names:
+            planes = [store.read(name)[0] for store in self.stores]
+            full = weighted_logits(planes, frames, self.weights, self.size)
+            yield name, encode_logits_text(full, threshold=self.threshold)
+
+    def write(self, stream: SubmissionStream, shard: int) -> int:
+        """Write one shard of the submission; returns its number of rows."""
+        cv2.setNumThreads(1)
+        names = stream.shard_names(shard)
+        stream.write_shard(shard, self.rows(names))
+        return len(names)
+
+
+def test_images(competition: Competition, data: Path, images: Path | None) -> tuple[list[str], Path]:
+    """Which images the submission has rows for, and where they are.
+
+    Args:
+        competition: the competition.
+        data: the folder of its files.
+        images: a folder of images to submit instead of the test set; all of its images, sorted, become rows.
+
+    Returns:
+        Names in the order of the submission, and their folder.
+
+    Raises:
+        UserError: the folder or sample_submission.csv is missing, or the folder lacks an image the sample names.
+    """
+    if images is not None:
+        return list_images(images, competition), images
+    folder = data / competition.test_dir
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is missing: put the test images there, or name a folder of images to predict instead "
+            "(ARGS='--images FOLDER')."
+        )
+    sample = data / competition.sample_file
+    try:
+        header, *rows = sample.read_text().splitlines()
+    except FileNotFoundError:
+        raise UserError(
+            f"{sample} is missing: it fixes the submission's rows and their order; copy it there."
+        ) from None
+    if tuple(header.split(",")) != competition.header:
+        raise UserError(f"{sample} begins with {header!r}, expected {','.join(competition.header)!r}: copy it again.")
+    names = [row.partition(",")[0] for row in rows if row]
+    lacking = sorted(set(names) - set(list_images(folder, competition)))
+    if lacking:
+        raise UserError(
+            f"{folder} lacks {len(lacking)} of the {len(names)} images that {sample} names ({lacking[0]} first): "
+            "copy them there, or name a folder to predict instead (ARGS='--images FOLDER')."
+        )
+    return names, folder
+
+
+def _blend_stores(blend: dict[str, Any], root: Path, names: list[str], folder: Path, size: Size) -> _Blender:
+    manifests = sorted((root / blend["members"][0]).glob("fold*/manifest.json"))
+    members = find_members(root, blend["members"], len(manifests))
+    for member in members:
+        if member.weights_digest != blend["weights_digests"].get(member.name):
+            raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
+    stores = [predict(member, names, folder, size) for member in members]
+    return _Blender(members, stores, blend["weights"], blend["threshold"], size)
+
+
+@program
+def main(
+    competition: str = "carvana",
+    name: str = "blend",
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    images: Path | None = None,
+    jobs: int = -1,
+) -> None:
+    """Write the submission of a blend: runs/<competition>/<blend>/submission.csv.gz, checked, with its manifest.
+
+    Args:
+        competition: a name from competition.py.
+        name: of the blend (ensemble.fit).
+        data: the competition's files; data/<competition> by default.
+        runs: where trained variants and the blend are.
+        images: a folder of images to predict instead of the competition's test set.
+        jobs: processes, as joblib counts them.
+    """
+    facts = find_competition(competition)
+    data = data or facts.default_data()
+    root = runs / facts.name
+    blend = read_blend(root / name)
+    names, folder = test_images(facts, data, images)
+    blender = _blend_stores(blend, root, names, folder, facts.size)
+    fingerprint = {
+        "blend": name,
+        "members": blend["members"],
+        "weights": blend["weights"],
+        "threshold": blend["threshold"],
+        "weights_digests": {m.name: m.weights_digest for m in blender.members},
+    }
+    stream = SubmissionStream(
+        root / name / "shards",
+        names,
+        header=facts.header,
+        size=facts.size,
+        order=facts.order,
+        shard_rows=SHARD_ROWS,
+        fingerprint=fingerprint,
+    )
+    missing = stream.missing()
+    parallel = joblib.Parallel(
+        n_jobs=min(len(missing), joblib.cpu_count()) if jobs < 0 else jobs, return_as="generator_unordered"
+    )
+    with tqdm(total=len(names), desc="encode", unit="row", disable=None) as bar:
+        bar.update(len(names) - sum(len(stream.shard_names(k)) for k in missing))
+        for rows in parallel(joblib.delayed(blender.write)(stream, k) for k in missing):
+            bar.update(rows)
+    path = root / name / SUBMISSION_FILE
+    truth = data / facts.test_masks_dir if facts.test_masks_dir and images is None else None
+    entries: dict[str, Any] = {
+        "competition": facts.name,
+        "blend": blend,
+        "cv_dice": blend["cv"]["dice"],
+        "git_commit": provenance.git_commit(),
+        "versions": provenance.versions(),
+    }
+    stream.join(path, entries)
+    report = check(path, competition=facts, names=names)
+    if not report.ok:
+        raise UserError(f"{path} does not pass the check: {report}")
+    print(f"{path}: {len(names)} rows, checked")
+    if truth is not None and truth.is_dir():
+        test_dice = float(score(path, truth, competition=facts).mean)
+        atomic.write_json(root / name / SCORE_FILE, {"test_dice": test_dice, "truth": str(truth)})
+        print(f"test Dice of the submitted file: {test_dice:.4f}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
