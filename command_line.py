@@ -32,8 +32,8 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
         except OSError as error:
-            name = f" {error.filename}" if error.filename else ""
-            sys.exit(f"error: {error.strerror or error}:{name}")
+            name = f": {error.filename}" if error.filename else ""
+            sys.exit(f"error: {error.strerror or error}{name}")
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on from here", file=sys.stderr)
             sys.exit(130)

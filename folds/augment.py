@@ -24,6 +24,8 @@ def _affine() -> A.BasicTransform:
         scale=(0.9, 1.1),
         rotate=(-4, 4),
         border_mode=cv2.BORDER_REPLICATE,
+        # the mask is coverage, not labels
+        mask_interpolation=cv2.INTER_LINEAR,
         p=0.5,
     )
 

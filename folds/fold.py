@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import models.torchvision_compat  # noqa: F401
+
 import json
 import logging
 import shutil
@@ -18,7 +20,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-import models.torchvision_compat  # noqa: F401
 import atomic
 import provenance
 from folds.augment import Augmentation

@@ -40,6 +40,7 @@ def list_images(folder: Path, competition: Competition) -> list[str]:
         other = seen.setdefault(name.lower(), name)
         if other != name:
             raise UserError(f"{folder} holds both {other} and {name}: remove one of them.")
+    for name in names:
         competition.group(name)
     return names
 
@@ -59,8 +60,12 @@ def read_mask(path: Path, expected: Size) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            # mode P holds palette indices (0/1); L, 1 and I hold values; colour is turned to grey first
-            pixels = np.asarray(file if file.mode in ("P", "L", "1", "I", "I;16") else file.convert("L"))
+            # through the palette: which index is foreground is the writer's choice (a full mask may hold only 0)
+            pixels = np.asarray(file if file.mode in ("L", "1", "I", "I;16") else file.convert("L"))
+            if file.mode == "P" and pixels.min() == pixels.max():
+                # one grey from several indices: the file has no palette worth the name
+                indices = np.asarray(file)
+                pixels = indices if indices.min() != indices.max() else pixels
     except FileNotFoundError:
         raise UserError(f"{path} is missing: every training image needs its mask; copy it there.") from None
     except (OSError, SyntaxError, ValueError):

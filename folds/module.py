@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import models.torchvision_compat  # noqa: F401
+
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,6 @@ import lightning
 import numpy as np
 import torch
 
-import models.torchvision_compat  # noqa: F401
 from competition import Size
 from folds.cache import Truth
 from folds.recipes import Recipe

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import models.torchvision_compat  # noqa: F401
+
 import hashlib
 import os
 from dataclasses import replace
@@ -15,7 +17,6 @@ import torch
 import tyro
 from tqdm import tqdm
 
-import models.torchvision_compat  # noqa: F401
 from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import cache, split

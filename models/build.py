@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import models.torchvision_compat  # noqa: F401
+
 from collections.abc import Callable
 
 import segmentation_models_pytorch as smp
 import torch
 
-import models.torchvision_compat  # noqa: F401
 from command_line import UserError
 from models.networks.average_mask import AverageMask
 from models.variants import Variant

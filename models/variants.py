@@ -77,7 +77,9 @@ class Variant:
         lists: dict[str, Any] = {name: tuple(value[name]) for name in ("size", "mean", "std", "tta") if name in value}
         if "heads" in value:
             lists["heads"] = tuple(Head(**head) for head in value["heads"])
-        return Variant(**{**value, **lists})
+        # JSON has no tuples, and constructors that were given one may insist on it
+        options = {key: tuple(v) if isinstance(v, list) else v for key, v in value.get("options", {}).items()}
+        return Variant(**{**value, "options": options, **lists})
 
 
 VARIANTS = {

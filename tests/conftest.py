@@ -1,0 +1,53 @@
+"""Fixtures: small competitions made on the spot. Nothing here reads a competition's own images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# before anything imports them: no library may look for weights or newer versions on a network
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from competition import COMPETITIONS
+
+CARS = ("00000000000a", "00000000000b", "00000000000c", "00000000000d", "00000000000e", "00000000000f")
+VIEWS = ("01", "02")
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Write a (H, W) bool mask as the competition does: GIF of mode P with the values 0 and 1."""
+    picture = Image.fromarray(mask.astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    picture.save(path)
+
+
+def ellipse(seed: int) -> np.ndarray:
+    """A (1280, 1918) bool mask: one filled ellipse, its place and size drawn from `seed`."""
+    rng = np.random.default_rng(seed)
+    height, width = COMPETITIONS["carvana"].size
+    centre = (int(rng.integers(800, 1100)), int(rng.integers(600, 800)))
+    axes = (int(rng.integers(350, 600)), int(rng.integers(180, 320)))
+    picture = np.zeros((height, width), np.uint8)
+    cv2.ellipse(picture, centre, axes, float(rng.integers(-10, 10)), 0, 360, 1, -1)
+    return picture.astype(bool)
+
+
+@pytest.fixture
+def ellipses(tmp_path: Path) -> Path:
+    """A competition folder of Carvana's layout: six "cars" of two views, dark ellipses on a bright ground."""
+    data = tmp_path / "data"
+    for folder in ("train", "train_masks"):
+        (data / folder).mkdir(parents=True)
+    for i, car in enumerate(CARS):
+        for j, view in enumerate(VIEWS):
+            mask = ellipse(10 * i + j)
+            image = np.where(mask[..., None], np.uint8(60), np.uint8(200)) + np.arange(3, dtype=np.uint8) * 10
+            cv2.imwrite(str(data / "train" / f"{car}_{view}.jpg"), image)
+            write_mask(data / "train_masks" / f"{car}_{view}_mask.gif", mask)
+    return data

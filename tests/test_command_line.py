@@ -1,0 +1,31 @@
+import pytest
+
+from command_line import UserError, program
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("x is missing: copy it there."), "error: x is missing: copy it there."),
+        (PermissionError(13, "Permission denied", "runs"), "error: Permission denied: runs"),
+        (OSError(28, "No space left on device"), "error: No space left on device"),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_a_failure_is_one_line_and_a_status(error: BaseException, code: object) -> None:
+    @program
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == code
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    @program
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main()

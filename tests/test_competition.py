@@ -1,0 +1,38 @@
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from command_line import UserError
+from competition import COMPETITIONS, find_competition
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", COMPETITIONS)
+def test_mask_name_and_image_name_are_opposites(name: str) -> None:
+    competition = COMPETITIONS[name]
+    image = "0123456789ab_07.jpg"
+    assert competition.image_name(competition.mask_name(image)) == image
+    assert (competition.group(image), competition.view(image)) == ("0123456789ab", "07")
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "0123456789ab_07.png", "0123456789ab_7.jpg", "0123456789AB_07.jpg", ""])
+def test_a_name_outside_the_grammar_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UserError, match="not an image name"):
+        COMPETITIONS["carvana"].group(name)
+
+
+def test_an_unknown_competition_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="carvana, studio"):
+        find_competition("cats")
+
+
+@pytest.mark.parametrize("module", ["competition", "command_line", "atomic", "provenance"])
+def test_the_bottom_modules_import_only_the_standard_library_and_each_other(module: str) -> None:
+    tree = ast.parse((ROOT / f"{module}.py").read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
+    assert foreign <= {"command_line", "atomic"}

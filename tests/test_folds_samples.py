@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from command_line import UserError
+from competition import COMPETITIONS
+from folds import cache
+from folds.augment import AUGMENTATIONS, Augmentation
+from folds.images import find_training_set, read_mask
+from folds.samples import EpochSampler, Samples
+from models.frame import Frame
+
+CARVANA = COMPETITIONS["carvana"]
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_moves_image_and_mask_alike_and_repeats_itself(name: str) -> None:
+    mask = np.zeros((96, 144), np.uint8)
+    cv2.ellipse(mask, (80, 50), (30, 20), 10, 0, 360, 255, -1)
+    # the image is the mask, so what moves one must move the other; colour shifts keep bright above dark
+    image = np.repeat(mask[..., None] // 2 + 60, 3, axis=2)
+    augment = Augmentation(name, seed=3)
+    changed = 0
+    for position in range(12):
+        picture, moved = augment(image, mask, epoch=1, position=position)
+        again = Augmentation(name, seed=3)(image, mask, epoch=1, position=position)
+        np.testing.assert_array_equal(picture, again[0])
+        np.testing.assert_array_equal(moved, again[1])
+        bright = picture.mean(2)
+        inside, outside = bright[moved > 250], bright[moved < 5]
+        assert inside.min() > outside.max()
+        changed += not np.array_equal(moved, mask)
+    assert (changed > 0) == (name != "none")
+
+
+def test_an_unknown_augmentation_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="flip"):
+        Augmentation("swirl", 0)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    positions = np.arange(20)
+    sampler = EpochSampler(positions, seed=1, shuffle=True)
+    sampler.set_epoch(3)
+    first = list(sampler)
+    assert sorted(p for _, p in first) == list(range(20))
+    assert {e for e, _ in first} == {3}
+    resumed = EpochSampler(positions, seed=1, shuffle=True)
+    resumed.set_epoch(3)
+    assert list(resumed) == first
+    sampler.set_epoch(4)
+    assert [p for _, p in sampler] != [p for _, p in first]
+    assert [p for _, p in EpochSampler(positions, seed=1, shuffle=False)] == list(range(20))
+
+
+def test_cached_frames_and_truth_are_those_of_the_files(ellipses: Path, tmp_path: Path) -> None:
+    training = find_training_set(CARVANA, ellipses)
+    truth = cache.truth(training, tmp_path / "cache", jobs=1)
+    frame = Frame((160, 240))
+    cached = cache.frames(training, frame, truth, tmp_path / "cache", jobs=1)
+    assert isinstance(cached, cache.CachedFrames)
+    decoded = cache.DecodedFrames(training, frame, truth)
+    for position, name in enumerate(training.names):
+        mask = read_mask(training.mask_path(name), CARVANA.size)
+        assert truth.areas_px[position] == mask.sum() == truth.of(position)[:, 1].sum()
+        np.testing.assert_array_equal(cached.mask(position), frame.apply_mask(mask))
+        np.testing.assert_array_equal(cached.image(position), frame.load(training.image_path(name))[0])
+        np.testing.assert_array_equal(decoded.mask(position), cached.mask(position))
+        np.testing.assert_array_equal(decoded.image(position), cached.image(position))
+    image, coverage, position = Samples(cached, Augmentation("flip", 0))[(0, 5)]
+    assert image.shape == (160, 240, 3)
+    assert coverage.shape == (160, 240)
+    assert position == 5
+    assert image.flags.writeable
+
+
+def test_a_fault_leaves_no_half_built_cache(ellipses: Path, tmp_path: Path) -> None:
+    training = find_training_set(CARVANA, ellipses)
+    truth = cache.truth(training, tmp_path / "cache", jobs=1)
+    image = training.image_path(training.names[-1])
+    image.write_bytes(image.read_bytes()[:-500])
+    with pytest.raises(UserError, match=image.name):
+        cache.frames(training, Frame((160, 240)), truth, tmp_path / "cache", jobs=1)
+    assert [p.name for p in (tmp_path / "cache" / training.digest).iterdir()] == ["truth"]

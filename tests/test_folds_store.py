@@ -1,0 +1,100 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from command_line import UserError
+from folds.store import KNEE, LIMIT, SCALE, LogitStore, dequantise, quantise
+
+NAMES = [f"{i}.jpg" for i in range(6)]
+SHAPE = (2, 12, 20)
+
+
+def make(path: Path, **attributes: object) -> LogitStore:
+    return LogitStore.create(path / "oof.zarr", NAMES, SHAPE, **{"variant": "v", **attributes})
+
+
+def logits(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 5, SHAPE).astype(np.float32)
+
+
+@given(arrays(np.float32, 50, elements=st.floats(-1e4, 1e4, width=32)))
+def test_the_code_keeps_its_error_bound_and_the_sign(x: np.ndarray) -> None:
+    back = dequantise(quantise(x))
+    clipped = np.clip(x, -LIMIT, LIMIT)
+    # half a step; the step is sqrt(KNEE^2 + x^2) / SCALE, taken a little wide for its own curvature
+    assert (np.abs(back - clipped) <= 0.505 * np.sqrt(KNEE**2 + clipped**2) / SCALE + 1e-6).all()
+    decided = np.abs(x) > 0.51 * KNEE / SCALE
+    assert (np.sign(back)[decided] == np.sign(x)[decided]).all()
+
+
+def test_what_is_written_is_read_back_by_us_and_by_plain_zarr(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    for i, name in enumerate(NAMES):
+        store.write(name, logits(i))
+    assert store.missing() == []
+    for i, name in enumerate(NAMES):
+        np.testing.assert_array_equal(store.read(name), dequantise(quantise(logits(i))))
+    array = zarr.open_array(store.path, mode="r")
+    position = array.attrs["names"].index("3.jpg")
+    plain = array.attrs["knee"] * np.sinh(array[position] / array.attrs["scale"])
+    np.testing.assert_allclose(plain, store.read("3.jpg"), atol=1e-5)
+
+
+def test_constant_logits_are_written_too(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.write("0.jpg", np.zeros(SHAPE, np.float32))
+    assert store.missing() == NAMES[1:]
+    assert not store.read("0.jpg").any()
+
+
+def test_damaged_chunks_are_noticed_and_count_as_missing(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    for i, name in enumerate(NAMES):
+        store.write(name, logits(i))
+    flipped, torn, empty = (store.path / f"c.{i}.0.0.0" for i in (1, 3, 4))
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(content)
+    torn.write_bytes(torn.read_bytes()[:40])
+    empty.write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.jpg .* damaged"):
+        store.read("1.jpg")
+    assert store.verify() == ["1.jpg", "3.jpg", "4.jpg"]
+    assert store.missing() == ["1.jpg", "3.jpg", "4.jpg"]
+    assert store.verify() == []
+
+
+def test_it_opens_again_for_the_same_and_refuses_other_uses(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.write("0.jpg", logits(0))
+    assert make(tmp_path).missing() == NAMES[1:]
+    assert pickle.loads(pickle.dumps(store)).missing() == NAMES[1:]
+    with pytest.raises(UserError, match="other variant"):
+        make(tmp_path, variant="w")
+    with pytest.raises(UserError, match="other names"):
+        LogitStore.create(store.path, NAMES[:-1], SHAPE, variant="v")
+    with pytest.raises(UserError, match="is not there"):
+        LogitStore.open(tmp_path / "none.zarr")
+    with pytest.raises(UserError, match="twice"):
+        LogitStore.create(tmp_path / "b.zarr", ["a", "a"], SHAPE)
+
+
+def test_bad_logits_and_names_are_refused(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    broken = logits(0)
+    broken[0, 3, 4] = np.nan
+    with pytest.raises(UserError, match=r"0\.jpg hold NaN"):
+        store.write("0.jpg", broken)
+    with pytest.raises(UserError, match="no place"):
+        store.write("x.jpg", logits(0))
+    with pytest.raises(ValueError, match="shape"):
+        store.write("0.jpg", logits(0)[0])
+    with pytest.raises(UserError, match="are not in"):
+        store.read("0.jpg")
+    assert store.missing() == NAMES
