@@ -6,6 +6,8 @@ there is not predicted again.
 
 from __future__ import annotations
 
+import models.torchvision_compat  # noqa: F401
+
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +18,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import models.torchvision_compat  # noqa: F401
 from command_line import UserError
 from competition import Size
 from ensemble.members import TEST_STORE, Member

@@ -1,0 +1,269 @@
+"""Kaggle's own command-line client, run as a subprocess, with its answers read for what they mean.
+
+The client exits 0 on several failures, so its exit status alone says nothing; and importing it prints and exits
+where there are no credentials, so it is never imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+from command_line import UserError
+from submit.credentials import WHERE_TO_GET, Credentials
+
+T = TypeVar("T")
+Kind = Literal["network", "busy", "refused", "forbidden", "missing", "disk", "cancelled", "other"]
+
+ATTEMPTS = 5
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 60.0
+
+
+class KaggleError(UserError):
+    """The client failed.
+
+    Attributes:
+        kind: "network" lost, server "busy" (429, 5xx), credentials "refused" (401), "forbidden" (403), "missing"
+            (404), "disk" full, "cancelled" by Ctrl-C, or anything "other".
+        output: what the client printed, without secrets.
+    """
+
+    def __init__(self, message: str, kind: Kind, output: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.output = output
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same call may well succeed later."""
+        return self.kind in ("network", "busy")
+
+
+# in this order: the first that fits says what happened
+_FAULTS: tuple[tuple[Kind, str, str, str], ...] = (
+    ("cancelled", r"User cancelled operation", "it was interrupted", "run the same command again"),
+    (
+        "disk",
+        r"No space left on device|Errno 28|Disk quota exceeded|File too large|Errno 27",
+        "the disk is full",
+        "free some space and run the same command again; it goes on from here",
+    ),
+    (
+        "refused",
+        r"401 Client Error|Authentication required|Unauthenticated|Invalid credentials",
+        "Kaggle refused the credentials of {source}",
+        WHERE_TO_GET,
+    ),
+    (
+        "busy",
+        r"429 Client Error|Too many requests|rate.?limit|5\d\d Server Error|Internal Server Error|Bad Gateway"
+        r"|Service Unavailable|Gateway Time-?out",
+        "Kaggle is too busy to answer ({line})",
+        "try again in some minutes",
+    ),
+    (
+        "network",
+        r"Max retries exceeded|Connection aborted|Connection refused|Connection reset|RemoteDisconnected"
+        r"|Failed to establish a new connection|Name or service not known|Temporary failure in name resolution"
+        r"|Network is unreachable|timed out|ProxyError|SSLError|ConnectionError|IncompleteRead|Connection broken",
+        "Kaggle cannot be reached",
+        "look to the network and run the same command again",
+    ),
+    (
+        "forbidden",
+        r"403 Client Error|Forbidden|Permission .* denied|accept .*rules|permission",
+        "Kaggle does not allow it ({line})",
+        "{rules}",
+    ),
+    ("missing", r"404 Client Error|Not Found|Could not find", "Kaggle knows no such thing ({line})", "look at the name"),
+)
+
+
+def executable() -> Path:
+    """The client: beside the running Python, else on PATH.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    beside = Path(sys.executable).parent / "kaggle"
+    found = str(beside) if beside.exists() else shutil.which("kaggle")
+    if found is None:
+        raise UserError("Kaggle's client is not installed: pip install kaggle six (make setup does it).")
+    return Path(found)
+
+
+def _last_line(text: str) -> str:
+    # progress bars rewrite their line; only what stands at its end counts
+    lines = [part.rpartition("\r")[2].strip() for part in text.splitlines()]
+    return next((line.rstrip(".") for line in reversed(lines) if line), "it said nothing")
+
+
+def fault(doing: str, output: str, credentials: Credentials, slug: str | None = None) -> KaggleError:
+    """What went wrong, as one sentence.
+
+    Args:
+        doing: the failed action, as the sentence's subject ("submitting blend.csv.gz").
+        output: what the client printed, without secrets.
+        credentials: for the place they came from.
+        slug: the competition, for the address of its rules.
+    """
+    rules = "look whether your account may do this" + (
+        f" and has accepted the rules at https://www.kaggle.com/c/{slug}/rules" if slug else ""
+    )
+    # the line that tells, not the progress bar or traceback around it
+    for kind, pattern, reason, cure in _FAULTS:
+        match = re.search(pattern, output, re.IGNORECASE)
+        if match:
+            line = _last_line(output[: match.end()].rpartition("\n")[2] + output[match.end() :].partition("\n")[0])
+            line = re.sub(r" for url: \S+", "", line)
+            filled = reason.format(source=credentials.source, line=line)
+            return KaggleError(f"{doing} failed: {filled}; {cure.format(rules=rules)}.", kind, output)
+    line = re.sub(r" for url: \S+", "", _last_line(output))
+    return KaggleError(f"{doing} failed: the Kaggle client said {line!r}; see to that and run it again.", "other", output)
+
+
+class _Reader(threading.Thread):
+    """Collects one stream of the client; shows its progress on our own error stream where a person watches."""
+
+    def __init__(self, stream: IO[bytes], credentials: Credentials, *, show: bool, full: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._stream, self._credentials, self._show, self._full = stream, credentials, show, full
+        self._parts: list[bytes] = []
+        self.start()
+
+    def run(self) -> None:
+        pending = b""
+        while chunk := self._stream.read1(4096):  # type: ignore[attr-defined]
+            *whole, pending = re.split(rb"(?<=[\r\n])", pending + chunk)
+            for part in whole:
+                self._take(part)
+        self._take(pending)
+
+    def _take(self, part: bytes) -> None:
+        # a bar's intermediate states are worth showing but not keeping
+        if not part.endswith(b"\r"):
+            self._parts.append(part)
+        if b"No space left on device" in part:
+            self._full.set()
+        if self._show and sys.stderr.isatty():
+            sys.stderr.write(self._credentials.redact(part.decode(errors="replace")))
+            sys.stderr.flush()
+
+    def text(self) -> str:
+        self.join()
+        return self._credentials.redact(b"".join(self._parts).decode(errors="replace"))
+
+
+def run(
+    words: Sequence[str], credentials: Credentials, *, doing: str, slug: str | None = None, progress: bool = False
+) -> str:
+    """Run the client once.
+
+    Args:
+        words: its arguments, without the program's name. None may hold a secret: others can see them.
+        credentials: whose secrets are kept out of everything that is returned or shown.
+        doing: the action, as the subject of the sentence that reports its failure.
+        slug: the competition, where there is one.
+        progress: show the client's progress bar.
+
+    Returns:
+        What it printed on its output stream, without secrets.
+
+    Raises:
+        KaggleError: it failed, whether or not its exit status says so.
+        KeyboardInterrupt: Ctrl-C; the client has been stopped too.
+    """
+    if any(credentials.are_in(word.encode()) for word in words):
+        raise UserError(f"{doing} failed: a message or a path holds a Kaggle key; others could read it; take it out.")
+    # unbuffered, so that a full disk is seen when it happens: the client itself tries again for a minute
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [str(executable()), "-W", *words],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    full = threading.Event()
+    out = _Reader(process.stdout, credentials, show=False, full=full)
+    err = _Reader(process.stderr, credentials, show=progress, full=full)
+    try:
+        while process.poll() is None and not full.is_set():
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        # also on Ctrl-C, which may have reached this process alone
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    printed, errors = out.text(), err.text()
+    if process.returncode or full.is_set() or "User cancelled operation" in printed:
+        raise fault(doing, f"{errors}\n{printed}", credentials, slug)
+    # what it printed as errors counts where a caller finds no success in the answer
+    return printed if printed.strip() else errors
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Call until it succeeds, with growing pauses, at most ATTEMPTS times.
+
+    Raises:
+        KaggleError: the last failure, or the first that waiting cannot cure.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except KaggleError as error:
+            if not error.passing or attempt == ATTEMPTS:
+                raise
+            wait(error, attempt)
+    raise AssertionError("unreachable")
+
+
+def wait(error: KaggleError, attempt: int) -> None:
+    """Say that a try failed, and pause: twice as long each time, up to a limit, with some chance in it."""
+    pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)
+    print(f"{error}\n  try {attempt + 1} of {ATTEMPTS} in {pause:.0f} s", file=sys.stderr)
+    time.sleep(pause)
+
+
+def json_list(output: str) -> list[dict[str, Any]]:
+    """The JSON list in a `--format json` answer, which warnings may precede; empty where there is none."""
+    start = re.search(r"^\[", output, re.MULTILINE)
+    if start is None:
+        return []
+    value, _ = json.JSONDecoder().raw_decode(output[start.start() :])
+    return [entry for entry in value if isinstance(entry, dict)]
+
+
+def username(credentials: Credentials) -> str:
+    """The account's name, asked of Kaggle where only a token is known.
+
+    Raises:
+        KaggleError: Kaggle does not accept the token or cannot be reached.
+    """
+    if credentials.username:
+        return credentials.username
+    doing = "asking for the account's name"
+    output = patiently(lambda: run(["config", "view"], credentials, doing=doing))
+    match = re.search(r"^- username: (\S+)$", output, re.MULTILINE)
+    if match is None or match[1] == "None":
+        raise fault(doing, "401 Client Error", credentials)
+    return match[1]

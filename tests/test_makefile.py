@@ -1,0 +1,29 @@
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_verb_is_phony_and_explained() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    verbs = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+    assert verbs == phony
+
+
+def test_help_is_the_default_and_lists_every_verb() -> None:
+    text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for verb in ("setup", "demo", "test", "check", "data", "fold", "folds", "ensemble", "submission", "clean"):
+        assert re.search(rf"^  make {verb} ", text, re.MULTILINE), verb
+
+
+def test_a_range_of_folds_reaches_the_program_as_it_is_written() -> None:
+    done = subprocess.run(
+        ["make", "-n", "fold", "V=average-mask", "F=0..4", "DATA=x", "-o", "setup"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert '--competition carvana --data x --variant "average-mask" --fold 0..4' in done.stdout
