@@ -1,0 +1,160 @@
+"""Pixel loops of blending: where networks disagree, and what any weighting of them scores there."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+# pixels weighted at a time: two such rows of float32 stay in the first-level cache
+_BLOCK_PX = 2048
+
+
+@numba.njit(nogil=True, cache=True)
+def _survey(planes, truth, low, high):  # type: ignore[no-untyped-def]
+    """Count the agreed pixels; returns their (intersection, predicted), all truth, and the open pixels a row."""
+    members, height, width = planes.shape
+    open_px = np.zeros(height, np.int64)
+    intersection = 0
+    predicted = 0
+    true = 0
+    lowest = np.empty(width, np.float32)
+    highest = np.empty(width, np.float32)
+    for y in range(height):
+        lowest[:] = planes[0, y]
+        highest[:] = planes[0, y]
+        for m in range(1, members):
+            row = planes[m, y]
+            for x in range(width):
+                lowest[x] = min(lowest[x], row[x])
+                highest[x] = max(highest[x], row[x])
+        row_truth = truth[y]
+        inside = 0
+        common = 0
+        foreground = 0
+        undecided = 0
+        for x in range(width):
+            t = row_truth[x]
+            above = lowest[x] > high
+            below = highest[x] <= low
+            foreground += t
+            inside += above
+            common += above & t
+            undecided += not (above | below)
+        true += foreground
+        predicted += inside
+        intersection += common
+        open_px[y] = undecided
+    return intersection, predicted, true, open_px
+
+
+@numba.njit(nogil=True, cache=True)
+def _collect(planes, truth, low, high, open_px):  # type: ignore[no-untyped-def]
+    """The logits (members, D) and truths (D,) of the open pixels, in row-major order."""
+    members, height, width = planes.shape
+    total = open_px.sum()
+    logits = np.empty((members, total), np.float32)
+    truths = np.empty(total, np.uint8)
+    at = 0
+    for y in range(height):
+        if open_px[y] == 0:
+            continue
+        for x in range(width):
+            lowest = planes[0, y, x]
+            highest = lowest
+            for m in range(1, members):
+                lowest = min(lowest, planes[m, y, x])
+                highest = max(highest, planes[m, y, x])
+            if not (lowest > high or highest <= low):
+                for m in range(members):
+                    logits[m, at] = planes[m, y, x]
+                truths[at] = truth[y, x]
+                at += 1
+    return logits, truths
+
+
+@numba.njit(nogil=True, cache=True)
+def _open_counts(logits, truths, weights, thresholds, out):  # type: ignore[no-untyped-def]
+    members, count = logits.shape
+    total = np.empty(_BLOCK_PX, np.float32)
+    for start in range(0, count, _BLOCK_PX):
+        stop = min(start + _BLOCK_PX, count)
+        length = stop - start
+        for w in range(len(weights)):
+            total[:length] = 0
+            for m in range(members):
+                weight = weights[w, m]
+                if weight != 0:
+                    row = logits[m, start:stop]
+                    for x in range(length):
+                        total[x] += weight * row[x]
+            threshold = thresholds[w]
+            common = 0
+            predicted = 0
+            for x in range(length):
+                inside = total[x] > threshold
+                predicted += inside
+                common += inside & truths[start + x]
+            out[w, 0] += common
+            out[w, 1] += predicted
+
+
+def disagreement(
+    planes: np.ndarray, truth: np.ndarray, *, low: float = 0.0, high: float = 0.0
+) -> tuple[tuple[int, int, int], np.ndarray, np.ndarray]:
+    """Split a frame into pixels that every convex blend decides alike and those that depend on the weights.
+
+    Where all networks' logits are above `high`, so is every convex combination of them; where all are at most `low`,
+    likewise. So for any threshold from `low` to `high` only the remaining, open pixels matter.
+
+    Args:
+        planes: (M, H, W) float32, C-contiguous: each network's logits at full size; not modified.
+        truth: (H, W) bool.
+        low, high: the range of thresholds that the result serves.
+
+    Returns:
+        (intersection_px, predicted_px, truth_px): of the agreed pixels, those in prediction and truth, those in the
+        prediction; and the truth's whole area. Then the open pixels' logits (M, D) float32 and truth (D,) uint8.
+
+    Raises:
+        ValueError: shapes do not fit, or `low` is above `high`.
+    """
+    if planes.ndim != 3 or planes.dtype != np.float32 or truth.shape != planes.shape[1:] or truth.dtype != bool:
+        raise ValueError(f"planes {planes.shape} {planes.dtype} and truth {truth.shape} {truth.dtype} do not fit")
+    if low > high:
+        raise ValueError(f"low {low} is above high {high}")
+    planes, ones = np.ascontiguousarray(planes), np.ascontiguousarray(truth).view(np.uint8)
+    intersection, predicted, true, open_px = _survey(planes, ones, np.float32(low), np.float32(high))
+    logits, truths = _collect(planes, ones, np.float32(low), np.float32(high), open_px)
+    return (int(intersection), int(predicted), int(true)), logits, truths
+
+
+def open_counts(logits: np.ndarray, truths: np.ndarray, weights: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """What weightings select among open pixels.
+
+    Args:
+        logits: (M, D) float32 and truths (D,) uint8 0/1, from `disagreement`.
+        weights: (W, M) float32, one weighting a row.
+        thresholds: (W,) float32; selected is what is strictly above.
+
+    Returns:
+        (W, 2) int64: selected pixels that are true, selected pixels.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    if (
+        logits.ndim != 2
+        or truths.shape != logits.shape[1:]
+        or weights.ndim != 2
+        or weights.shape[1] != logits.shape[0]
+        or thresholds.shape != weights.shape[:1]
+    ):
+        raise ValueError(
+            f"logits {logits.shape}, truths {truths.shape}, weights {weights.shape} and thresholds "
+            f"{thresholds.shape} do not fit"
+        )
+    if logits.dtype != np.float32 or truths.dtype != np.uint8:
+        raise ValueError(f"logits {logits.dtype} and truths {truths.dtype} must be float32 and uint8")
+    out = np.zeros((len(weights), 2), np.int64)
+    _open_counts(logits, truths, np.float32(weights), np.float32(thresholds), out)
+    return out
