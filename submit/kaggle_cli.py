@@ -82,11 +82,16 @@ _FAULTS: tuple[tuple[Kind, str, str, str], ...] = (
     ),
     (
         "forbidden",
-        r"403 Client Error|Forbidden|Permission .* denied|accept .*rules|permission",
+        r"403 Client Error|Forbidden|Permission .* was denied|accept .*rules",
         "Kaggle does not allow it ({line})",
         "{rules}",
     ),
-    ("missing", r"404 Client Error|Not Found|Could not find", "Kaggle knows no such thing ({line})", "look at the name"),
+    (
+        "missing",
+        r"404 Client Error|Not Found|Could not find",
+        "Kaggle knows no such thing ({line})",
+        "look at the name",
+    ),
 )
 
 
@@ -106,7 +111,8 @@ def executable() -> Path:
 def _last_line(text: str) -> str:
     # progress bars rewrite their line; only what stands at its end counts
     lines = [part.rpartition("\r")[2].strip() for part in text.splitlines()]
-    return next((line.rstrip(".") for line in reversed(lines) if line), "it said nothing")
+    telling = (line for line in reversed(lines) if line and not re.match(r"Warning:|\d+%\|", line))
+    return next(telling, "it said nothing").rstrip(".")
 
 
 def fault(doing: str, output: str, credentials: Credentials, slug: str | None = None) -> KaggleError:
@@ -130,7 +136,9 @@ def fault(doing: str, output: str, credentials: Credentials, slug: str | None = 
             filled = reason.format(source=credentials.source, line=line)
             return KaggleError(f"{doing} failed: {filled}; {cure.format(rules=rules)}.", kind, output)
     line = re.sub(r" for url: \S+", "", _last_line(output))
-    return KaggleError(f"{doing} failed: the Kaggle client said {line!r}; see to that and run it again.", "other", output)
+    return KaggleError(
+        f"{doing} failed: the Kaggle client said {line!r}; see to that and run it again.", "other", output
+    )
 
 
 class _Reader(threading.Thread):
@@ -165,6 +173,12 @@ class _Reader(threading.Thread):
         return self._credentials.redact(b"".join(self._parts).decode(errors="replace"))
 
 
+def refuse_secrets(words: Sequence[str], credentials: Credentials, *, doing: str) -> None:
+    """Raise UserError if a word that others would see, or a record would keep, holds a secret."""
+    if any(credentials.are_in(word.encode()) for word in words):
+        raise UserError(f"{doing} failed: a message or a path holds a Kaggle key; others could read it; take it out.")
+
+
 def run(
     words: Sequence[str], credentials: Credentials, *, doing: str, slug: str | None = None, progress: bool = False
 ) -> str:
@@ -184,10 +198,11 @@ def run(
         KaggleError: it failed, whether or not its exit status says so.
         KeyboardInterrupt: Ctrl-C; the client has been stopped too.
     """
-    if any(credentials.are_in(word.encode()) for word in words):
-        raise UserError(f"{doing} failed: a message or a path holds a Kaggle key; others could read it; take it out.")
+    refuse_secrets(words, credentials, doing=doing)
     # unbuffered, so that a full disk is seen when it happens: the client itself tries again for a minute
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # it would print its requests, credentials and all
+        environment.pop(name, None)
     process = subprocess.Popen(
         [str(executable()), "-W", *words],
         env=environment,
@@ -216,7 +231,7 @@ def run(
                 process.wait()
     printed, errors = out.text(), err.text()
     if process.returncode or full.is_set() or "User cancelled operation" in printed:
-        raise fault(doing, f"{errors}\n{printed}", credentials, slug)
+        raise fault(doing, f"{printed}\n{errors}", credentials, slug)
     # what it printed as errors counts where a caller finds no success in the answer
     return printed if printed.strip() else errors
 

@@ -1,0 +1,101 @@
+"""The record of what was sent to Kaggle: `runs/<competition>/sent.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import atomic
+from command_line import UserError
+
+FILE = "sent.json"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One submission.
+
+    Attributes:
+        content_sha256: of the CSV itself, so that compressing it anew does not make it another submission.
+        file_sha256: of the uploaded bytes.
+        tag: what marks it among the submissions Kaggle lists; it ends the message.
+        state: "sending" is written before the upload, so that a killed one is known; "sent" after Kaggle has it.
+        when: UTC, ISO 8601.
+        message: as Kaggle shows it.
+        file: its path.
+        rows: of the CSV, None where no manifest said.
+        blend: the fitted combination, as the manifest has it.
+        cv_dice: its nested cross-validation Dice.
+        git_commit: that made the file.
+        ref: Kaggle's number for it.
+        status, public_score, private_score: as Kaggle lists them, once known.
+    """
+
+    content_sha256: str
+    file_sha256: str
+    tag: str
+    state: Literal["sending", "sent"]
+    when: str
+    message: str
+    file: str
+    rows: int | None = None
+    blend: Any = None
+    cv_dice: float | None = None
+    git_commit: str | None = None
+    ref: int | None = None
+    status: str | None = None
+    public_score: str | None = None
+    private_score: str | None = None
+
+    def listed(self, submission: dict[str, Any]) -> Sent:
+        """With what Kaggle's list says of it."""
+        status = submission.get("status")
+        return dataclasses.replace(
+            self,
+            state="sent",
+            ref=submission.get("ref"),
+            status=str(status).rpartition(".")[2].lower() if status else None,
+            public_score=submission.get("publicScore") or None,
+            private_score=submission.get("privateScore") or None,
+        )
+
+
+class SentLedger:
+    """Every submission of one competition, oldest first. Each change is written at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            self.entries = [Sent(**entry) for entry in entries]
+        except FileNotFoundError:
+            self.entries = []
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{path} is damaged: put a good copy back, or move it away to begin a new record."
+            ) from None
+
+    def find(self, content_sha256: str) -> Sent | None:
+        """The latest submission of that content."""
+        return next((e for e in reversed(self.entries) if e.content_sha256 == content_sha256), None)
+
+    def drop(self, entry: Sent) -> None:
+        """Take back a submission that certainly did not arrive."""
+        self.entries = [e for e in self.entries if e.tag != entry.tag]
+        self._write()
+
+    def put(self, entry: Sent) -> None:
+        """Add a submission, or replace the one of the same tag."""
+        kept = [e for e in self.entries if e.tag != entry.tag]
+        self.entries = (
+            [*kept, entry]
+            if len(kept) == len(self.entries)
+            else [entry if e.tag == entry.tag else e for e in self.entries]
+        )
+        self._write()
+
+    def _write(self) -> None:
+        atomic.write_json(self.path, [dataclasses.asdict(e) for e in self.entries])

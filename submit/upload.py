@@ -1,0 +1,332 @@
+"""`python -m submit.upload`: send a submission to Kaggle, once, and keep its scores; `make submit` calls it.
+
+Whatever could have been seen before the upload is looked at before the upload: a day's few submissions are dear.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tyro
+from isal import igzip as _igzip
+from tqdm import tqdm
+
+import atomic
+from command_line import UserError, program
+from competition import Competition, find_competition
+from submit import kaggle_cli
+from submit.check import check
+from submit.credentials import Credentials, find_credentials
+from submit.kaggle_cli import KaggleError
+from submit.sent import FILE as SENT_FILE
+from submit.sent import Sent, SentLedger
+
+SUBMISSION_FILE = "submission.csv.gz"
+MANIFEST_FILE = "manifest.json"
+REFUSED_UPLOAD = "Could not submit to competition"
+_BLOCK_BYTES = 1 << 20
+igzip: Any = _igzip  # it has no types
+
+
+def kaggle_slug(competition: Competition) -> str:
+    """Kaggle's name for the competition.
+
+    Raises:
+        UserError: Kaggle does not hold it.
+    """
+    if competition.slug is None:
+        raise UserError(f"Kaggle does not hold the {competition.name} competition: choose one that it holds (C=...).")
+    return competition.slug
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def digests(path: Path) -> tuple[str, str]:
+    """SHA-256 of a file and of the CSV in it, as hexadecimal digits; equal where it is not compressed.
+
+    Raises:
+        UserError: it is missing, or its compression is damaged.
+    """
+    file_hash, content_hash = hashlib.sha256(), hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                file_hash.update(block)
+        if not _is_gzip(path):
+            return file_hash.hexdigest(), file_hash.hexdigest()
+        with igzip.open(path, "rb") as content:
+            while block := content.read(_BLOCK_BYTES):
+                content_hash.update(block)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: make the submission first (make ensemble).") from None
+    except (EOFError, zlib.error, igzip.BadGzipFile, igzip.isal_zlib.error) as error:
+        raise UserError(f"{path} is cut off or damaged ({error}): make the submission again.") from None
+    return file_hash.hexdigest(), content_hash.hexdigest()
+
+
+def read_manifest(path: Path, file_sha256: str, *, needed: bool) -> dict[str, Any]:
+    """The manifest beside a submission, whose digest must be the file's.
+
+    Args:
+        path: the submission.
+        file_sha256: its digest.
+        needed: refuse where there is none; otherwise that gives an empty one.
+
+    Raises:
+        UserError: missing, unreadable, or for other bytes.
+    """
+    manifest = path.with_name(MANIFEST_FILE)
+    try:
+        value: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if needed:
+            raise UserError(
+                f"{manifest} is missing, so {path.name} was not finished: make the submission again (make submission)."
+            ) from None
+        return {}
+    except ValueError:
+        raise UserError(f"{manifest} is damaged: make the submission again (make submission).") from None
+    if value.get("sha256") != file_sha256:
+        raise UserError(
+            f"{path} does not have the bytes its manifest was written for: it was changed since; make the submission "
+            "again (make submission)."
+        )
+    return value
+
+
+def compressed(path: Path) -> Path:
+    """The file itself if it is compressed, else a compressed copy beside it; equal content gives equal bytes."""
+    if _is_gzip(path):
+        return path
+    target = path.with_name(path.name + ".gz")
+    with (
+        atomic.replacing(target) as temporary,
+        temporary.open("wb") as raw,
+        igzip.IGzipFile(filename="", mode="wb", compresslevel=2, fileobj=raw, mtime=0) as packed,
+        path.open("rb") as file,
+        tqdm(total=path.stat().st_size, desc="compress", unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        while block := file.read(_BLOCK_BYTES):
+            packed.write(block)
+            bar.update(len(block))
+    return target
+
+
+def sample_names(competition: Competition, data: Path) -> list[str]:
+    """The image names of the sample submission, in its order.
+
+    Raises:
+        UserError: it is missing or has another header.
+    """
+    path = data / competition.sample_file
+    try:
+        header, *rows = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: it says which rows a submission has; make data C={competition.name}."
+        ) from None
+    if tuple(header.split(",")) != competition.header:
+        raise UserError(f"{path} begins with {header!r}, expected {','.join(competition.header)!r}: fetch it again.")
+    return [row.partition(",")[0] for row in rows if row]
+
+
+def listed(slug: str, credentials: Credentials) -> list[dict[str, Any]]:
+    """The account's latest 200 submissions, as the client lists them: ref, description, status, scores ..."""
+    words = ["competitions", "submissions", slug, "--format", "json", "--page-size", "200"]
+    doing = f"listing the submissions to {slug}"
+    output = kaggle_cli.patiently(lambda: kaggle_cli.run(words, credentials, doing=doing, slug=slug))
+    return kaggle_cli.json_list(output)
+
+
+def _arrived(entry: Sent, slug: str, credentials: Credentials) -> Sent | None:
+    """The submission with what Kaggle lists of it; None where Kaggle does not have it."""
+    for submission in listed(slug, credentials):
+        if entry.tag in str(submission.get("description")):
+            return entry.listed(submission)
+    return None
+
+
+def _find_arrived(entry: Sent, slug: str, credentials: Credentials) -> Sent | None:
+    """As `_arrived`; where Kaggle cannot say, that is the failure."""
+    try:
+        return _arrived(entry, slug, credentials)
+    except KaggleError as error:
+        raise KaggleError(
+            f"it is not known whether {entry.file} has arrived: {error} Run the same command again; it looks first and "
+            "sends only what is not there.",
+            error.kind,
+        ) from None
+
+
+def send(path: Path, entry: Sent, *, slug: str, ledger: SentLedger, credentials: Credentials) -> Sent:
+    """Upload and submit a file, trying again on network loss and on a busy server, never twice.
+
+    A try that failed without an answer may have been counted: before each further one, Kaggle's list is searched for
+    the entry's tag.
+
+    Args:
+        path: the compressed submission.
+        entry: its record, written to the ledger before the upload and after it.
+
+    Raises:
+        KaggleError: it was not accepted.
+    """
+    doing = f"submitting {path.name} to {slug}"
+    words = ["competitions", "submit", slug, "-f", str(path), "-m", entry.message]
+    kaggle_cli.refuse_secrets([*words, json.dumps(dataclasses.asdict(entry))], credentials, doing=doing)
+    ledger.put(entry)
+    for attempt in range(1, kaggle_cli.ATTEMPTS + 1):
+        try:
+            output = kaggle_cli.run(words, credentials, doing=doing, slug=slug, progress=True)
+            if "Successfully submitted" in output:
+                print(output.strip())
+                entry = dataclasses.replace(entry, state="sent")
+                ledger.put(entry)
+                return entry
+            if REFUSED_UPLOAD in output or not output.strip():
+                # the client stops before it asks for the submission to be made
+                raise KaggleError(
+                    f"{doing} failed: the upload of its bytes did not go through; run the same command again.",
+                    "busy",
+                    output,
+                )
+            error = kaggle_cli.fault(doing, output, credentials, slug)
+        except KaggleError as caught:
+            error = caught
+        # refused before anything was made: no need to ask
+        certain = REFUSED_UPLOAD in error.output or error.kind in ("refused", "forbidden", "missing")
+        if not certain and (found := _find_arrived(entry, slug, credentials)):
+            print(f"{path.name} did arrive, though the answer was lost: {error}", file=sys.stderr)
+            ledger.put(found)
+            return found
+        if not error.passing or attempt == kaggle_cli.ATTEMPTS:
+            ledger.drop(entry)
+            raise error
+        kaggle_cli.wait(error, attempt)
+    raise AssertionError("unreachable")
+
+
+def _say_scores(ledger: SentLedger, slug: str, credentials: Credentials) -> None:
+    """Take the scores Kaggle knows into the ledger, and print them beside the cross-validation Dice."""
+    submissions = listed(slug, credentials)
+    others = []
+    for submission in submissions:
+        description = str(submission.get("description"))
+        entry = next((e for e in ledger.entries if e.tag in description), None)
+        if entry is None:
+            others.append(submission)
+        else:
+            ledger.put(entry.listed(submission))
+    if not ledger.entries and not others:
+        print(f"nothing was submitted to {slug} yet")
+        return
+    print(f"{'sent (UTC)':17}{'CV Dice':>9}{'public':>9}{'private':>9}  {'status':10}message")
+    for e in ledger.entries:
+        cv = f"{e.cv_dice:.5f}" if e.cv_dice is not None else "-"
+        scores = f"{e.public_score or '-':>9}{e.private_score or '-':>9}"
+        print(f"{e.when[:16]:17}{cv:>9}{scores}  {e.status or e.state:10}{e.message}")
+    for s in others:
+        status = str(s.get("status")).rpartition(".")[2].lower()
+        scores = f"{s.get('publicScore') or '-':>9}{s.get('privateScore') or '-':>9}"
+        print(f"{str(s.get('date'))[:16]:17}{'-':>9}{scores}  {status:10}{s.get('description') or s.get('fileName')}")
+
+
+def _refuse_second(before: Sent | None, path: Path, slug: str, ledger: SentLedger, credentials: Credentials) -> None:
+    """Raise UserError if the content was sent before; a send that was cut short is looked up first."""
+    if before is None:
+        return
+    if before.state == "sending":
+        print("an earlier run was cut short while it sent this file: asking Kaggle whether it arrived", file=sys.stderr)
+        found = _find_arrived(before, slug, credentials)
+        if found is None:
+            return
+        ledger.put(found)
+        before = found
+    score = f", public score {before.public_score}" if before.public_score else ""
+    raise UserError(
+        f"{path} was sent on {before.when[:16]} as {before.message!r}{score}: sending it again would only use up the "
+        "day's quota (--again does it all the same)."
+    )
+
+
+@program
+def main(
+    competition: str = "carvana",
+    name: str = "blend",
+    file: Path | None = None,
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    message: str = "",
+    again: bool = False,
+    dry_run: bool = False,
+    scores: bool = False,
+) -> None:
+    """Check a submission, send it to Kaggle, and record it in runs/<competition>/sent.json.
+
+    Args:
+        competition: a name from competition.py.
+        name: of the blend; its runs/<competition>/<name>/submission.csv.gz is sent.
+        file: another file to send instead.
+        data: the competition's files; data/<competition> by default.
+        runs: where the blend is and the record is kept.
+        message: shown on Kaggle; by default the blend and its cross-validation Dice.
+        again: send even what was sent before.
+        dry_run: do everything but send.
+        scores: send nothing; list what was sent, with scores beside cross-validation Dice.
+    """
+    facts = find_competition(competition)
+    slug = kaggle_slug(facts)
+    credentials = find_credentials()
+    ledger = SentLedger(runs / facts.name / SENT_FILE)
+    if scores:
+        _say_scores(ledger, slug, credentials)
+        return
+    path = file or runs / facts.name / name / SUBMISSION_FILE
+    file_sha256, content_sha256 = digests(path)
+    manifest = read_manifest(path, file_sha256, needed=file is None)
+    before = ledger.find(content_sha256)
+    if not again:
+        _refuse_second(before, path, slug, ledger, credentials)
+    report = check(path, competition=facts, names=sample_names(facts, data or facts.default_data()))
+    if not report.ok:
+        raise UserError(f"{path} is not sent, because it does not pass the check: {report}")
+    packed = compressed(path)
+    if packed != path:
+        file_sha256, _ = digests(packed)
+    cv_dice = manifest.get("cv_dice")
+    when = datetime.now(UTC)
+    # the time keeps a second sending apart from the first; one that was cut short keeps its tag
+    tag = before.tag if before and not again else f"[{content_sha256[:10]}-{when:%y%m%d%H%M%S}]"
+    text = message or f"{path.stem if file else name}" + (f", CV Dice {cv_dice:.5f}" if cv_dice is not None else "")
+    entry = Sent(
+        content_sha256=content_sha256,
+        file_sha256=file_sha256,
+        tag=tag,
+        state="sending",
+        when=when.isoformat(timespec="seconds"),
+        message=f"{text} {tag}",
+        file=str(path),
+        rows=manifest.get("rows"),
+        blend=manifest.get("blend"),
+        cv_dice=cv_dice,
+        git_commit=manifest.get("git_commit"),
+    )
+    if dry_run:
+        print(f"{packed} would be sent to {slug} as {entry.message!r}")
+        return
+    send(packed, entry, slug=slug, ledger=ledger, credentials=credentials)
+    print(f"{packed} is sent; its scores, in some minutes: python -m submit.upload --competition {facts.name} --scores")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,305 @@
+"""Submitting with the real Kaggle client against a stand-in server on the loopback."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from submit import kaggle_cli, upload
+from submit.credentials import find_credentials
+from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
+
+NAMES = ("00000000000a_01.jpg", "00000000000a_02.jpg", "00000000000b_01.jpg")
+CSV = "img,rle_mask\n" + "".join(f"{name},1 5 1920 7\n" for name in NAMES)
+
+
+@dataclass
+class Desk:
+    """A finished blend, credentials, and a Kaggle to send it to."""
+
+    server: KaggleServer
+    data: Path
+    runs: Path
+    file: Path
+    capture: Callable[[], Any]
+
+    def submit(self, **flags: Any) -> str:
+        """Run the program; returns what it said as an error, empty if it succeeded."""
+        try:
+            upload.main(data=self.data, runs=self.runs, **flags)
+        except SystemExit as end:
+            assert end.code not in (0, None)
+            return str(end.code)
+        return ""
+
+    def write(self, csv: str, **entries: Any) -> None:
+        """Write the submission and its manifest."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_bytes(gzip.compress(csv.encode(), mtime=0))
+        entries["sha256"] = hashlib.sha256(self.file.read_bytes()).hexdigest()
+        (self.file.parent / "manifest.json").write_text(json.dumps(entries))
+
+    def sent(self) -> list[dict[str, Any]]:
+        """The ledger."""
+        path = self.runs / "carvana" / "sent.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    def uploaded(self) -> bytes:
+        """The bytes of the newest submission."""
+        return self.server.blobs[self.server.submissions[0]["token"]]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Desk]:
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "kaggle.json").write_text(json.dumps({"username": USER, "key": CANARY}))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(config))
+    monkeypatch.setattr(kaggle_cli, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(kaggle_cli, "ATTEMPTS", 3)
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    data.mkdir()
+    (data / "sample_submission.csv").write_text("img,rle_mask\n" + "".join(f"{n},1 1\n" for n in NAMES))
+    with KaggleServer() as server:
+        for name, value in server.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        desk = Desk(server, data, runs, runs / "carvana" / "blend" / "submission.csv.gz", capfd.readouterr)
+        desk.write(CSV, rows=3, cv_dice=0.99712, blend={"members": ["unet"]}, git_commit="abc123")
+        yield desk
+        assert leaks(server, runs, data) == []
+        assert CANARY not in "".join(capfd.readouterr())
+
+
+def test_submits_once_and_lists_scores(desk: Desk) -> None:
+    assert desk.submit() == ""
+    assert desk.uploaded() == desk.file.read_bytes()
+    (entry,) = desk.sent()
+    (submission,) = desk.server.submissions
+    assert entry["state"] == "sent" and entry["message"] == submission["description"]
+    assert "CV Dice 0.99712" in entry["message"]
+    assert (entry["cv_dice"], entry["blend"], entry["git_commit"]) == (0.99712, {"members": ["unet"]}, "abc123")
+    # the client did authenticate with the canary, so its absence elsewhere means something
+    assert "Authorization" in desk.server.called("CreateSubmission")[0].headers
+
+    calls = len(desk.server.requests)
+    error = desk.submit()
+    assert "was sent on" in error and "--again" in error
+    assert len(desk.server.requests) == calls
+
+    submission |= {"status": "COMPLETE", "publicScore": "0.99705", "privateScore": "0.99698"}
+    desk.server.submissions.append({**submission, "ref": 7, "description": "by hand", "publicScore": "0.5"})
+    desk.capture()
+    assert desk.submit(scores=True) == ""
+    out = desk.capture().out
+    assert out.splitlines()[1].split()[1:5] == ["0.99712", "0.99705", "0.99698", "complete"]
+    assert "by hand" in out
+    assert (desk.sent()[0]["public_score"], desk.sent()[0]["private_score"]) == ("0.99705", "0.99698")
+
+
+def test_recompressing_does_not_make_it_new(desk: Desk) -> None:
+    assert desk.submit() == ""
+    other = desk.runs / "other.csv"
+    other.write_text(CSV)
+    assert "was sent on" in desk.submit(file=other)
+
+
+def test_compresses_plain_csv(desk: Desk) -> None:
+    plain = desk.runs / "own.csv"
+    plain.write_text(CSV)
+    assert desk.submit(file=plain, message="mine") == ""
+    assert gzip.decompress(desk.uploaded()).decode() == CSV
+    assert desk.server.submissions[0]["description"].startswith("mine [")
+
+
+def _changed(desk: Desk) -> None:
+    desk.file.write_bytes(gzip.compress(CSV.encode(), mtime=5))
+
+
+def _without_manifest(desk: Desk) -> None:
+    (desk.file.parent / "manifest.json").unlink()
+
+
+def _cut_off(desk: Desk) -> None:
+    desk.file.write_bytes(desk.file.read_bytes()[:-9])
+
+
+def _short(desk: Desk) -> None:
+    desk.write(CSV.rpartition(NAMES[2])[0])
+
+
+def _gone(desk: Desk) -> None:
+    desk.file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_changed, "does not have the bytes its manifest was written for"),
+        (_without_manifest, "was not finished"),
+        (_cut_off, "cut off or damaged"),
+        (_short, "does not pass the check"),
+        (_gone, "is missing"),
+    ],
+)
+def test_refuses_before_any_call(desk: Desk, spoil: Callable[[Desk], None], sentence: str) -> None:
+    spoil(desk)
+    assert sentence in desk.submit()
+    assert desk.server.requests == [] and desk.sent() == []
+
+
+def test_dry_run_sends_nothing(desk: Desk) -> None:
+    assert desk.submit(dry_run=True) == ""
+    assert desk.server.requests == [] and desk.sent() == []
+
+
+def test_no_credentials(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAGGLE_CONFIG_DIR")
+    error = desk.submit()
+    assert "https://www.kaggle.com/settings" in error and "\n" not in error
+    assert desk.server.requests == []
+
+
+def test_competition_kaggle_does_not_hold(desk: Desk) -> None:
+    assert "Kaggle does not hold the studio competition" in desk.submit(competition="studio")
+
+
+def test_key_in_message_is_refused(desk: Desk) -> None:
+    error = desk.submit(message=f"look: {CANARY}")
+    assert "holds a Kaggle key" in error and desk.server.requests == []
+    # nor may it stay in the record
+    assert desk.sent() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "fault", "sentence"),
+    [
+        ("StartSubmissionUpload", Fault(401, "Unauthenticated"), "refused the credentials of"),
+        ("StartSubmissionUpload", Fault(403, "You must accept this competition's rules"), "/rules"),
+        ("StartSubmissionUpload", Fault(404), "Kaggle knows no such thing"),
+        ("CreateSubmission", Fault(400, "Your team has used its daily submission allowance (5)"), "allowance (5)"),
+    ],
+)
+def test_failure_that_waiting_cannot_cure(desk: Desk, call: str, fault: Fault, sentence: str) -> None:
+    desk.server.faults[call] = [fault]
+    error = desk.submit()
+    assert sentence in error and "\n" not in error
+    assert len(desk.server.called("StartSubmissionUpload")) == 1
+    assert desk.server.submissions == [] and desk.sent() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "fault", "sentence"),
+    [
+        ("StartSubmissionUpload", Fault(500), "too busy"),
+        ("StartSubmissionUpload", Fault(429, "Too many requests"), "too busy"),
+        ("StartSubmissionUpload", Fault(0), "cannot be reached"),
+        ("upload", Fault(400), "upload of its bytes did not go through"),
+    ],
+)
+def test_failure_that_stays(desk: Desk, call: str, fault: Fault, sentence: str) -> None:
+    desk.server.faults[call] = [fault] * 3
+    error = desk.submit()
+    assert sentence in error and "\n" not in error
+    assert len(desk.server.called("StartSubmissionUpload")) == 3
+    assert desk.server.submissions == [] and desk.sent() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"), [("StartSubmissionUpload", Fault(429)), ("upload", Fault(500)), ("CreateSubmission", Fault(503))]
+)
+def test_failure_that_passes(desk: Desk, call: str, fault: Fault) -> None:
+    desk.server.faults[call] = [fault]
+    assert desk.submit() == ""
+    assert len(desk.server.submissions) == 1 and desk.uploaded() == desk.file.read_bytes()
+
+
+@pytest.mark.parametrize("fault", [Fault(0, after=True), Fault(502, after=True)])
+def test_lost_answer_is_not_sent_twice(desk: Desk, fault: Fault) -> None:
+    desk.server.faults["CreateSubmission"] = [fault]
+    assert desk.submit() == ""
+    assert len(desk.server.submissions) == 1
+    assert desk.sent()[0]["state"] == "sent" and desk.sent()[0]["ref"] == 1000
+
+
+def test_lost_answer_and_lost_network(desk: Desk) -> None:
+    desk.server.faults["CreateSubmission"] = [Fault(0, after=True)]
+    desk.server.faults["ListSubmissions"] = [Fault(0)] * 3
+    error = desk.submit()
+    assert "it is not known whether" in error and "\n" not in error
+    assert desk.sent()[0]["state"] == "sending"
+    # the network is back: the next run finds it and does not send it again
+    assert "was sent on" in desk.submit()
+    assert len(desk.server.submissions) == 1 and desk.sent()[0]["state"] == "sent"
+
+
+def test_no_network(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(kaggle_cli, "ATTEMPTS", 1)
+    assert "Kaggle cannot be reached" in desk.submit(scores=True)
+
+
+def test_interrupted_client_is_a_failure_and_next_run_sends_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def remember(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    def interrupt() -> None:
+        desk.server.stalled.wait(30)
+        started[-1].send_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", remember)
+    desk.server.faults["CreateSubmission"] = [Fault(-1)]
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    error = desk.submit()
+    thread.join()
+    assert started[0].returncode == 0, "the client no longer exits 0 on Ctrl-C: the test is void"
+    assert "it was interrupted" in error
+    assert desk.server.submissions == []
+    desk.server.release.set()
+    assert desk.submit() == ""
+    assert len(desk.server.submissions) == 1
+
+
+def test_killed_while_sending_keeps_its_tag(desk: Desk) -> None:
+    """What a kill leaves is the entry written before the upload; the run after it must not double it."""
+    assert desk.submit() == ""
+    ledger = desk.runs / "carvana" / "sent.json"
+    entry = json.loads(ledger.read_text())[0]
+    ledger.write_text(json.dumps([{**entry, "state": "sending"}]))
+    assert "was sent on" in desk.submit()
+    ledger.write_text(json.dumps([{**entry, "state": "sending"}]))
+    desk.server.submissions.clear()
+    assert desk.submit() == ""
+    (again,) = desk.sent()
+    assert again["tag"] == entry["tag"] and len(desk.server.submissions) == 1
+
+
+def test_access_token(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAGGLE_CONFIG_DIR")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", CANARY)
+    assert kaggle_cli.username(find_credentials()) == USER
+    assert desk.submit() == ""
+    assert desk.server.called("CreateSubmission")[0].headers["Authorization"] == f"Bearer {CANARY}"
+
+
+def test_credentials_show_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_USERNAME", "other")
+    credentials = find_credentials()
+    assert credentials.username == "other" and CANARY not in repr(credentials)
+    assert credentials.redact(f"key {CANARY}") == "key ***"
