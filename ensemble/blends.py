@@ -33,9 +33,21 @@ def read_blend(folder: Path) -> dict[str, Any]:
 
 
 def table_lines(blend: dict[str, Any]) -> list[str]:
-    """The out-of-fold figures of a blend (the content of blend.json) and its members, as lines of text."""
-    lines = [f"{'out-of-fold Dice at full size':32}    mean  95 % interval    worst"]
-    for label, figures in (*blend["member_cv"].items(), (f"{blend['name']} (nested CV)", blend["cv"])):
+    """The out-of-fold figures of a blend (the content of blend.json), its members and its rivals, as lines of text."""
+    head = "out-of-fold Dice at full size"
+    lines = [f"{head:36}    mean  95 % interval    worst"]
+
+    def row(label: str, figures: dict[str, Any]) -> str:
         low, high = figures["interval"]
-        lines.append(f"{label:32}  {figures['dice']:.4f}  {low:.4f}..{high:.4f}  {figures['worst']:.4f}")
-    return [*lines, f"{blend['name']} = mean of the logits of {', '.join(blend['members'])}"]
+        return f"{label:36}  {figures['dice']:.4f}  {low:.4f}..{high:.4f}  {figures['worst']:.4f}"
+
+    lines += [row(label, figures) for label, figures in blend["member_cv"].items()]
+    lines.append("nested cross-validation of the ways of blending")
+    lines += [row(f"  {label}", figures) for label, figures in blend["candidates"].items()]
+    lines.append(row(f"{blend['name']} = {blend['kind']}", blend["cv"]))
+    weights = ", ".join(f"{w:.3f} {name}" for name, w in zip(blend["members"], blend["weights"], strict=True))
+    fit = blend["threshold_fit"]
+    verdict = "kept" if fit["kept"] else "not kept, as its interval reaches 0"
+    lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")
+    lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
+    return lines

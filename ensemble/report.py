@@ -92,10 +92,10 @@ def contact_sheet(
 
 def _sheet_rows(scores: pd.DataFrame) -> list[tuple[str, float]]:
     """The two worst images, two about the median, and the two best."""
-    ranked = scores.sort_values(["blend", "image"])[["image", "blend"]]
+    ranked = scores.sort_values(["nested", "image"])[["image", "nested"]]
     middle = len(ranked) // 2
     picked = sorted({*range(min(2, len(ranked))), middle - 1, middle, len(ranked) - 2, len(ranked) - 1})
-    return [(str(ranked.iloc[i]["image"]), float(ranked.iloc[i]["blend"])) for i in picked if i >= 0]
+    return [(str(ranked.iloc[i]["image"]), float(ranked.iloc[i]["nested"])) for i in picked if i >= 0]
 
 
 @program
@@ -125,7 +125,7 @@ def main(
         print(line)
     if (folder / SCORE_FILE).exists():
         print(
-            f"{'test Dice of the submitted file':32}  {json.loads((folder / SCORE_FILE).read_text())['test_dice']:.4f}"
+            f"{'test Dice of the submitted file':36}  {json.loads((folder / SCORE_FILE).read_text())['test_dice']:.4f}"
         )
     if (folder / SUBMISSION_FILE).exists():
         print(f"submission     {folder / SUBMISSION_FILE}")

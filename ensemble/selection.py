@@ -1,0 +1,119 @@
+"""What each way of blending is really worth: nested cross-validation over the folds, and the choice from it.
+
+Out-of-fold logits are honest about the networks, but weights fitted on them are not honest about themselves: they
+have seen the pixels they are scored on. So each way of blending is fitted on the images of all folds but one and
+scored on that one; the Dice that is reported comes from images that no part of the fit has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ensemble.index import DisagreementIndex, fold_rows
+from ensemble.stacking import BLENDERS, Blender
+
+RESAMPLES = 1000
+_THRESHOLDS = 21
+
+
+def group_means(values: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """(RESAMPLES,) means of `values` (N,) over bootstrap draws of whole `groups` (N,): images of a car are drawn
+    together, as they resemble each other. The same seed draws the same groups, so that differences are paired."""
+    _, member = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(member, weights=values), np.bincount(member)
+    draws = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
+    means: np.ndarray = sums[draws].sum(1) / counts[draws].sum(1)
+    return means
+
+
+def bootstrap_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of `values` (N,) by bootstrap over `groups` (N,)."""
+    low, high = np.percentile(group_means(values, groups), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def figures(values: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """Mean, interval and lowest of per-image Dice `values` (N,), JSON-able."""
+    return {
+        "dice": float(values.mean()),
+        "interval": list(bootstrap_interval(values, groups)),
+        "worst": float(values.min()),
+    }
+
+
+def best_threshold(index: DisagreementIndex, weights: np.ndarray, images: np.ndarray) -> float:
+    """The threshold of the index's band with the highest mean Dice on `images`; 0 unless another gains."""
+    candidates = np.linspace(*index.band, _THRESHOLDS)
+    candidates = np.concatenate(([0.0], candidates[candidates != 0]))
+    scores = index.dice(np.repeat(weights[None], len(candidates), 0), candidates, images=images).mean(0)
+    return float(candidates[int(scores.argmax())])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way of blending and its worth.
+
+    Attributes:
+        name: key of `BLENDERS`.
+        weights: (M,) fitted on all images; what would be used on the test set.
+        nested: (N,) Dice of every image under weights fitted without its fold.
+        nested_threshold: (N,) the same with a threshold fitted likewise.
+        threshold: fitted on all images.
+    """
+
+    name: str
+    weights: np.ndarray
+    nested: np.ndarray
+    nested_threshold: np.ndarray
+    threshold: float
+
+
+def evaluate(name: str, make: Callable[[], Blender], index: DisagreementIndex, fold: np.ndarray) -> Candidate:
+    """Fit one way of blending within each fold's complement and on everything.
+
+    Args:
+        name: for the result.
+        make: makes an unfitted blender.
+        index: of all images.
+        fold: (N,) the fold each image was held out in.
+    """
+    nested = np.empty(len(fold))
+    with_threshold = np.empty(len(fold))
+    for held_out in np.unique(fold):
+        seen, unseen = fold_rows(fold, int(held_out))
+        weights = make().fit(index, seen).weights_
+        threshold = best_threshold(index, weights, seen)
+        nested[unseen] = index.dice(weights, images=unseen)[:, 0]
+        with_threshold[unseen] = index.dice(weights, threshold, images=unseen)[:, 0]
+    everything = np.arange(len(fold))
+    weights = make().fit(index, everything).weights_
+    return Candidate(name, weights, nested, with_threshold, best_threshold(index, weights, everything))
+
+
+def evaluate_all(
+    index: DisagreementIndex, fold: np.ndarray, blenders: Mapping[str, Callable[[], Blender]] = BLENDERS
+) -> list[Candidate]:
+    """`evaluate` for every way of blending, simplest first."""
+    return [evaluate(name, make, index, fold) for name, make in blenders.items()]
+
+
+def choose(candidates: list[Candidate], groups: np.ndarray) -> Candidate:
+    """The simplest candidate that is within noise of the best.
+
+    Noise is one standard error of the difference to the best, by bootstrap over groups of the paired difference: cars
+    differ far more from each other than blends do, and that part of the spread is common to both.
+
+    Args:
+        candidates: simplest first.
+        groups: (N,) group of every image.
+    """
+    best = max(candidates, key=lambda candidate: candidate.nested.mean())
+    for candidate in candidates:
+        loss = best.nested - candidate.nested
+        if loss.mean() <= group_means(loss, groups).std():
+            return candidate
+    return best

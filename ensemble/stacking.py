@@ -1,0 +1,208 @@
+"""Ways to fit a convex blend on out-of-fold logits. All score through the disagreement index, at full size.
+
+They keep scikit-learn's manners: parameters in the constructor, `fit(index, images)` returns self, learned state ends
+in an underscore. What is learned is always `weights_` (M,), at least 0 and summing to 1, and `threshold_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from ensemble.index import DisagreementIndex
+
+# a gain in mean Dice below this is noise of rounding, not a better blend
+_LEAST_GAIN = 1e-7
+
+
+class Blender(Protocol):
+    """Something that learns weights and a threshold."""
+
+    weights_: np.ndarray
+    threshold_: float
+
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> Blender:
+        """Learn from the images at these positions of the index; returns self."""
+
+
+def _mean_dice(index: DisagreementIndex, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return index.dice(weights, images=images).mean(0)
+
+
+class BestSingle:
+    """The one network with the highest mean Dice."""
+
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> BestSingle:
+        """Learn from `images`; returns self."""
+        members = len(index.logits[0])
+        scores = _mean_dice(index, images, np.eye(members))
+        self.weights_ = np.eye(members)[int(scores.argmax())]
+        self.threshold_ = 0.0
+        return self
+
+
+class EqualMean:
+    """The plain mean of all networks; nothing is learned."""
+
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> EqualMean:
+        """Returns self."""
+        members = len(index.logits[0])
+        self.weights_ = np.full(members, 1 / members)
+        self.threshold_ = 0.0
+        return self
+
+
+class MeanOfBest:
+    """The mean of the k best networks, for the k with the highest mean Dice."""
+
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> MeanOfBest:
+        """Learn from `images`; returns self."""
+        members = len(index.logits[0])
+        ranking = np.argsort(-_mean_dice(index, images, np.eye(members)), kind="stable")
+        candidates = np.zeros((members, members))
+        for k in range(1, members + 1):
+            candidates[k - 1, ranking[:k]] = 1 / k
+        scores = _mean_dice(index, images, candidates)
+        self.weights_ = candidates[int(scores.argmax())]
+        self.threshold_ = 0.0
+        return self
+
+
+class GreedySelection:
+    """Greedy selection with replacement (Caruana et al. 2004, "Ensemble selection from libraries of models").
+
+    Starting from the best network, the one whose addition raises the mean Dice most is added, the same one again if
+    need be, so that weights are counts. The best ensemble met on the way is kept.
+
+    Args:
+        rounds: additions tried.
+        patience: rounds without a new best after which it stops.
+    """
+
+    def __init__(self, rounds: int = 40, patience: int = 8) -> None:
+        self.rounds = rounds
+        self.patience = patience
+
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> GreedySelection:
+        """Learn from `images`; returns self."""
+        members = len(index.logits[0])
+        counts = np.zeros(members)
+        best, best_dice, since = counts, -1.0, 0
+        for _ in range(self.rounds):
+            candidates = counts + np.eye(members)
+            scores = _mean_dice(index, images, candidates / candidates.sum(1, keepdims=True))
+            pick = int(scores.argmax())
+            counts = candidates[pick]
+            if scores[pick] > best_dice + _LEAST_GAIN:
+                best, best_dice, since = counts, float(scores[pick]), 0
+            else:
+                since += 1
+                if since == self.patience:
+                    break
+        self.weights_ = best / best.sum()
+        self.threshold_ = 0.0
+        return self
+
+
+class DiceWeights:
+    """Weights that maximise the mean Dice itself.
+
+    The mean Dice is a step function of the weights, so gradients are of no use; a pattern search on the simplex is:
+    mass is moved between every pair of networks by a step that is halved whenever no move gains. It starts from the
+    best of the corners, the plain mean, and `draws` random weightings.
+
+    Args:
+        draws: random starting points tried.
+        steps: the steps, largest first.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self, draws: int = 64, steps: tuple[float, ...] = (0.2, 0.1, 0.05, 0.025, 0.0125), seed: int = 0
+    ) -> None:
+        self.draws = draws
+        self.steps = steps
+        self.seed = seed
+
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> DiceWeights:
+        """Learn from `images`; returns self."""
+        members = len(index.logits[0])
+        rng = np.random.default_rng(self.seed)
+        starts = np.vstack(
+            [np.eye(members), np.full(members, 1 / members), rng.dirichlet(np.ones(members), self.draws)]
+        )
+        scores = _mean_dice(index, images, starts)
+        weights, dice = starts[int(scores.argmax())], float(scores.max())
+        pairs = [(i, j) for i in range(members) for j in range(members) if i != j]
+        for step in self.steps:
+            while True:
+                moves = []
+                for giver, taker in pairs:
+                    moved = weights.copy()
+                    mass = min(step, moved[giver])
+                    if mass > 0:
+                        moved[giver] -= mass
+                        moved[taker] += mass
+                        moves.append(moved)
+                if not moves:
+                    break
+                scores = _mean_dice(index, images, np.array(moves))
+                if scores.max() <= dice + _LEAST_GAIN:
+                    break
+                weights, dice = moves[int(scores.argmax())], float(scores.max())
+        self.weights_ = weights / weights.sum()
+        self.threshold_ = 0.0
+        return self
+
+
+class LogisticBlend:
+    """Logistic regression on the logits of the pixels where networks disagree, made convex.
+
+    Coefficients below 0 are dropped and the rest refitted until none is left, since a blend that subtracts a network
+    fits noise, and only convex blends are exact on the index. The intercept becomes nothing: the threshold is fitted
+    elsewhere, in the same nested way for every blend.
+
+    Args:
+        pixels: open pixels drawn, at most.
+        seed: of the draw.
+    """
+
+    def __init__(self, pixels: int = 200_000, seed: int = 0) -> None:
+        self.pixels = pixels
+        self.seed = seed
+
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> LogisticBlend:
+        """Learn from `images`; returns self."""
+        members = len(index.logits[0])
+        logits = np.concatenate([index.logits[i] for i in images], axis=1)
+        truths = np.concatenate([index.truths[i] for i in images])
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.permutation(len(truths))[: self.pixels]
+        active = np.arange(members)
+        self.weights_ = np.full(members, 1 / members)
+        self.threshold_ = 0.0
+        if len(np.unique(truths[drawn])) < 2:
+            return self
+        while len(active):
+            model = LogisticRegression().fit(logits[np.ix_(active, drawn)].T, truths[drawn])
+            coefficients = model.coef_[0]
+            if (coefficients > 0).all():
+                self.weights_ = np.zeros(members)
+                self.weights_[active] = coefficients / coefficients.sum()
+                break
+            active = active[coefficients > 0]
+        return self
+
+
+# simplest first: of blends that are within noise of the best, the first is chosen
+BLENDERS: dict[str, Callable[[], Blender]] = {
+    "best-single": BestSingle,
+    "equal-mean": EqualMean,
+    "mean-of-best": MeanOfBest,
+    "greedy": GreedySelection,
+    "logistic": LogisticBlend,
+    "dice-weights": DiceWeights,
+}

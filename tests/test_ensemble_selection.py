@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+
+from ensemble.index import DisagreementIndex
+from ensemble.selection import bootstrap_interval, choose, evaluate, evaluate_all
+from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, GreedySelection
+from kernels.blend import disagreement
+
+FOLD = np.repeat(np.arange(5), 6)
+GROUPS = np.repeat([f"car{i}" for i in range(15)], 2)
+
+
+def truth_of(rng: np.random.Generator) -> np.ndarray:
+    y, x = np.mgrid[:24, :32]
+    return (y - 12) ** 2 + (x - 16) ** 2 < rng.integers(40, 90)
+
+
+def make_index(planes: list[np.ndarray], truths: list[np.ndarray], band: tuple[float, float]) -> DisagreementIndex:
+    entries = [disagreement(p, t, low=band[0], high=band[1]) for p, t in zip(planes, truths, strict=True)]
+    agreed, logits, open_truths = zip(*entries, strict=True)
+    return DisagreementIndex(np.array(agreed), list(logits), list(open_truths), band)
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[list[np.ndarray], list[np.ndarray], DisagreementIndex]:
+    """30 images; members 0 and 1 good with independent errors, 2 a near copy of 0, 3 bad."""
+    rng = np.random.default_rng(0)
+    truths = [truth_of(rng) for _ in FOLD]
+    planes = []
+    for truth in truths:
+        clean = np.where(truth, 2.0, -2.0)
+        noise = rng.normal(size=(4, *truth.shape)) * np.array([1.6, 1.6, 0.1, 8.0])[:, None, None]
+        noise[2] += noise[0]
+        planes.append((clean + noise).astype(np.float32))
+    return planes, truths, make_index(planes, truths, (-0.5, 0.5))
+
+
+def test_the_index_gives_the_dice_of_brute_force(case: tuple) -> None:
+    planes, truths, index = case
+    rng = np.random.default_rng(1)
+    weights = rng.multinomial(8, np.ones(4) / 4, 5) / 8
+    thresholds = np.array([0.0, -0.5, 0.5, 0.25, 0.0])
+    scores = index.dice(weights, thresholds)
+    for i, (plane, truth) in enumerate(zip(planes, truths, strict=True)):
+        for w in range(5):
+            mask = np.tensordot(weights[w].astype(np.float32), plane, 1) > np.float32(thresholds[w])
+            # sums in another order may differ in the last bit: one pixel of slack
+            exact = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+            assert scores[i, w] == pytest.approx(exact, abs=2 / truth.sum())
+    np.testing.assert_array_equal(index.dice(weights[:1], images=np.array([3, 7]))[:, 0], scores[[3, 7], 0])
+
+
+def test_the_index_refuses_what_it_cannot_answer_exactly(case: tuple) -> None:
+    index = case[2]
+    for weights in ([0.5, 0.5, 0.5, 0], [1.5, -0.5, 0, 0]):
+        with pytest.raises(ValueError, match="sum to 1"):
+            index.dice(np.array(weights))
+    with pytest.raises(ValueError, match="within"):
+        index.dice(np.array([1, 0, 0, 0]), 0.6)
+
+
+@pytest.mark.parametrize("name", BLENDERS)
+def test_what_is_fitted_is_convex_and_repeats_itself(name: str, case: tuple) -> None:
+    index, images = case[2], np.arange(len(FOLD))
+    fitted = BLENDERS[name]().fit(index, images)
+    assert fitted.weights_.shape == (4,)
+    assert (fitted.weights_ >= 0).all()
+    assert fitted.weights_.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(BLENDERS[name]().fit(index, images).weights_, fitted.weights_)
+
+
+@pytest.mark.parametrize("name", ["greedy", "logistic", "dice-weights"])
+def test_the_bad_network_gets_next_to_nothing_and_the_blend_beats_the_best(name: str, case: tuple) -> None:
+    index = case[2]
+    candidate = evaluate(name, BLENDERS[name], index, FOLD)
+    assert candidate.weights[3] < 0.06
+    singles = index.dice(np.eye(4)).mean(0)
+    assert candidate.nested.mean() > singles.max() + 0.01
+    assert candidate.nested.mean() > index.dice(np.full(4, 0.25)).mean()
+
+
+def test_fitted_on_its_own_images_a_search_is_at_least_as_good_as_what_it_starts_from(case: tuple) -> None:
+    index, images = case[2], np.arange(len(FOLD))
+
+    def dice(weights: np.ndarray) -> float:
+        return float(index.dice(weights, images=images).mean())
+
+    assert dice(DiceWeights().fit(index, images).weights_) >= dice(np.full(4, 0.25))
+    assert dice(GreedySelection().fit(index, images).weights_) >= dice(BestSingle().fit(index, images).weights_)
+
+
+def test_the_nested_dice_never_uses_what_the_fit_saw() -> None:
+    # member k knows the truth of fold k and nothing of the others: whoever may look at the fold it is scored on
+    # picks member k there and scores 1; from the other folds that cannot be known
+    rng = np.random.default_rng(2)
+    truths = [truth_of(rng) for _ in FOLD]
+    planes = []
+    for fold, truth in zip(FOLD, truths, strict=True):
+        plane = rng.normal(size=(5, *truth.shape)).astype(np.float32)
+        plane[fold] = np.where(truth, 3, -3)
+        planes.append(plane)
+    index = make_index(planes, truths, (0.0, 0.0))
+    seen = index.dice(np.eye(5))[np.arange(len(FOLD)), FOLD]
+    np.testing.assert_array_equal(seen, 1.0)
+    candidate = evaluate("best-single", BestSingle, index, FOLD)
+    assert candidate.nested.max() < 0.6
+
+
+def test_the_simplest_within_noise_is_chosen(case: tuple) -> None:
+    index = case[2]
+    candidates = evaluate_all(index, FOLD)
+    chosen = choose(candidates, GROUPS)
+    assert chosen.name not in ("best-single", "equal-mean")
+    best = max(candidates, key=lambda c: c.nested.mean())
+    simpler = [c.name for c in candidates]
+    assert simpler.index(chosen.name) <= simpler.index(best.name)
+    # of two that are equal, the simpler
+    single = evaluate("best-single", BestSingle, index, FOLD)
+    assert choose([single, evaluate("again", BestSingle, index, FOLD)], GROUPS) is single
+
+
+def test_the_interval_draws_whole_groups() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"{i}" for i in range(30)], 16)
+    car_effect = np.repeat(rng.normal(size=30), 16)
+    low, high = bootstrap_interval(car_effect, groups)
+    assert low < car_effect.mean() < high
+    # as wide as 30 draws make it; 480 independent images would make it four times narrower
+    assert high - low == pytest.approx(2 * 1.96 * car_effect.std() / np.sqrt(30), rel=0.25)
