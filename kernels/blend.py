@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import numba
+from typing import Any
+
 import numpy as np
+
+from kernels.compiled import compiled
+
+Array = np.ndarray
 
 # pixels weighted at a time: two such rows of float32 stay in the first-level cache
 _BLOCK_PX = 2048
 
 
-@numba.njit(nogil=True, cache=True)
-def _survey(planes, truth, low, high):  # type: ignore[no-untyped-def]
+@compiled
+def _survey(planes: Array, truth: Array, low: Any, high: Any) -> tuple[int, int, int, Array]:
     """Count the agreed pixels; returns their (intersection, predicted), all truth, and the open pixels a row."""
     members, height, width = planes.shape
     open_px = np.zeros(height, np.int64)
@@ -47,8 +52,8 @@ def _survey(planes, truth, low, high):  # type: ignore[no-untyped-def]
     return intersection, predicted, true, open_px
 
 
-@numba.njit(nogil=True, cache=True)
-def _collect(planes, truth, low, high, open_px):  # type: ignore[no-untyped-def]
+@compiled
+def _collect(planes: Array, truth: Array, low: Any, high: Any, open_px: Array) -> tuple[Array, Array]:
     """The logits (members, D) and truths (D,) of the open pixels, in row-major order."""
     members, height, width = planes.shape
     total = open_px.sum()
@@ -72,8 +77,8 @@ def _collect(planes, truth, low, high, open_px):  # type: ignore[no-untyped-def]
     return logits, truths
 
 
-@numba.njit(nogil=True, cache=True)
-def _open_counts(logits, truths, weights, thresholds, out):  # type: ignore[no-untyped-def]
+@compiled
+def _open_counts(logits: Array, truths: Array, weights: Array, thresholds: Array, out: Array) -> None:
     members, count = logits.shape
     total = np.empty(_BLOCK_PX, np.float32)
     for start in range(0, count, _BLOCK_PX):
@@ -156,5 +161,5 @@ def open_counts(logits: np.ndarray, truths: np.ndarray, weights: np.ndarray, thr
     if logits.dtype != np.float32 or truths.dtype != np.uint8:
         raise ValueError(f"logits {logits.dtype} and truths {truths.dtype} must be float32 and uint8")
     out = np.zeros((len(weights), 2), np.int64)
-    _open_counts(logits, truths, np.float32(weights), np.float32(thresholds), out)
+    _open_counts(logits, truths, weights.astype(np.float32), thresholds.astype(np.float32), out)
     return out

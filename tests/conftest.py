@@ -10,11 +10,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 from competition import COMPETITIONS
+
+# a first call compiles a kernel: no time limit an example
+hypothesis.settings.register_profile("compiled", deadline=None)
+hypothesis.settings.load_profile("compiled")
 
 CARS = ("00000000000a", "00000000000b", "00000000000c", "00000000000d", "00000000000e", "00000000000f")
 VIEWS = ("01", "02")
