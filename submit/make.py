@@ -25,7 +25,7 @@ from ensemble.voting import weighted_logits
 from folds.images import list_images
 from folds.store import LogitStore
 from kernels.rle import encode_logits_text
-from submit.check import check
+from submit.check import check, sample_names
 from submit.score import score
 from submit.stream import SubmissionStream
 
@@ -58,7 +58,7 @@ class _Blender:
         return len(names)
 
 
-def test_images(competition: Competition, data: Path, images: Path | None) -> tuple[list[str], Path]:
+def rows_wanted(competition: Competition, data: Path, images: Path | None) -> tuple[list[str], Path]:
     """Which images the submission has rows for, and where they are.
 
     Args:
@@ -80,21 +80,12 @@ def test_images(competition: Competition, data: Path, images: Path | None) -> tu
             f"{folder} is missing: put the test images there, or name a folder of images to predict instead "
             "(ARGS='--images FOLDER')."
         )
-    sample = data / competition.sample_file
-    try:
-        header, *rows = sample.read_text().splitlines()
-    except FileNotFoundError:
-        raise UserError(
-            f"{sample} is missing: it fixes the submission's rows and their order; copy it there."
-        ) from None
-    if tuple(header.split(",")) != competition.header:
-        raise UserError(f"{sample} begins with {header!r}, expected {','.join(competition.header)!r}: copy it again.")
-    names = [row.partition(",")[0] for row in rows if row]
+    names = sample_names(data, competition)
     lacking = sorted(set(names) - set(list_images(folder, competition)))
     if lacking:
         raise UserError(
-            f"{folder} lacks {len(lacking)} of the {len(names)} images that {sample} names ({lacking[0]} first): "
-            "copy them there, or name a folder to predict instead (ARGS='--images FOLDER')."
+            f"{folder} lacks {len(lacking)} of the {len(names)} images that {competition.sample_file} names "
+            f"({lacking[0]} first): copy them there, or name a folder to predict instead (ARGS='--images FOLDER')."
         )
     return names, folder
 
@@ -132,7 +123,7 @@ def main(
     data = data or facts.default_data()
     root = runs / facts.name
     blend = read_blend(root / name)
-    names, folder = test_images(facts, data, images)
+    names, folder = rows_wanted(facts, data, images)
     blender = _blend_stores(blend, root, names, folder, facts.size)
     fingerprint = {
         "blend": name,

@@ -1,0 +1,152 @@
+"""`python -m submit.check FILE`: every fault of a submission, found before Kaggle finds it. Streams; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from command_line import UserError, program
+from competition import Competition, find_competition
+from kernels.rle import parse
+from submit.writer import open_rows
+
+_SHOWN = 20
+
+
+@dataclass
+class Report:
+    """What is wrong with a submission.
+
+    Attributes:
+        path: the file.
+        rows: data rows read.
+        faults: how many there are.
+        first: sentences of the first 20, each with row number and image name.
+    """
+
+    path: Path
+    rows: int = 0
+    faults: int = 0
+    first: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """No fault."""
+        return self.faults == 0
+
+    def add(self, sentence: str) -> None:
+        """Count a fault; keep its sentence if it is among the first."""
+        self.faults += 1
+        if len(self.first) < _SHOWN:
+            self.first.append(sentence)
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.path}: {self.rows} rows, no fault"
+        more = f"\n... and {self.faults - len(self.first)} more" if self.faults > len(self.first) else ""
+        return f"{self.path}: {self.faults} faults in {self.rows} rows\n" + "\n".join(self.first) + more
+
+
+def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Report:
+    """Check a submission: header, names, order, count, and every row's runs.
+
+    Args:
+        path: `.csv`, `.csv.gz` or `.zip`.
+        competition: its header, size and pixel order.
+        names: the images it must have, in order.
+
+    Returns:
+        The report; row 1 is the first after the header.
+
+    Raises:
+        UserError: the file is missing, damaged or cut off.
+    """
+    report = Report(path)
+    position = {name: i for i, name in enumerate(names)}
+    seen = bytearray(len(names))
+    with open_rows(path) as lines:
+        header = lines.readline().rstrip(b"\r\n").decode("utf-8", "replace")
+        if header != ",".join(competition.header):
+            report.add(f"header: {header[:80]!r}, expected {','.join(competition.header)!r}")
+        for row, line in enumerate(lines, 1):
+            report.rows = row
+            content = line.rstrip(b"\r\n")
+            if not line.endswith(b"\n"):
+                # legal, but the mark of a file that was cut off; the count below tells
+                content = line
+            raw, comma, text = content.partition(b",")
+            name = raw.decode("utf-8", "replace")
+            place = position.get(name)
+            where = f"row {row} ({name[:60]})"
+            if not comma:
+                report.add(f"{where}: no comma between image name and runs")
+            if place is None:
+                report.add(f"{where}: not an image of this submission")
+            elif seen[place]:
+                report.add(f"{where}: the image stands twice")
+            elif row <= len(names) and place != row - 1:
+                report.add(f"{where}: expected {names[row - 1]} here")
+            if place is not None:
+                seen[place] = 1
+            try:
+                parse(text, size=competition.size)
+            except ValueError as error:
+                report.add(f"{where}: {error}")
+    for place, found in enumerate(seen):
+        if not found:
+            report.add(f"{names[place]}: no row")
+    return report
+
+
+def sample_names(data: Path, competition: Competition) -> list[str]:
+    """Image names of `sample_submission.csv`, in order.
+
+    Raises:
+        UserError: the file is missing, or is no sample submission.
+    """
+    path = data / competition.sample_file
+    try:
+        header, *rows = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: it fixes the rows of a submission and their order; copy it.") from None
+    except (UnicodeDecodeError, ValueError):
+        raise UserError(f"{path} is not a sample submission: copy it again.") from None
+    if tuple(header.split(",")) != competition.header:
+        raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: copy it again.")
+    return [row.partition(",")[0] for row in rows if row]
+
+
+@program
+def main(
+    file: Annotated[Path, tyro.conf.Positional],
+    competition: str = "carvana",
+    data: Path | None = None,
+    images: Path | None = None,
+) -> None:
+    """Check a submission against sample_submission.csv; exit status 1 if it has a fault.
+
+    Args:
+        file: the submission, .csv, .csv.gz or .zip.
+        competition: a name from competition.py.
+        data: the folder of sample_submission.csv; data/<competition> by default.
+        images: a folder of images instead: the submission must have a row for each, sorted by name.
+    """
+    facts = find_competition(competition)
+    if images is not None:
+        if not images.is_dir():
+            raise UserError(f"{images} is not a folder: name the folder of the images that were predicted.")
+        names = sorted(p.name for p in images.iterdir() if p.suffix.lower() == facts.image_suffix)
+    else:
+        names = sample_names(data or facts.default_data(), facts)
+    report = check(file, competition=facts, names=names)
+    print(report)
+    if not report.ok:
+        raise UserError(f"{file} is not fit to be submitted: {report.faults} faults.")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

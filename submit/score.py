@@ -1,0 +1,120 @@
+"""`python -m submit.score FILE --truth TRUTH`: mean Dice of a submission against known masks, on runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+import atomic
+from command_line import UserError, program
+from competition import Competition, find_competition
+from folds.images import read_mask
+from kernels.dice import dice_runs
+from kernels.rle import encode, parse
+from submit.writer import open_rows
+
+_AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Score:
+    """Dice of a submission: `names`, and `dice` (N,) float64 in the same order."""
+
+    names: list[str]
+    dice: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """What the leaderboard would show."""
+        return float(self.dice.mean())
+
+
+def _rows(path: Path, competition: Competition) -> Iterator[tuple[str, np.ndarray]]:
+    with open_rows(path) as lines:
+        lines.readline()
+        for row, line in enumerate(lines, 1):
+            name, _, text = line.rstrip(b"\r\n").partition(b",")
+            try:
+                yield name.decode(), parse(text, size=competition.size)
+            except (ValueError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}, row {row} ({name[:60]!r}): {error}; check the file (submit.check).") from None
+
+
+def score(path: Path, truth: Path, *, competition: Competition) -> Score:
+    """Score a submission image by image.
+
+    Args:
+        path: the submission, `.csv`, `.csv.gz` or `.zip`.
+        truth: a folder of masks, or a file in the submission's own format.
+        competition: size, pixel order and mask names.
+
+    Returns:
+        Dice of every row. The truth may know more images than the submission has rows.
+
+    Raises:
+        UserError: a row has no truth or is malformed, there is no row, or a file cannot be read.
+    """
+    size = competition.size
+    if truth.is_dir():
+
+        def true_runs(name: str) -> np.ndarray:
+            return encode(read_mask(truth / competition.mask_name(name), size), order=competition.order)
+    else:
+        known = dict(_rows(truth, competition))
+
+        def true_runs(name: str) -> np.ndarray:
+            if name not in known:
+                raise UserError(f"{truth} knows nothing of {name}: give the truth of the submitted images.")
+            return known[name]
+
+    def one(row: tuple[str, np.ndarray]) -> float:
+        return dice_runs(row[1], true_runs(row[0]))
+
+    names: list[str] = []
+    values: list[float] = []
+    batch: list[tuple[str, np.ndarray]] = []
+    with ThreadPoolExecutor() as pool:
+        for row in _rows(path, competition):
+            names.append(row[0])
+            batch.append(row)
+            if len(batch) == _AHEAD:
+                values += pool.map(one, batch)
+                batch = []
+        values += pool.map(one, batch)
+    if not values:
+        raise UserError(f"{path} has no row to score.")
+    return Score(names, np.array(values))
+
+
+@program
+def main(
+    file: Annotated[Path, tyro.conf.Positional],
+    truth: Path,
+    competition: str = "carvana",
+    per_image: Path | None = None,
+) -> None:
+    """Print the mean Dice of a submission against known masks.
+
+    Args:
+        file: the submission, .csv, .csv.gz or .zip.
+        truth: folder of masks, or a CSV in the submission's own format.
+        competition: a name from competition.py.
+        per_image: write every image's Dice to this CSV.
+    """
+    result = score(file, truth, competition=find_competition(competition))
+    worst = int(result.dice.argmin())
+    print(f"mean Dice {result.mean:.6f} over {len(result.names)} images")
+    print(f"worst {result.dice[worst]:.6f} ({result.names[worst]})")
+    if per_image is not None:
+        rows = "".join(f"{name},{dice:.6f}\n" for name, dice in zip(result.names, result.dice, strict=True))
+        atomic.write_text(per_image, "image,dice\n" + rows)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

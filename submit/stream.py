@@ -1,0 +1,296 @@
+"""The submission as a stream: rows in any order, from any process, in shards that survive a kill.
+
+A shard is a file of consecutive rows, renamed into place when it is whole; the folder's shards are the ledger. At no
+time are more than one shard's rows, or a fixed buffer of them, in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import atomic
+from command_line import UserError
+from competition import Order, Size
+from kernels.rle import encode_logits_text, encode_text
+from submit.writer import write_submission
+
+MANIFEST_FILE = "manifest.json"
+_STATE_FILE = "stream.json"
+_NAMES_FILE = "names.txt"
+# rows held in memory by `write_all` before they are put down
+_BUFFER_BYTES = 128 << 20
+
+Row = tuple[str, bytes | np.ndarray]
+
+
+def row_text(value: bytes | np.ndarray, *, size: Size, order: Order) -> bytes:
+    """The run-length text of one row.
+
+    Args:
+        value: finished text (bytes), a mask (bool or uint8 0/1), or logits (other integers or floats; foreground is
+            above 0), (H, W).
+        size: the shape that an array must have.
+        order: of the pixels.
+
+    Raises:
+        ValueError: an array of another shape, or a mask with other values.
+    """
+    if isinstance(value, bytes):
+        return value
+    if value.shape != size:
+        raise ValueError(f"a row of shape {value.shape} in a submission of {size} images")
+    if value.dtype in (np.bool_, np.uint8):
+        return encode_text(value, order=order)
+    return encode_logits_text(value, order=order)
+
+
+class SubmissionStream:
+    """A submission in the making.
+
+    Small to pickle: the names stay in the folder and are read where they are needed.
+
+    Args:
+        folder: for the shards; its own, made if need be.
+        names: image names in the order of the submission, each once.
+        header: the two columns.
+        size: (H, W) of every image.
+        order: of the pixels.
+        shard_rows: rows a shard.
+        fingerprint: JSON-able facts that decide the bytes (blend, digests of weights); two streams of one fingerprint
+            and one list of names may continue each other, others may not.
+        restart: discard what another fingerprint, or other names, left in the folder.
+
+    Raises:
+        UserError: the folder holds shards of another submission and `restart` is not set; or a name stands twice.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        header: tuple[str, str] = ("img", "rle_mask"),
+        size: Size,
+        order: Order = "row",
+        shard_rows: int = 1000,
+        fingerprint: Mapping[str, object],
+        restart: bool = False,
+    ) -> None:
+        if len(set(names)) != len(names):
+            raise UserError("an image name stands twice in the list of a submission: name each image once.")
+        if not names:
+            raise UserError("a submission needs at least one image: the list of names is empty.")
+        self.folder = folder
+        self.size = size
+        self.order: Order = order
+        self.header = header
+        self.shard_rows = shard_rows
+        self.count = len(names)
+        self._names: list[str] | None = list(names)
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+        listing = "".join(f"{name}\n" for name in names)
+        state = {
+            "header": list(header),
+            "size": list(size),
+            "order": order,
+            "shard_rows": shard_rows,
+            "names_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+            "fingerprint": self.fingerprint,
+        }
+        path = folder / _STATE_FILE
+        if path.exists() and json.loads(path.read_text()) != state:
+            if not restart:
+                raise UserError(
+                    f"{folder} holds the shards of another submission (other images, blend or weights): remove the "
+                    "folder, or ask for a restart (--restart)."
+                )
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            atomic.write_text(folder / _NAMES_FILE, listing)
+            # last: a folder with a state has its names
+            atomic.write_json(path, state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_names": None}
+
+    @property
+    def names(self) -> list[str]:
+        """Image names in the order of the submission."""
+        if self._names is None:
+            self._names = (self.folder / _NAMES_FILE).read_text().splitlines()
+        return self._names
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards, the last one possibly shorter."""
+        return -(-self.count // self.shard_rows)
+
+    def shard_path(self, shard: int) -> Path:
+        """Where a shard is, once it is whole."""
+        return self.folder / f"shard-{shard:05}.csv"
+
+    def shard_names(self, shard: int) -> list[str]:
+        """Image names of a shard, in order."""
+        return self.names[shard * self.shard_rows : (shard + 1) * self.shard_rows]
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not whole yet."""
+        present = {entry.name for entry in self.folder.iterdir()}
+        return [k for k in range(self.shard_count) if self.shard_path(k).name not in present]
+
+    def write_shard(self, shard: int, rows: Iterable[Row]) -> None:
+        """Write one shard, whole or not at all.
+
+        Args:
+            shard: its number.
+            rows: (name, value) of each of its images once, in any order; values as `row_text` takes them.
+
+        Raises:
+            UserError: an image is lacking, stands twice or belongs elsewhere; the message names it.
+        """
+        wanted = self.shard_names(shard)
+        texts: dict[str, bytes] = {}
+        allowed = set(wanted)
+        for name, value in rows:
+            if name not in allowed:
+                raise UserError(f"{name} does not belong to shard {shard} of {self.folder}.")
+            if name in texts:
+                raise UserError(f"{name} came twice for shard {shard} of {self.folder}: give every image once.")
+            texts[name] = row_text(value, size=self.size, order=self.order)
+        lacking = [name for name in wanted if name not in texts]
+        if lacking:
+            raise UserError(
+                f"shard {shard} of {self.folder} lacks {len(lacking)} images ({lacking[0]} first): give each once."
+            )
+        with atomic.replacing(self.shard_path(shard)) as temporary, temporary.open("wb") as file:
+            for name in wanted:
+                file.write(b"%s,%s\n" % (name.encode(), texts[name]))
+
+    def _parts(self) -> Iterator[bytes]:
+        yield (",".join(self.header) + "\n").encode()
+        for shard in range(self.shard_count):
+            yield self.shard_path(shard).read_bytes()
+
+    def join(self, path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Join the shards into the submission, and write its manifest last.
+
+        Args:
+            path: of the submission, `.csv` or `.csv.gz` (one gzip member).
+            manifest: further entries of `manifest.json`, which is written beside the submission.
+
+        Returns:
+            The manifest: the SHA-256 and the length of the file, rows, header, fingerprint and the further entries.
+
+        Raises:
+            UserError: shards are missing, or another ending of the file name.
+        """
+        missing = self.missing()
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {self.shard_count} shards are missing in {self.folder} (shard {missing[0]} first): "
+                "run the same command again to make them."
+            )
+        manifest_path = path.with_name(MANIFEST_FILE)
+        # an older manifest must not vouch for the new file, not even for the moment between two renames
+        manifest_path.unlink(missing_ok=True)
+        digest = write_submission(path, self._parts())
+        value = {
+            "file": path.name,
+            "sha256": digest,
+            "bytes": path.stat().st_size,
+            "rows": self.count,
+            "header": list(self.header),
+            "fingerprint": self.fingerprint,
+            **manifest,
+        }
+        atomic.write_json(manifest_path, value)
+        return value
+
+
+class _Spool:
+    """Finished rows waiting for the rest of their shard: in memory up to a limit, then appended to files."""
+
+    def __init__(self, stream: SubmissionStream) -> None:
+        self._stream = stream
+        self._shard_of = {name: i // stream.shard_rows for i, name in enumerate(stream.names)}
+        self._missing = set(stream.missing())
+        self._rows: dict[int, list[tuple[str, bytes]]] = {}
+        self._counts: dict[int, int] = {}
+        self._bytes = 0
+        for leftover in stream.folder.glob("spool-*.csv"):
+            leftover.unlink()
+
+    def wants(self, name: str) -> bool:
+        if name not in self._shard_of:
+            raise UserError(f"{name} is not an image of the submission in {self._stream.folder}.")
+        return self._shard_of[name] in self._missing
+
+    def _path(self, shard: int) -> Path:
+        return self._stream.folder / f"spool-{shard:05}.csv"
+
+    def add(self, name: str, text: bytes) -> None:
+        shard = self._shard_of[name]
+        self._rows.setdefault(shard, []).append((name, text))
+        self._counts[shard] = self._counts.get(shard, 0) + 1
+        self._bytes += len(text)
+        if self._counts[shard] == len(self._stream.shard_names(shard)):
+            self._finish(shard)
+        elif self._bytes > _BUFFER_BYTES:
+            self._put_down()
+
+    def _put_down(self) -> None:
+        for shard, rows in self._rows.items():
+            with self._path(shard).open("ab") as file:
+                file.writelines(b"%s,%s\n" % (name.encode(), text) for name, text in rows)
+        self._rows.clear()
+        self._bytes = 0
+
+    def _finish(self, shard: int) -> None:
+        rows = self._rows.pop(shard)
+        self._bytes -= sum(len(text) for _, text in rows)
+        spooled = self._path(shard)
+        if spooled.exists():
+            for line in spooled.read_bytes().splitlines():
+                name, _, text = line.partition(b",")
+                rows.append((name.decode(), text))
+        self._stream.write_shard(shard, rows)
+        spooled.unlink(missing_ok=True)
+        self._missing.discard(shard)
+
+
+def write_all(stream: SubmissionStream, rows: Iterable[Row], *, workers: int = 2) -> None:
+    """Write the missing shards from rows in any order, encoding in threads, in bounded memory.
+
+    Rows of shards that are whole already are passed over, so a killed run may simply be fed again.
+
+    Args:
+        stream: the submission.
+        rows: (name, value), values as `row_text` takes them; arrays are encoded in threads, which the compiled loops
+            allow, and must not change after they are given.
+        workers: threads.
+
+    Raises:
+        UserError: a name that is not in the submission, or that comes twice.
+    """
+    spool = _Spool(stream)
+    waiting: deque[tuple[str, Future[bytes]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for name, value in rows:
+            if not spool.wants(name):
+                continue
+            waiting.append((name, pool.submit(row_text, value, size=stream.size, order=stream.order)))
+            if len(waiting) > 4 * workers:
+                ready, future = waiting.popleft()
+                spool.add(ready, future.result())
+        for ready, future in waiting:
+            spool.add(ready, future.result())
