@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
 from command_line import UserError
+from competition import Competition
 from submit.credentials import WHERE_TO_GET, Credentials
 
 T = TypeVar("T")
@@ -93,6 +94,17 @@ _FAULTS: tuple[tuple[Kind, str, str, str], ...] = (
         "look at the name",
     ),
 )
+
+
+def find_slug(competition: Competition) -> str:
+    """Kaggle's name for the competition.
+
+    Raises:
+        UserError: Kaggle does not hold it.
+    """
+    if competition.slug is None:
+        raise UserError(f"Kaggle does not hold the {competition.name} competition: choose one that it holds (C=...).")
+    return competition.slug
 
 
 def executable() -> Path:

@@ -35,17 +35,6 @@ _BLOCK_BYTES = 1 << 20
 igzip: Any = _igzip  # it has no types
 
 
-def kaggle_slug(competition: Competition) -> str:
-    """Kaggle's name for the competition.
-
-    Raises:
-        UserError: Kaggle does not hold it.
-    """
-    if competition.slug is None:
-        raise UserError(f"Kaggle does not hold the {competition.name} competition: choose one that it holds (C=...).")
-    return competition.slug
-
-
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
@@ -285,7 +274,7 @@ def main(
         scores: send nothing; list what was sent, with scores beside cross-validation Dice.
     """
     facts = find_competition(competition)
-    slug = kaggle_slug(facts)
+    slug = kaggle_cli.find_slug(facts)
     credentials = find_credentials()
     ledger = SentLedger(runs / facts.name / SENT_FILE)
     if scores:

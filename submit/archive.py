@@ -1,0 +1,126 @@
+"""Unpacking a competition's ZIP archives: with progress, resumable, each file whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from command_line import UserError
+
+_BLOCK_BYTES = 1 << 20
+# errno of a full disk, of an exhausted quota, of a file above the file system's limit
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# room that stays free, for what else the machine writes
+_SPARE_BYTES = 50 << 20
+
+
+def gigabytes(count: int) -> str:
+    """A number of bytes for people.
+
+    >>> gigabytes(1_234_000_000)
+    '1.23 GB'
+    """
+    return f"{count / 1e9:.2f} GB"
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Raise UserError if the disk that holds (or will hold) `folder` has less room than that."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes + _SPARE_BYTES:
+        raise UserError(
+            f"{folder} needs {gigabytes(needed_bytes)} and its disk has {gigabytes(free)} free: make room, or choose "
+            "another place (DATA=...)."
+        )
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Files of the archive by bare name: folders in it are dropped, so that nothing can be written elsewhere."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        path = PurePosixPath(info.filename)
+        # what macOS and Windows add
+        if info.is_dir() or path.name.startswith(".") or path.name == "Thumbs.db" or "__MACOSX" in path.parts:
+            continue
+        if path.name in found:
+            raise UserError(f"{archive.filename} holds two files named {path.name}: fetch the archive again.")
+        found[path.name] = info
+    return found
+
+
+def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
+    try:
+        if path.stat().st_size != info.file_size:
+            return False
+    except FileNotFoundError:
+        return False
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            crc = zlib.crc32(block, crc)
+    return crc == info.CRC
+
+
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    # no fsync for each of 100,000 files: the checksums are looked at again when a killed run goes on
+    temporary = target.with_name(f".tmp-{target.name}")
+    try:
+        with archive.open(info) as source, temporary.open("wb") as file:
+            shutil.copyfileobj(source, file, _BLOCK_BYTES)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unpack(path: Path, target: Path, *, folder: bool) -> int:
+    """Unpack a ZIP archive; what is already there, by size and checksum, stays.
+
+    Args:
+        path: the archive.
+        target: a folder for its files, or, with `folder` false, the file that its single member becomes.
+        folder: which of the two.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        UserError: not a ZIP archive, damaged, or the disk is (or would be) full. A damaged archive is removed, so
+            that the next run fetches it again.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive)
+            if not folder:
+                if len(members) != 1:
+                    raise UserError(f"{path} holds {len(members)} files, expected only {target.name}: fetch it again.")
+                members = {target.name: next(iter(members.values()))}
+            home = target if folder else target.parent
+            home.mkdir(parents=True, exist_ok=True)
+            missing = {name: info for name, info in members.items() if not _is_there(home / name, info)}
+            require_space(home, sum(info.file_size for info in missing.values()))
+            total = sum(info.file_size for info in members.values())
+            done = total - sum(info.file_size for info in missing.values())
+            with tqdm(
+                total=total, initial=done, desc=f"unpack {target.name}", unit="B", unit_scale=True, disable=None
+            ) as bar:
+                for name, info in missing.items():
+                    _extract(archive, info, home / name)
+                    bar.update(info.file_size)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        path.unlink()
+        raise UserError(f"{path} is damaged ({error}) and was removed: run the same command again.") from None
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(
+            f"the disk became full while {path.name} was unpacked: free some space and run the same command again; it "
+            "goes on from here."
+        ) from None
+    return len(members)

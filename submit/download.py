@@ -1,0 +1,249 @@
+"""`python -m submit.download`: fetch a competition's files from Kaggle, unpack and verify them; `make data` calls it.
+
+Every part (a folder or a table) is fetched, unpacked and entered into a ledger by itself, so a run that was cut
+short goes on from there, and a run with nothing to do makes no call at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+import atomic
+from command_line import UserError, program
+from competition import Competition, find_competition
+from submit import archive, kaggle_cli
+from submit.credentials import Credentials, find_credentials
+from submit.verify_download import verify
+
+LEDGER_FILE = ".download.json"
+STAGING_DIR = ".download"
+_SHOWN_FAULTS = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one archive of the competition becomes.
+
+    Attributes:
+        name: in the data folder, such as "train" or "metadata.csv".
+        folder: whether it is a folder of images.
+        count: its images, where the competition says.
+    """
+
+    name: str
+    folder: bool
+    count: int | None = None
+
+    def is_in(self, names: dict[str, int]) -> str | None:
+        """Which of Kaggle's file names holds this part."""
+        return next((n for n in (f"{self.name}.zip", self.name) if n in names), None)
+
+
+def find_parts(competition: Competition, *, hq: bool = False, only: str = "") -> list[Part]:
+    """The parts to fetch.
+
+    Args:
+        competition: the competition.
+        hq: also the high-quality images.
+        only: comma-separated names; all where empty.
+
+    Raises:
+        UserError: `only` names a part that there is not.
+    """
+    masks_table = Part(competition.masks_dir + ".csv", folder=False)
+    parts = [
+        Part(competition.metadata_file, folder=False),
+        Part(competition.sample_file, folder=False),
+        masks_table,
+        Part(competition.masks_dir, folder=True, count=competition.train_count),
+        Part(competition.train_dir, folder=True, count=competition.train_count),
+        Part(competition.test_dir, folder=True, count=competition.test_count),
+    ]
+    if hq:
+        parts += [
+            Part(f"{competition.train_dir}_hq", folder=True, count=competition.train_count),
+            Part(f"{competition.test_dir}_hq", folder=True, count=competition.test_count),
+        ]
+    if not only:
+        return parts
+    wanted = [name.strip() for name in only.split(",")]
+    known = {part.name: part for part in parts}
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"there is no part {name!r}; the parts are {', '.join(known)}.")
+    return [part for part in parts if part.name in wanted]
+
+
+class Ledger:
+    """Which parts are unpacked, and how many files each is."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._path = data / LEDGER_FILE
+        try:
+            self._files: dict[str, int] = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            self._files = {}
+
+    def has(self, part: Part) -> bool:
+        """Whether the part is complete; one that was put there by hand counts if its number of files is right."""
+        path = self._data / part.name
+        if not part.folder:
+            return path.is_file() and path.stat().st_size > 0
+        expected = self._files.get(part.name, part.count)
+        if expected is None or not path.is_dir():
+            return False
+        return sum(not entry.name.startswith(".") for entry in path.iterdir()) >= expected
+
+    def add(self, part: Part, files: int) -> None:
+        """Enter a part that is complete."""
+        self._files[part.name] = files
+        atomic.write_json(self._path, self._files)
+
+
+def _place(part: Part, source: Path, data: Path) -> int:
+    """Put a fetched file in its place: unpacked if it is an archive. Returns the number of files."""
+    if zipfile.is_zipfile(source) or source.suffix == ".zip":
+        return archive.unpack(source, data / part.name, folder=part.folder)
+    if part.folder:
+        raise UserError(f"{source} is no ZIP archive, expected one of {part.name}: fetch it again.")
+    with atomic.replacing(data / part.name) as temporary:
+        shutil.copyfile(source, temporary)
+    return 1
+
+
+def _listing(slug: str, credentials: Credentials) -> dict[str, int]:
+    """Size in bytes of every file Kaggle has for the competition."""
+    words = ["competitions", "files", slug, "--format", "json", "--page-size", "200"]
+    doing = f"listing the files of {slug}"
+    output = kaggle_cli.patiently(lambda: kaggle_cli.run(words, credentials, doing=doing, slug=slug))
+    return {str(entry["name"]): int(entry["size"]) for entry in kaggle_cli.json_list(output)}
+
+
+def _fetch(name: str, slug: str, staging: Path, credentials: Credentials) -> Path:
+    """Download one file, going on where an earlier run stopped; returns its path."""
+    folder = staging / name
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["competitions", "download", slug, "-f", name, "-p", str(folder)]
+    doing = f"downloading {name} of {slug}"
+    kaggle_cli.patiently(lambda: kaggle_cli.run(words, credentials, doing=doing, slug=slug, progress=True))
+    # the client names the file as the storage does, with or without .zip, and keeps notes of unfinished ones
+    files = [f for f in folder.iterdir() if not f.name.endswith(".kaggle-partial") and f.stat().st_size]
+    if len(files) != 1:
+        shutil.rmtree(folder)
+        raise UserError(f"{doing} left {len(files)} files instead of one: run the same command again.")
+    return files[0]
+
+
+def _download(competition: Competition, missing: list[Part], data: Path, ledger: Ledger, *, keep: bool) -> None:
+    slug = kaggle_cli.find_slug(competition)
+    credentials = find_credentials()
+    sizes = _listing(slug, credentials)
+    names: dict[str, str] = {}
+    for part in missing:
+        name = part.is_in(sizes)
+        if name is None:
+            raise UserError(f"Kaggle lists no {part.name}.zip for {slug}: choose what it has ({', '.join(sizes)}).")
+        names[part.name] = name
+    staging = data / STAGING_DIR
+    fetched = [sizes[name] for name in names.values()]
+    here = sum(f.stat().st_size for f in staging.rglob("*") if f.is_file()) if staging.exists() else 0
+    # images hardly shrink in an archive, so unpacked they take as much again; archives go one by one
+    needed = sum(fetched) + (sum(fetched) if keep else max(fetched)) - here
+    archive.require_space(data, needed)
+    print(f"{archive.gigabytes(sum(fetched))} to download from {slug}: {', '.join(names.values())}")
+    for part in missing:
+        fetched_file = _fetch(names[part.name], slug, staging, credentials)
+        ledger.add(part, _place(part, fetched_file, data))
+        if not keep:
+            shutil.rmtree(fetched_file.parent)
+    if not keep:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _take(missing: list[Part], source: Path, data: Path, ledger: Ledger) -> None:
+    """Take the parts from a folder that has them, packed or not; unpacked folders are linked, not copied."""
+    for part in missing:
+        packed, plain = source / f"{part.name}.zip", source / part.name
+        found = next((p for p in (plain, packed) if p.exists()), None)
+        if found is None:
+            raise UserError(f"{source} has neither {plain.name} nor {packed.name}: name another folder (--source).")
+        if found.is_dir():
+            data.mkdir(parents=True, exist_ok=True)
+            target = data / part.name
+            if target.is_symlink():
+                target.unlink()
+            target.symlink_to(found.absolute(), target_is_directory=True)
+            ledger.add(part, sum(1 for _ in found.iterdir()))
+        else:
+            ledger.add(part, _place(part, found, data))
+
+
+def prepare(
+    competition: Competition,
+    data: Path,
+    *,
+    hq: bool = False,
+    only: str = "",
+    source: Path | None = None,
+    keep_archives: bool = False,
+    jobs: int = -1,
+) -> list[Part]:
+    """Fetch what is missing, then verify all of it. Arguments as the program's.
+
+    Raises:
+        UserError: it cannot be fetched, or does not pass the verification.
+    """
+    parts = find_parts(competition, hq=hq, only=only)
+    ledger = Ledger(data)
+    missing = [part for part in parts if not ledger.has(part)]
+    if missing and source is not None:
+        _take(missing, source, data, ledger)
+    elif missing:
+        _download(competition, missing, data, ledger, keep=keep_archives)
+    faults = verify(competition, data, [part.name for part in parts], jobs=jobs)
+    for sentence in faults[:_SHOWN_FAULTS]:
+        print(sentence)
+    if faults:
+        more = f" (the first {_SHOWN_FAULTS} are above)" if len(faults) > _SHOWN_FAULTS else ""
+        raise UserError(
+            f"{data} is not what {competition.title} ships, {len(faults)} faults{more}, the first: {faults[0]}"
+        )
+    return parts
+
+
+@program
+def main(
+    competition: str = "carvana",
+    data: Path | None = None,
+    hq: bool = False,
+    only: str = "",
+    source: Path | None = None,
+    keep_archives: bool = False,
+    jobs: int = -1,
+) -> None:
+    """Fetch a competition's files from Kaggle, unpack them into a folder, and verify every one.
+
+    Args:
+        competition: a name from competition.py.
+        data: the folder; data/<competition> by default.
+        hq: also the high-quality images (large).
+        only: parts to fetch, comma-separated, such as train,train_masks; all by default.
+        source: a folder that already has the competition's files, packed or not, to take them from.
+        keep_archives: leave the downloaded archives in the folder's .download.
+        jobs: processes that verify, as joblib counts them.
+    """
+    facts = find_competition(competition)
+    folder = data or facts.default_data()
+    parts = prepare(facts, folder, hq=hq, only=only, source=source, keep_archives=keep_archives, jobs=jobs)
+    print(f"{folder} is complete and verified: {', '.join(part.name for part in parts)}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,235 @@
+"""Looking at every file of a downloaded competition: does it open, is it the right size, does all fit together."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+from tqdm import tqdm
+
+import atomic
+from command_line import UserError
+from competition import Competition
+from folds.images import list_images, read_mask
+from models.frame import decode
+
+LEDGER_FILE = ".verified.json"
+_CHUNK = 64
+_SAVE_EVERY = 32
+# below this, starting processes takes longer than looking
+_SERIAL = 256
+
+
+@dataclass(frozen=True)
+class Look:
+    """The files of one chunk, to be opened in a process of its own.
+
+    Attributes:
+        folder: where they are.
+        names: of the files.
+        masks: whether they are masks, otherwise images.
+    """
+
+    competition: Competition
+    folder: Path
+    names: tuple[str, ...]
+    masks: bool
+
+    def faults(self) -> list[tuple[str, str]]:
+        """(name, sentence) of every file that cannot be used."""
+        found = []
+        size = self.competition.size
+        for name in self.names:
+            path = self.folder / name
+            try:
+                if self.masks:
+                    read_mask(path, size)
+                # every bit of the stream is decoded at any size; an eighth spares the rest of the work
+                elif (full := decode(path, at_least=(1, 1))[1]) != size:
+                    shown = "x".join(map(str, full))
+                    found.append((name, f"{path} has {shown} pixels (height x width), expected {size[0]}x{size[1]}."))
+            except UserError as error:
+                found.append((name, str(error)))
+        return found
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+class _Ledger:
+    """Which files were found good, by size and time of change."""
+
+    def __init__(self, path: Path, competition: Competition) -> None:
+        self._path = path
+        # a file that is good for one size need not be for another
+        self._size = list(competition.size)
+        self._good: dict[str, list[int]] = {}
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if value["size"] == self._size:
+                self._good = value["good"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass
+
+    def unknown(self, folder: Path, names: Iterable[str]) -> list[str]:
+        return [n for n in names if self._good.get(f"{folder.name}/{n}") != _stamp(folder / n)]
+
+    def add(self, folder: Path, names: Iterable[str]) -> None:
+        for name in names:
+            self._good[f"{folder.name}/{name}"] = _stamp(folder / name)
+
+    def save(self) -> None:
+        atomic.write_text(self._path, json.dumps({"size": self._size, "good": self._good}))
+
+
+def _open_all(looks: Sequence[Look], ledger: _Ledger, jobs: int) -> Iterator[str]:
+    """Open the files of every look; yields a sentence for each that cannot be used."""
+    total = sum(len(look.names) for look in looks)
+    if not total:
+        return
+    parallel = joblib.Parallel(n_jobs=1 if total < _SERIAL else jobs, return_as="generator")
+    with tqdm(total=total, desc="verify", unit="file", disable=None) as bar:
+        for i, (look, faults) in enumerate(
+            zip(looks, parallel(joblib.delayed(look.faults)() for look in looks), strict=True)
+        ):
+            bad = {name for name, _ in faults}
+            ledger.add(look.folder, (name for name in look.names if name not in bad))
+            bar.update(len(look.names))
+            if i % _SAVE_EVERY == _SAVE_EVERY - 1:
+                ledger.save()
+            yield from (sentence for _, sentence in faults)
+    ledger.save()
+
+
+def _names(folder: Path, competition: Competition, count: int | None) -> tuple[list[str], list[str]]:
+    """Image names of a folder, and what is wrong with them as a whole."""
+    try:
+        names = list_images(folder, competition)
+    except UserError as error:
+        return [], [str(error)]
+    if count is not None and len(names) != count:
+        return names, [f"{folder} holds {len(names):,} images, expected {count:,}: fetch it again."]
+    return names, []
+
+
+def _first(names: set[str]) -> str:
+    return f"{min(names)}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _column(path: Path, key: str) -> tuple[set[str], list[str]]:
+    """The values of one column of a CSV file, and what is wrong with it."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if key not in (rows.fieldnames or ()):
+                return set(), [f"{path} has no column {key}: fetch it again."]
+            return {row[key] for row in rows}, []
+    except FileNotFoundError:
+        return set(), [f"{path} is missing: fetch it again."]
+    except (UnicodeDecodeError, csv.Error):
+        return set(), [f"{path} is not a CSV file: fetch it again."]
+
+
+class _Verification:
+    """The parts of one data folder, what is wrong with them, and the files still to be opened."""
+
+    def __init__(self, competition: Competition, data: Path, ledger: _Ledger) -> None:
+        self._competition, self._data, self._ledger = competition, data, ledger
+        self.faults: list[str] = []
+        self.looks: list[Look] = []
+        # image names by folder, and the rows of a table by file
+        self._images: dict[str, list[str]] = {}
+
+    def _groups(self, part: str) -> set[str]:
+        return {self._competition.group(name) for name in self._images.get(part, ())}
+
+    def _look(self, folder: Path, names: Sequence[str], *, masks: bool) -> None:
+        unknown = self._ledger.unknown(folder, names)
+        for start in range(0, len(unknown), _CHUNK):
+            self.looks.append(Look(self._competition, folder, tuple(unknown[start : start + _CHUNK]), masks))
+
+    def images(self, part: str, count: int | None) -> None:
+        """Names and number of the images of a folder."""
+        names, faults = _names(self._data / part, self._competition, count)
+        self._images[part] = names
+        self.faults += faults
+        self._look(self._data / part, names, masks=False)
+
+    def masks(self) -> None:
+        """A mask for every training image and no other."""
+        folder, suffix = self._data / self._competition.masks_dir, self._competition.mask_suffix
+        masks = {e.name for e in folder.iterdir() if e.name.endswith(suffix)} if folder.is_dir() else set()
+        train = self._images.get(self._competition.train_dir)
+        expected = {self._competition.mask_name(name) for name in train} if train else masks
+        if not masks:
+            self.faults.append(f"{folder} is missing or holds no mask: fetch it again.")
+        elif lacking := expected - masks:
+            self.faults.append(f"{folder} lacks {_first(lacking)}: fetch it again.")
+        if orphans := masks - expected:
+            self.faults.append(f"{folder} holds masks of no training image, {_first(orphans)}: remove them.")
+        self._look(folder, sorted(masks & expected), masks=True)
+
+    def metadata(self) -> None:
+        """Every group has its row."""
+        path = self._data / self._competition.metadata_file
+        known, faults = _column(path, self._competition.metadata_key)
+        self.faults += faults
+        unknown = set().union(*map(self._groups, self._images)) - known
+        if unknown and not faults:
+            self.faults.append(f"{path} does not cover {_first(unknown)}: fetch it again.")
+
+    def rows(self, name: str, part: str) -> None:
+        """A table of run lengths has a row for every image of a folder, and no other."""
+        rows, faults = _column(self._data / name, self._competition.header[0])
+        self.faults += faults
+        images = set(self._images.get(part, ()))
+        if images and not faults and rows != images:
+            table, folder = self._data / name, self._data / part
+            self.faults.append(f"{table} and {folder} differ, first at {_first(rows ^ images)}: fetch both again.")
+
+    def disjoint(self) -> None:
+        """No group is in training and in test."""
+        if both := self._groups(self._competition.train_dir) & self._groups(self._competition.test_dir):
+            self.faults.append(f"{self._data} has {_first(both)} both in training and in test: fetch both again.")
+
+
+def verify(competition: Competition, data: Path, parts: Iterable[str], *, jobs: int = -1) -> list[str]:
+    """Verify a downloaded competition; files found good before, and unchanged since, are not opened again.
+
+    Counts, names, that every image opens and has the competition's size, every mask two levels and that size, that
+    images and masks pair up, metadata covers every group, no group is in both sets, and the tables name exactly the
+    images of their set.
+
+    Args:
+        competition: the competition.
+        data: the folder of its files.
+        parts: the names in it to look at, such as "train" and "metadata.csv".
+        jobs: processes, as joblib counts them.
+
+    Returns:
+        A sentence for each fault; empty if all is well.
+    """
+    wanted = set(parts)
+    ledger = _Ledger(data / LEDGER_FILE, competition)
+    work = _Verification(competition, data, ledger)
+    counts = {competition.train_dir: competition.train_count, competition.test_dir: competition.test_count}
+    for part, count in counts.items():
+        for name in (part, f"{part}_hq"):
+            if name in wanted:
+                work.images(name, count)
+    if competition.masks_dir in wanted:
+        work.masks()
+    if competition.metadata_file in wanted:
+        work.metadata()
+    if competition.sample_file in wanted:
+        work.rows(competition.sample_file, competition.test_dir)
+    if (table := competition.masks_dir + ".csv") in wanted:
+        work.rows(table, competition.train_dir)
+    work.disjoint()
+    return work.faults + list(_open_all(work.looks, ledger, jobs))
