@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import find_competition
 from submit import kaggle_cli
-from submit.check import check
+from submit.check import check, sample_names
 from submit.credentials import Credentials, find_credentials
 from submit.kaggle_cli import KaggleError
 from submit.sent import FILE as SENT_FILE
@@ -109,24 +109,6 @@ def compressed(path: Path) -> Path:
             packed.write(block)
             bar.update(len(block))
     return target
-
-
-def sample_names(competition: Competition, data: Path) -> list[str]:
-    """The image names of the sample submission, in its order.
-
-    Raises:
-        UserError: it is missing or has another header.
-    """
-    path = data / competition.sample_file
-    try:
-        header, *rows = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: it says which rows a submission has; make data C={competition.name}."
-        ) from None
-    if tuple(header.split(",")) != competition.header:
-        raise UserError(f"{path} begins with {header!r}, expected {','.join(competition.header)!r}: fetch it again.")
-    return [row.partition(",")[0] for row in rows if row]
 
 
 def listed(slug: str, credentials: Credentials) -> list[dict[str, Any]]:
@@ -286,9 +268,10 @@ def main(
     before = ledger.find(content_sha256)
     if not again:
         _refuse_second(before, path, slug, ledger, credentials)
-    report = check(path, competition=facts, names=sample_names(facts, data or facts.default_data()))
+    report = check(path, competition=facts, names=sample_names(data or facts.default_data(), facts))
     if not report.ok:
-        raise UserError(f"{path} is not sent, because it does not pass the check: {report}")
+        print(report)
+        raise UserError(f"{path} is not sent, because it does not pass the check: {report.first[0]}")
     packed = compressed(path)
     if packed != path:
         file_sha256, _ = digests(packed)

@@ -168,12 +168,12 @@ class KaggleServer:
 
     def _CreateDataset(self, asked: dict[str, Any]) -> Any:  # noqa: N802
         ref = f"{asked['ownerSlug']}/{asked['slug']}"
-        self.datasets[ref] = [[f["token"] for f in asked["files"]]]
+        self.datasets[ref] = [[f["token"] for f in asked.get("files", [])]]
         return {"ref": ref, "url": f"http://localhost/{ref}", "status": "ok"}
 
     def _CreateDatasetVersion(self, asked: dict[str, Any]) -> Any:  # noqa: N802
         ref = f"{asked['ownerSlug']}/{asked['datasetSlug']}"
-        self.datasets[ref].append([f["token"] for f in asked["body"]["files"]])
+        self.datasets[ref].append([f["token"] for f in asked["body"].get("files", [])])
         return {"ref": ref, "url": f"http://localhost/{ref}", "status": "ok"}
 
     def _SaveKernel(self, asked: dict[str, Any]) -> Any:  # noqa: N802

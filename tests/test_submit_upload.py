@@ -68,7 +68,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     (config / "kaggle.json").write_text(json.dumps({"username": USER, "key": CANARY}))
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(config))
     monkeypatch.setattr(kaggle_cli, "FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(kaggle_cli, "ATTEMPTS", 3)
+    monkeypatch.setattr(kaggle_cli, "ATTEMPTS", 2)
     data, runs = tmp_path / "data", tmp_path / "runs"
     data.mkdir()
     (data / "sample_submission.csv").write_text("img,rle_mask\n" + "".join(f"{n},1 1\n" for n in NAMES))
@@ -209,10 +209,10 @@ def test_failure_that_waiting_cannot_cure(desk: Desk, call: str, fault: Fault, s
     ],
 )
 def test_failure_that_stays(desk: Desk, call: str, fault: Fault, sentence: str) -> None:
-    desk.server.faults[call] = [fault] * 3
+    desk.server.faults[call] = [fault] * 2
     error = desk.submit()
     assert sentence in error and "\n" not in error
-    assert len(desk.server.called("StartSubmissionUpload")) == 3
+    assert len(desk.server.called("StartSubmissionUpload")) == 2
     assert desk.server.submissions == [] and desk.sent() == []
 
 
@@ -235,7 +235,7 @@ def test_lost_answer_is_not_sent_twice(desk: Desk, fault: Fault) -> None:
 
 def test_lost_answer_and_lost_network(desk: Desk) -> None:
     desk.server.faults["CreateSubmission"] = [Fault(0, after=True)]
-    desk.server.faults["ListSubmissions"] = [Fault(0)] * 3
+    desk.server.faults["ListSubmissions"] = [Fault(0)] * 2
     error = desk.submit()
     assert "it is not known whether" in error and "\n" not in error
     assert desk.sent()[0]["state"] == "sending"

@@ -1,0 +1,1 @@
+"""Runs on Kaggle's own GPUs: push a job, fetch what it made."""

@@ -1,0 +1,92 @@
+"""What a job takes along: this repository's code, the folds, and for predictions the trained weights, in one ZIP."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import atomic
+from command_line import UserError
+from submit.credentials import Credentials
+
+ROOT = Path(__file__).parents[1]
+# named one by one, so that nothing else that lies in the folder can travel
+PACKAGES = ("kernels", "models", "folds", "ensemble", "submit", "notebooks")
+MODULES = ("competition.py", "command_line.py", "atomic.py", "provenance.py")
+TRAINED_FILES = ("weights.safetensors", "variant.json", "recipe.json", "manifest.json")
+# what the code imports, where that is not the requirement's own name
+_MODULE_OF = {
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+}
+# needed for tests, reports, clusters, or here alone
+_NOT_THERE = ("dask", "distributed", "matplotlib", "jinja2", "kaggle", "six")
+
+
+def requirements() -> dict[str, str]:
+    """What must be importable on Kaggle: module name to pinned requirement, from requirements.txt."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    pinned = {line.partition("==")[0]: line for line in lines if line}
+    return {_MODULE_OF.get(name, name): pin for name, pin in pinned.items() if name not in _NOT_THERE}
+
+
+def code_files() -> Iterator[tuple[str, Path]]:
+    """(name in the archive, path) of every source file."""
+    for name in MODULES:
+        yield name, ROOT / name
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), path
+
+
+def fold_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """The split that training here used, if there is one: logits made there must fit those made here."""
+    path = root / "folds.csv"
+    if path.exists():
+        yield f"runs/{root.name}/folds.csv", path
+
+
+def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
+    """A blend and its members' weights.
+
+    Raises:
+        UserError: there is no such blend, or a member is not trained.
+    """
+    path = root / blend / "blend.json"
+    try:
+        members = json.loads(path.read_text(encoding="utf-8"))["members"]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: choose the blend first (make fit).") from None
+    except (ValueError, KeyError):
+        raise UserError(f"{path} is damaged: choose the blend again (make fit).") from None
+    yield from fold_files(root)
+    yield f"runs/{root.name}/{blend}/blend.json", path
+    for member in members:
+        folds = sorted(path.parent for path in (root / member).glob("fold*/manifest.json"))
+        if not folds:
+            raise UserError(f"{root / member} is not trained: make folds V={member}, or fetch it (make notebook-pull).")
+        for fold in folds:
+            for file in sorted(fold.iterdir()):
+                if file.name in TRAINED_FILES:
+                    yield f"runs/{root.name}/{member}/{fold.name}/{file.name}", file
+
+
+def pack(target: Path, files: Iterator[tuple[str, Path]], credentials: Credentials) -> None:
+    """Write a ZIP; the same files give the same bytes.
+
+    Raises:
+        UserError: a file holds a Kaggle key.
+    """
+    with atomic.replacing(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, path in files:
+            content = path.read_bytes()
+            if credentials.are_in(content):
+                raise UserError(f"{path} holds a Kaggle key, so it is not uploaded: take the key out of it.")
+            # a fixed date, the ZIP format's first
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED if path.suffix == ".py" else zipfile.ZIP_STORED
+            archive.writestr(info, content)

@@ -1,0 +1,45 @@
+"""Which jobs were pushed and which of them were fetched: `runs/<competition>/kaggle/<kernel>.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import atomic
+
+FOLDER = "kaggle"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """One job.
+
+    Attributes:
+        kernel: "owner/slug".
+        when: it was pushed, UTC, ISO 8601.
+        git_commit: of the code.
+        code_sha256: of the packed code.
+        fetched: whether its results are here.
+    """
+
+    kernel: str
+    when: str
+    git_commit: str
+    code_sha256: str
+    fetched: bool = False
+
+    def path(self, root: Path) -> Path:
+        """Where it is recorded under `runs/<competition>`."""
+        return root / FOLDER / f"{self.kernel.rpartition('/')[2]}.json"
+
+    def write(self, root: Path) -> None:
+        """Record it."""
+        atomic.write_json(self.path(root), dataclasses.asdict(self))
+
+
+def read_all(root: Path) -> list[Pushed]:
+    """All jobs of `runs/<competition>`, oldest first."""
+    found = [Pushed(**json.loads(path.read_text())) for path in (root / FOLDER).glob("*.json")]
+    return sorted(found, key=lambda job: job.when)
