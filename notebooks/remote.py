@@ -17,7 +17,7 @@ from command_line import UserError
 from notebooks.on_kaggle import INVENTORY_FILE, RESULTS_FILE, sha256
 from submit import kaggle_cli
 from submit.credentials import Credentials
-from submit.kaggle_cli import KaggleError
+from submit.kaggle_fault import KaggleError, fault
 
 DATASET_LIMIT_S = 900.0
 _LOG_LINES = 15
@@ -73,7 +73,7 @@ class Remote:
         if "is already in use" in output:
             raise KaggleError(f"{doing} failed: its title is taken; choose another name (--name).", "other", output)
         if not re.search(r"Dataset (version )?is being created", output):
-            raise kaggle_cli.fault(doing, output, self.credentials)
+            raise fault(doing, output, self.credentials)
         deadline = time.monotonic() + DATASET_LIMIT_S
         while time.monotonic() < deadline:
             now = self._dataset(ref)
@@ -109,7 +109,7 @@ class Remote:
         output = self._run("kernels", "status", ref, doing=f"asking for the status of {ref}")
         match = re.search(r'has status "(?:KernelWorkerStatus\.)?(\w+)"', output)
         if match is None:
-            raise kaggle_cli.fault(f"asking for the status of {ref}", output, self.credentials)
+            raise fault(f"asking for the status of {ref}", output, self.credentials)
         message = re.search(r'Failure message: "(.*)"', output)
         return match[1].upper(), message[1] if message else ""
 
