@@ -22,7 +22,7 @@ from models.variants import Variant
 # the hub's own client retries for up to 48 s before it gives up
 PROBE_S = 3.0
 # what the client raises: a file that is not in the cache is an OSError, a broken connection its HTTP library's error
-_FAILURES = (OSError, RuntimeError, *HfHubHTTPError.__bases__)
+_FAILURES: tuple[type[BaseException], ...] = (OSError, RuntimeError, *HfHubHTTPError.__bases__)
 
 
 def hub_answers(timeout_s: float = PROBE_S) -> bool:
@@ -65,11 +65,11 @@ def repository(variant: Variant) -> str:
     if variant.encoder.startswith("tu-"):
         name = variant.encoder.removeprefix("tu-")
         found = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".")[0]) else None
-        identifier = found.hf_hub_id if found else None
-        if identifier:
+        if found and found.hf_hub_id:
+            identifier = str(found.hf_hub_id)
             # the configuration says "timm/" and leaves the rest to the architecture and its tag
             whole = f"{found.architecture}.{found.tag}" if found.tag else str(found.architecture)
-            return identifier + whole if identifier.endswith("/") else str(identifier)
+            return identifier + whole if identifier.endswith("/") else identifier
     else:
         settings = smp.encoders.encoders.get(variant.encoder, {}).get("pretrained_settings", {})
         if variant.weights in settings:
