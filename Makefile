@@ -3,6 +3,8 @@ C     ?= carvana
 V     ?=
 F     ?= all
 DATA  ?= data/$(C)
+IMAGES ?= $(DATA)/test
+OUT   ?= masks
 ARGS  ?=
 
 PYTHON ?= python3.11
@@ -14,7 +16,7 @@ WHERE  = --competition $(C) --data $(DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission report bench clean
+.PHONY: help setup demo test check data fold folds fit ensemble submission predict report bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +63,9 @@ ensemble: fit submission  ## fit, predict the test set, blend at full size, writ
 
 submission: setup  ## predict the test set with the chosen blend; write and check the submission
 	$(PY) -m submit.make $(WHERE) $(ARGS)
+
+predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
+	$(PY) -m ensemble.mask --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
 
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m ensemble.report $(WHERE)
