@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ensemble import mask
+from ensemble.mixture import find_mixture
 from ensemble.predictor import Lanes
 from models.frame import decode
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
@@ -89,7 +90,7 @@ def test_any_photograph_gets_a_mask_and_a_cut_out_of_its_own_size(
 def test_the_mask_is_the_weighted_sum_of_the_members_at_the_photographs_size(runs: Path, tmp_path: Path) -> None:
     write_photograph(tmp_path / "in" / "a.jpg", 300, 411)
     call(runs, tmp_path / "in", tmp_path / "out")
-    mixture = mask.find_mixture(runs / "studio", "blend", "")
+    mixture = find_mixture(runs / "studio", "blend", "")
     total = np.full((300, 411), -0.1, np.float32)
     with Lanes(mixture.members).take() as predictors:
         for predictor, weight in zip(predictors, (0.7, 0.3), strict=True):
