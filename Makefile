@@ -3,6 +3,8 @@ C     ?= carvana
 V     ?=
 F     ?= all
 DATA  ?= data/$(C)
+IMAGES ?= $(DATA)/test
+OUT   ?= masks
 ARGS  ?=
 
 PYTHON ?= python3.11
@@ -14,7 +16,7 @@ WHERE  = --competition $(C) --data $(DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission submit report \
+.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict report \
 	notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -65,6 +67,9 @@ submission: setup  ## predict the test set with the chosen blend; write and chec
 
 submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what was sent
 	$(PY) -m submit.upload $(WHERE) $(ARGS)
+
+predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
+	$(PY) -m ensemble.mask --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
 
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m ensemble.report $(WHERE)
