@@ -50,4 +50,7 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     verdict = "kept" if fit["kept"] else "not kept, as its interval reaches 0"
     lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")
     lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
+    for step, figures in blend.get("postprocess", {}).items():
+        verdict = "kept" if figures["kept"] else "not kept, as its interval reaches 0"
+        lines.append(f"{step} ({figures['size_px']} px) gains {figures['nested_gain']:+.6f}: {verdict}")
     return lines

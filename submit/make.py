@@ -20,11 +20,12 @@ from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from ensemble.blends import SCORE_FILE, SUBMISSION_FILE, read_blend
 from ensemble.members import Member, find_members
+from ensemble.postprocess import apply_kept
 from ensemble.predictor import predict
 from ensemble.voting import weighted_logits
 from folds.images import list_images
 from folds.store import LogitStore
-from kernels.rle import encode_logits_text
+from kernels.rle import encode_logits_text, encode_text
 from submit.check import check, sample_names
 from submit.score import score
 from submit.stream import SubmissionStream
@@ -34,13 +35,18 @@ SHARD_ROWS = 500
 
 @dataclass(frozen=True)
 class _Blender:
-    """Blends stored logits into rows of the submission; pickles to workers."""
+    """Blends stored logits into rows of the submission; pickles to workers.
+
+    Attributes:
+        repairs: (name, size in pixels) of the postprocessing steps that the blend has kept.
+    """
 
     members: Sequence[Member]
     stores: Sequence[LogitStore]
     weights: Sequence[float]
     threshold: float
     size: Size
+    repairs: Sequence[tuple[str, int]] = ()
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(name, run-length text) of each image."""
@@ -48,7 +54,10 @@ class _Blender:
         for name in names:
             planes = [store.read(name)[0] for store in self.stores]
             full = weighted_logits(planes, frames, self.weights, self.size)
-            yield name, encode_logits_text(full, threshold=self.threshold)
+            if self.repairs:
+                yield name, encode_text(apply_kept(full > self.threshold, self.repairs))
+            else:
+                yield name, encode_logits_text(full, threshold=self.threshold)
 
     def write(self, stream: SubmissionStream, shard: int) -> int:
         """Write one shard of the submission; returns its number of rows."""
@@ -97,7 +106,8 @@ def _blend_stores(blend: dict[str, Any], root: Path, names: list[str], folder: P
         if member.weights_digest != blend["weights_digests"].get(member.name):
             raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
     stores = [predict(member, names, folder, size) for member in members]
-    return _Blender(members, stores, blend["weights"], blend["threshold"], size)
+    repairs = [(step, size_px) for step, size_px in blend.get("postprocess_kept", [])]
+    return _Blender(members, stores, blend["weights"], blend["threshold"], size, repairs)
 
 
 @program
@@ -130,6 +140,7 @@ def main(
         "members": blend["members"],
         "weights": blend["weights"],
         "threshold": blend["threshold"],
+        "postprocess": [list(repair) for repair in blender.repairs],
         "weights_digests": {m.name: m.weights_digest for m in blender.members},
     }
     stream = SubmissionStream(
