@@ -14,6 +14,9 @@ SUBMISSION_FILE = "submission.csv.gz"
 # written where the test truth is known
 SCORE_FILE = "test_score.json"
 CONTACT_SHEET_FILE = "contact_sheet.png"
+REPORT_FILE = "report.html"
+# the large pictures that the page links to
+REPORT_PICTURES_DIR = "report"
 
 
 def read_blend(folder: Path) -> dict[str, Any]:
