@@ -14,10 +14,11 @@ WHERE  = --competition $(C) --data $(DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission report bench clean
+.PHONY: help setup demo test check data fold folds fit ensemble submission submit report \
+	notebook-push notebook-pull bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  DATA=folder ($(DATA))  ARGS='--flag value'"
 
 setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
@@ -45,8 +46,8 @@ check: .venv/.installed-dev  ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-data: setup  ## render the embedded competition (C=studio)
-	$(PY) -m studio.render --out $(DATA) $(ARGS)
+data: setup  ## fetch and verify the competition's files from Kaggle; C=studio renders them instead
+	$(PY) -m $(if $(filter studio,$(C)),studio.render --out $(DATA),submit.download $(WHERE)) $(ARGS)
 
 fold: setup  ## train V on the folds F
 	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold $(F) $(ARGS)
@@ -55,15 +56,24 @@ folds: setup  ## train V on every fold
 	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold all $(ARGS)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
-	$(PY) -m ensemble.fit $(WHERE) --members "$(or $(V),all)"
+	$(PY) -m ensemble.fit $(WHERE) --members "$(or $(V),all)" $(if $(filter fit,$(MAKECMDGOALS)),$(ARGS))
 
 ensemble: fit submission  ## fit, predict the test set, blend at full size, write and check the submission
 
 submission: setup  ## predict the test set with the chosen blend; write and check the submission
 	$(PY) -m submit.make $(WHERE) $(ARGS)
 
+submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what was sent
+	$(PY) -m submit.upload $(WHERE) $(ARGS)
+
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m ensemble.report $(WHERE)
+
+notebook-push: setup  ## train V on the folds F on Kaggle's GPUs and fetch the result; ARGS='--blend NAME' predicts there
+	$(PY) -m notebooks.push --competition $(C) --variant "$(V)" --fold $(F) $(ARGS)
+
+notebook-pull: setup  ## fetch what was pushed to Kaggle and has finished
+	$(PY) -m notebooks.pull --competition $(C) $(ARGS)
 
 bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.rle

@@ -14,10 +14,18 @@ import provenance
 from command_line import UserError, program
 from competition import find_competition
 from ensemble.blends import BLEND_FILE, SCORES_FILE, table_lines
-from ensemble.index import DisagreementIndex
+from ensemble.index import DisagreementIndex, single_dice
 from ensemble.members import find_members
 from ensemble.postprocess_gain import measure
-from ensemble.selection import Candidate, bootstrap_interval, choose, evaluate_all, figures
+from ensemble.selection import (
+    Candidate,
+    FittedThreshold,
+    bootstrap_interval,
+    choose,
+    evaluate_all,
+    figures,
+    fit_threshold,
+)
 from ensemble.stacking import BLENDERS
 from folds import cache, split
 from folds.images import find_training_set
@@ -27,13 +35,18 @@ from models.variants import parse_variants
 _BAND = (-0.5, 0.5)
 
 
-def _threshold(chosen: Candidate, groups: np.ndarray) -> tuple[float, dict[str, Any]]:
+# A network with this many times the errors of the best has no say in a blend, but leaves a sea of pixels open to
+# search. It is scored and reported, and its weight is 0.
+_HOPELESS = 5.0
+
+
+def _threshold(fitted: FittedThreshold, chosen: Candidate, groups: np.ndarray) -> tuple[float, dict[str, Any]]:
     """The threshold to use: the fitted one if its nested gain is surely above 0, else 0; and the figures."""
-    gain = chosen.nested_threshold - chosen.nested
+    gain = fitted.nested - chosen.nested
     low, high = bootstrap_interval(gain, groups)
     kept = low > 0
-    report = {"fitted": chosen.threshold, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
-    return chosen.threshold if kept else 0.0, report
+    report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
+    return fitted.value if kept else 0.0, report
 
 
 @program
@@ -77,31 +90,46 @@ def main(
                 "train in another runs folder."
             )
     known = cache.truth(training, root / "cache", jobs=jobs)
-    index = DisagreementIndex.build(
-        [m.oof() for m in found], [m.frame for m in found], training.names, known, facts.size, band=_BAND, jobs=jobs
-    )
     groups = training.groups()
     names = [member.name for member in found]
-    singles = index.dice(np.eye(len(found)))
+    stores, frames = [m.oof() for m in found], [m.frame for m in found]
+    singles = single_dice(stores, frames, training.names, known, facts.size, jobs=jobs)
+    errors = 1 - singles.mean(0)
+    hopeful = np.flatnonzero(errors <= _HOPELESS * errors.min())
+    index = DisagreementIndex.build(
+        [stores[i] for i in hopeful], [frames[i] for i in hopeful], training.names, known, facts.size,
+        band=_BAND, jobs=jobs,
+    )  # fmt: skip
     candidates = evaluate_all(index, fold)
     by_name = {candidate.name: candidate for candidate in candidates}
     chosen = by_name[blend] if blend else choose(candidates, groups)
-    threshold, threshold_report = _threshold(chosen, groups)
-    nested = chosen.nested_threshold if threshold_report["kept"] else chosen.nested
+    fitted = fit_threshold(chosen, index, fold)
+    threshold, threshold_report = _threshold(fitted, chosen, groups)
+    nested = fitted.nested if threshold_report["kept"] else chosen.nested
 
-    used = np.flatnonzero(chosen.weights > 0)
+    def of_all(weights: np.ndarray) -> np.ndarray:
+        everyone = np.zeros(len(names))
+        everyone[hopeful] = weights
+        return everyone
+
+    weights = of_all(chosen.weights)
+    used = np.flatnonzero(weights > 0)
     result = {
         "name": name,
         "kind": chosen.name,
         "members": [names[i] for i in used],
-        "weights": [float(chosen.weights[i]) for i in used],
+        "weights": [float(weights[i]) for i in used],
         "threshold": threshold,
         "cv": figures(nested, groups),
         "member_cv": {names[i]: figures(singles[:, i], groups) for i in range(len(names))},
         "candidates": {
-            c.name: {**figures(c.nested, groups), "weights": dict(zip(names, map(float, c.weights), strict=True))}
+            c.name: {
+                **figures(c.nested, groups),
+                "weights": dict(zip(names, map(float, of_all(c.weights)), strict=True)),
+            }
             for c in candidates
         },
+        "hopeless": [name for i, name in enumerate(names) if i not in hopeful],
         "threshold_fit": threshold_report,
         "weights_digests": {m.name: m.weights_digest for m in found},
         "folds_digest": found[0].folds_digest,
@@ -114,7 +142,7 @@ def main(
         result["postprocess"], result["postprocess_kept"] = measure(
             [m.oof() for m in part],
             [m.frame for m in part],
-            [float(chosen.weights[i]) for i in used],
+            [float(weights[i]) for i in used],
             threshold,
             training.names,
             known,

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from competition import Size
 from folds.cache import Truth
+from folds.scoring import full_size_dice
 from folds.store import LogitStore
 from kernels.blend import disagreement, open_counts
 from kernels.rle import decode
@@ -26,6 +27,39 @@ from models.frame import Frame
 _CHUNK = 8
 
 Entry = tuple[tuple[int, int, int], np.ndarray, np.ndarray]
+
+
+def _dice_chunk(
+    stores: Sequence[LogitStore], frames: Sequence[Frame], names: Sequence[str], truth: Truth, full: Size, start: int
+) -> np.ndarray:
+    cv2.setNumThreads(1)
+    return np.array([
+        [
+            full_size_dice(store.read(name)[0], frame, truth.of(start + i), full)
+            for store, frame in zip(stores, frames, strict=True)
+        ]
+        for i, name in enumerate(names[start : start + _CHUNK])
+    ])  # fmt: skip
+
+
+def single_dice(
+    stores: Sequence[LogitStore],
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    truth: Truth,
+    full: Size,
+    *,
+    jobs: int = -1,
+) -> np.ndarray:
+    """(N, M) float64 full-size Dice of each network alone on each image; arguments as `DisagreementIndex.build`."""
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    calls = (joblib.delayed(_dice_chunk)(stores, frames, names, truth, full, s) for s in range(0, len(names), _CHUNK))
+    chunks = []
+    with tqdm(total=len(names), desc="score networks", unit="image", disable=None) as bar:
+        for chunk in parallel(calls):
+            chunks.append(chunk)
+            bar.update(len(chunk))
+    return np.concatenate(chunks)
 
 
 def _entries(

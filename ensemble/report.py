@@ -70,7 +70,7 @@ def _galleries(
     def draw(position: int, note: str) -> Case:
         name = images[position]
         truth = read_mask(training.mask_path(name), reader.full)
-        return case(album, reader, name, training.image_path(name), truth, note)
+        return case(album, reader, trusted, name, training.image_path(name), truth, note)
 
     worst = [draw(int(i), f"Dice {nested[i]:.4f}") for i in np.argsort(nested, kind="stable")[:_WORST]]
     disputed, suspects = [], []

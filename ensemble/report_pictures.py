@@ -126,12 +126,21 @@ def _small(picture: np.ndarray) -> tuple[int, int]:
     return _THUMBNAIL_WIDTH_PX, round(_THUMBNAIL_WIDTH_PX * height / width)
 
 
-def case(album: Album, reader: MaskReader, image: str, path: Path, truth: np.ndarray | None, note: str) -> Case:
+def case(
+    album: Album,
+    reader: MaskReader,
+    trusted: np.ndarray,
+    image: str,
+    path: Path,
+    truth: np.ndarray | None,
+    note: str,
+) -> Case:
     """The panes of one image: photograph, truth, blend, error, where networks disagree, each network's mask.
 
     Args:
         album: where large pictures go.
         reader: the networks; the blend is drawn only where the truth is known.
+        trusted: positions of the networks whose disagreement is drawn.
         image: its name.
         path: of the photograph.
         truth: (H, W) bool, or None.
@@ -147,8 +156,8 @@ def case(album: Album, reader: MaskReader, image: str, path: Path, truth: np.nda
             album.pane(image, "blend", blend),
             album.pane(image, "error", error_picture(blend, truth)),
         ]
-    if len(each) > 1:
-        panes.append(album.pane(image, "disagreement", disagreement_picture(each)))
+    if len(trusted) > 1:
+        panes.append(album.pane(image, "disagreement", disagreement_picture(each[trusted])))
     panes += [album.pane(image, name, mask) for name, mask in zip(reader.names, each, strict=True)]
     return Case(image, note, panes)
 

@@ -61,15 +61,13 @@ class Candidate:
         name: key of `BLENDERS`.
         weights: (M,) fitted on all images; what would be used on the test set.
         nested: (N,) Dice of every image under weights fitted without its fold.
-        nested_threshold: (N,) the same with a threshold fitted likewise.
-        threshold: fitted on all images.
+        nested_weights: (M,) weights fitted without a fold, by fold.
     """
 
     name: str
     weights: np.ndarray
     nested: np.ndarray
-    nested_threshold: np.ndarray
-    threshold: float
+    nested_weights: dict[int, np.ndarray]
 
 
 def evaluate(name: str, make: Callable[[], Blender], index: DisagreementIndex, fold: np.ndarray) -> Candidate:
@@ -82,16 +80,34 @@ def evaluate(name: str, make: Callable[[], Blender], index: DisagreementIndex, f
         fold: (N,) the fold each image was held out in.
     """
     nested = np.empty(len(fold))
-    with_threshold = np.empty(len(fold))
-    for held_out in np.unique(fold):
-        seen, unseen = fold_rows(fold, int(held_out))
-        weights = make().fit(index, seen).weights_
-        threshold = best_threshold(index, weights, seen)
-        nested[unseen] = index.dice(weights, images=unseen)[:, 0]
-        with_threshold[unseen] = index.dice(weights, threshold, images=unseen)[:, 0]
-    everything = np.arange(len(fold))
-    weights = make().fit(index, everything).weights_
-    return Candidate(name, weights, nested, with_threshold, best_threshold(index, weights, everything))
+    nested_weights = {}
+    for held_out in map(int, np.unique(fold)):
+        seen, unseen = fold_rows(fold, held_out)
+        nested_weights[held_out] = make().fit(index, seen).weights_
+        nested[unseen] = index.dice(nested_weights[held_out], images=unseen)[:, 0]
+    return Candidate(name, make().fit(index, np.arange(len(fold))).weights_, nested, nested_weights)
+
+
+@dataclass(frozen=True)
+class FittedThreshold:
+    """A threshold on the blended logits and its worth.
+
+    Attributes:
+        value: fitted on all images.
+        nested: (N,) Dice of every image under weights and a threshold fitted without its fold.
+    """
+
+    value: float
+    nested: np.ndarray
+
+
+def fit_threshold(candidate: Candidate, index: DisagreementIndex, fold: np.ndarray) -> FittedThreshold:
+    """Fit the threshold of a blend, in the same nested way as its weights."""
+    nested = np.empty(len(fold))
+    for held_out, weights in candidate.nested_weights.items():
+        seen, unseen = fold_rows(fold, held_out)
+        nested[unseen] = index.dice(weights, best_threshold(index, weights, seen), images=unseen)[:, 0]
+    return FittedThreshold(best_threshold(index, candidate.weights, np.arange(len(fold))), nested)
 
 
 def evaluate_all(

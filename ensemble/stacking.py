@@ -1,7 +1,7 @@
 """Ways to fit a convex blend on out-of-fold logits. All score through the disagreement index, at full size.
 
 They keep scikit-learn's manners: parameters in the constructor, `fit(index, images)` returns self, learned state ends
-in an underscore. What is learned is always `weights_` (M,), at least 0 and summing to 1, and `threshold_`.
+in an underscore. What is learned is always `weights_` (M,), at least 0 and summing to 1.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ _LEAST_GAIN = 1e-7
 
 
 class Blender(Protocol):
-    """Something that learns weights and a threshold."""
+    """Something that learns weights."""
 
     weights_: np.ndarray
-    threshold_: float
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> Blender:
         """Learn from the images at these positions of the index; returns self."""
@@ -40,7 +39,6 @@ class BestSingle:
         members = len(index.logits[0])
         scores = _mean_dice(index, images, np.eye(members))
         self.weights_ = np.eye(members)[int(scores.argmax())]
-        self.threshold_ = 0.0
         return self
 
 
@@ -51,7 +49,6 @@ class EqualMean:
         """Returns self."""
         members = len(index.logits[0])
         self.weights_ = np.full(members, 1 / members)
-        self.threshold_ = 0.0
         return self
 
 
@@ -67,7 +64,6 @@ class MeanOfBest:
             candidates[k - 1, ranking[:k]] = 1 / k
         scores = _mean_dice(index, images, candidates)
         self.weights_ = candidates[int(scores.argmax())]
-        self.threshold_ = 0.0
         return self
 
 
@@ -103,7 +99,6 @@ class GreedySelection:
                 if since == self.patience:
                     break
         self.weights_ = best / best.sum()
-        self.threshold_ = 0.0
         return self
 
 
@@ -154,7 +149,6 @@ class DiceWeights:
                     break
                 weights, dice = moves[int(scores.argmax())], float(scores.max())
         self.weights_ = weights / weights.sum()
-        self.threshold_ = 0.0
         return self
 
 
@@ -183,7 +177,6 @@ class LogisticBlend:
         drawn = rng.permutation(len(truths))[: self.pixels]
         active = np.arange(members)
         self.weights_ = np.full(members, 1 / members)
-        self.threshold_ = 0.0
         if len(np.unique(truths[drawn])) < 2:
             return self
         while len(active):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernels.compiled import compiled
+from kernels.scan import rounded_down
 
 Counts = tuple[int, int, int]
 
@@ -164,6 +165,9 @@ def counts_logits_runs(logits: np.ndarray, truth_runs: np.ndarray, *, threshold:
     runs = _runs_of(truth_runs)
     if len(runs) and (runs[0, 0] < 1 or runs[-1].sum() - 1 > logits.size):
         raise ValueError(f"the runs do not lie within a frame of {logits.size} pixels")
+    if logits.dtype == np.float16:
+        # the compiler knows no half precision
+        logits = logits.astype(np.float32)
     flat = np.ascontiguousarray(logits).reshape(-1)
-    both, predicted, true = _logits_counts(flat, runs, logits.dtype.type(threshold))
+    both, predicted, true = _logits_counts(flat, runs, rounded_down(threshold, logits.dtype))
     return int(both), int(predicted), int(true)

@@ -6,6 +6,8 @@ from the end of one line into the start of the next. Checked wrappers over the u
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from competition import Order, Size
@@ -78,28 +80,28 @@ def encode_logits_text(logits: np.ndarray, *, threshold: float = 0.0, order: Ord
         The submission's text.
 
     Raises:
-        ValueError: the logits are not 2-D, or of another dtype.
+        ValueError: the logits are not 2-D, or of another dtype; the threshold is NaN.
 
     >>> encode_logits_text(np.array([[-1.5, 0.0, 0.5], [2.0, -3.0, 1.0]], np.float32))
     b'3 2 6 1'
     """
-    flat = _flat(logits, order)
+    if np.isnan(threshold):
+        raise ValueError("the threshold is NaN: nothing is above it, nor below")
     if logits.dtype == np.float16:
         low, high = scan.half_interval(threshold)
-        edges = scan.half_edges(flat.view(np.uint16), low, high)
+        # as bits: the compiler knows no half precision
+        edges = scan.half_edges(_flat(logits.view(np.uint16), order), low, high)
     elif logits.dtype in (np.float32, np.float64):
-        # the largest value of the type that is not above the threshold selects the same numbers, and comparing
-        # within one type keeps the loop narrow
-        limit = logits.dtype.type(threshold)
-        edges = scan.edges_above(flat, np.nextafter(limit, -np.inf, dtype=logits.dtype) if limit > threshold else limit)
+        edges = scan.edges_above(_flat(logits, order), scan.rounded_down(threshold, logits.dtype))
     elif np.issubdtype(logits.dtype, np.integer):
         info = np.iinfo(logits.dtype)
-        limit = np.floor(threshold)
-        if limit < info.min or limit >= info.max:
-            total = flat.size if limit < info.min else 0
-            edges = np.array([0, total] if total else [], np.int64)
+        flat = _flat(logits, order)
+        if threshold < info.min:
+            edges = np.array([0, flat.size], np.int64)
+        elif threshold >= info.max:
+            edges = np.empty(0, np.int64)
         else:
-            edges = scan.edges_above(flat, logits.dtype.type(limit))
+            edges = scan.edges_above(flat, logits.dtype.type(math.floor(threshold)))
     else:
         raise ValueError(f"logits must be floats or integers, not {logits.dtype}")
     return scan.text(edges).tobytes()

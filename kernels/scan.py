@@ -98,12 +98,17 @@ def edges_above(flat: Array, threshold: Any) -> Array:
     return edges[:count]
 
 
+def rounded_down(threshold: float, dtype: np.dtype[Any]) -> Any:
+    """The largest number of a floating type that is not above `threshold`: above both lie the same numbers."""
+    with np.errstate(over="ignore"):
+        limit = dtype.type(threshold)
+        # float(): numpy would round the threshold to the narrow type before it compares
+        return np.nextafter(limit, dtype.type(-np.inf)) if float(limit) > threshold else limit
+
+
 def half_interval(threshold: float) -> tuple[np.uint16, np.uint16]:
     """The sortable keys (`half_edges`) of the largest float16 not above `threshold`, and of infinity."""
-    with np.errstate(over="ignore"):
-        limit = np.float16(threshold)
-    if limit > threshold:
-        limit = np.nextafter(limit, np.float16(-np.inf))
+    limit = rounded_down(threshold, np.dtype(np.float16))
     # -0 sorts below +0, yet neither is above the other
     limit = np.float16(0) if limit == 0 else limit
     bits = int(limit.view(np.uint16))
@@ -216,15 +221,15 @@ def numbers(characters: Array) -> tuple[Array, int]:
     character, or TOO_LARGE."""
     found = np.empty((len(characters) + 1) // 2, np.int64)
     count = 0
-    value = 0
+    value: Any = 0
     digits = 0
     for i in range(len(characters)):
         c = characters[i]
         if 48 <= c <= 57:
-            value = value * 10 + (c - 48)
             digits += 1
             if digits > _MOST_DIGITS:
                 return found[:count], TOO_LARGE
+            value = value * 10 + np.int64(c - 48)
         elif c == 32:
             if digits:
                 found[count] = value

@@ -4,19 +4,88 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import segmentation_models_pytorch as smp
 import torch
 
 from command_line import UserError
+from competition import Size
 from models.networks.average_mask import AverageMask
+from models.networks.dilated_unet import DilatedUNet
+from models.networks.simple_cnn import SimpleCNN
+from models.networks.unet import UNet
+from models.pretrained import with_weights
 from models.variants import Variant
 
-# our own networks; each takes the variant and returns a module (N, C, h, w) -> logits (N, K, h, w)
-NETWORKS: dict[str, Callable[[Variant], torch.nn.Module]] = {
-    "average-mask": lambda variant: AverageMask(variant.size),
+
+@dataclass(frozen=True)
+class Network:
+    """One of our own networks.
+
+    Attributes:
+        make: takes the variant and returns a module (N, C, h, w) -> logits (N, K, h, w).
+        divisor: takes the variant and returns what height and width must be divisible by.
+    """
+
+    make: Callable[[Variant], torch.nn.Module]
+    divisor: Callable[[Variant], int]
+
+
+NETWORKS = {
+    "average-mask": Network(lambda v: AverageMask(v.size), lambda v: 1),
+    "simple-cnn": Network(lambda v: SimpleCNN(v.in_channels, v.out_channels), lambda v: 1),
+    "unet": Network(
+        lambda v: UNet(v.in_channels, v.out_channels, **v.options), lambda v: UNet.divisor(v.options["widths"])
+    ),
+    "dilated-unet": Network(
+        lambda v: DilatedUNet(v.in_channels, v.out_channels, **v.options),
+        lambda v: DilatedUNet.divisor(*(v.options[key] for key in ("widths",) if key in v.options)),
+    ),
 }
+
+
+def _find_network(variant: Variant) -> Network:
+    if variant.network not in NETWORKS:
+        raise UserError(f"unknown network {variant.network!r}; known: smp, {', '.join(NETWORKS)}.")
+    return NETWORKS[variant.network]
+
+
+def divisor(variant: Variant) -> int:
+    """What the height and the width of the variant's input must be divisible by.
+
+    Raises:
+        UserError: the network is unknown.
+    """
+    if variant.network == "smp":
+        return int(2 ** variant.options.get("encoder_depth", 5))
+    return _find_network(variant).divisor(variant)
+
+
+def check_size(variant: Variant, full: Size | None = None) -> None:
+    """Refuse a size that the network cannot take, before anything is read.
+
+    Args:
+        variant: whose size.
+        full: (height, width) of the frames that it shall see; None where that is not known yet.
+
+    Raises:
+        UserError: not divisible as the network needs, or padding to a size below `full`; the message computes one
+            that works.
+    """
+    step = divisor(variant)
+    padded_from = full if full is not None and variant.fit == "pad" else (1, 1)
+    height, width = (-(-max(s, f) // step) * step for s, f in zip(variant.size, padded_from, strict=True))
+    if (height, width) == variant.size:
+        return
+    shown = f"{variant.size[0]}x{variant.size[1]}"
+    if any(s % step for s in variant.size) or min(variant.size) < 1:
+        fault = f"takes heights and widths divisible by {step}, and {shown} is not"
+    else:
+        fault = f"pads frames to {shown}, and these are {padded_from[0]}x{padded_from[1]} (height x width)"
+    raise UserError(f"{variant.name} {fault}: give it the size {height}x{width} in models/variants.py.")
 
 
 def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
@@ -31,21 +100,27 @@ def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
         Module that maps (N, in_channels, h, w) float to logits (N, out_channels, h, w).
 
     Raises:
-        UserError: the network is unknown, or the encoder's weights cannot be had.
+        UserError: the network is unknown, its size does not suit it, or the encoder's weights cannot be had.
     """
+    check_size(variant)
     if variant.network != "smp":
-        if variant.network not in NETWORKS:
-            raise UserError(f"unknown network {variant.network!r}; known: smp, {', '.join(NETWORKS)}.")
-        return NETWORKS[variant.network](variant)
+        return _find_network(variant).make(variant)
     weights = None if variant.weights == "none" or not pretrained else variant.weights
-    return smp.create_model(
-        variant.architecture,
-        encoder_name=variant.encoder,
-        encoder_weights=weights,
-        in_channels=variant.in_channels,
-        classes=variant.out_channels,
-        **variant.options,
-    )
+
+    def make() -> torch.nn.Module:
+        with warnings.catch_warnings():
+            # that timm's encoders take True for "imagenet"
+            warnings.filterwarnings("ignore", message="For 'tu-'")
+            return smp.create_model(
+                variant.architecture,
+                encoder_name=variant.encoder,
+                encoder_weights=weights,
+                in_channels=variant.in_channels,
+                classes=variant.out_channels,
+                **variant.options,
+            )
+
+    return with_weights(make, variant) if weights else make()
 
 
 def parameter_count(network: torch.nn.Module) -> int:

@@ -12,6 +12,7 @@ Fit = Literal["resize", "pad"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+FULL_PADDED = (1280, 1920)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,30 @@ class Variant:
         return Variant(**{**value, "options": options, **lists})
 
 
+def _plain(name: str, network: str, size: Size, recipe: str, **more: Any) -> Variant:
+    """A network from scratch that takes pixels scaled to 0..1 and nothing more, as the published systems did."""
+    return Variant(name=name, network=network, size=size, recipe=recipe, mean=(0.0,) * 3, std=(1.0,) * 3, **more)
+
+
+def _three_sizes(name: str, architecture: str, encoder: str) -> tuple[Variant, ...]:
+    """One architecture with ImageNet weights at 512x512, at 1024x1024 and at the full size, padded."""
+    same: dict[str, Any] = {
+        "network": "smp",
+        "architecture": architecture,
+        "encoder": encoder,
+        "weights": "imagenet",
+    }
+    return (
+        Variant(name=f"{name}-512", size=(512, 512), recipe="strong", **same),
+        Variant(name=f"{name}-1024", size=(1024, 1024), recipe="strong-large", **same),
+        Variant(name=f"{name}-full", size=FULL_PADDED, fit="pad", recipe="strong-large", **same),
+    )
+
+
 VARIANTS = {
     v.name: v
     for v in (
+        # small enough for a CPU
         Variant(name="average-mask", network="average-mask", size=(320, 480), recipe="fitted", tta=(), fitted=True),
         Variant(
             name="unet-mobilenetv3",
@@ -104,6 +126,38 @@ VARIANTS = {
             size=(160, 256),
             recipe="demo",
         ),
+        Variant(
+            name="unet-resnet18",
+            network="smp",
+            architecture="Unet",
+            encoder="resnet18",
+            size=(128, 192),
+            recipe="demo",
+        ),
+        # the networks of the published systems: A's baseline and U-Net, B's U-Net and what its author meant to try
+        # next, C's U-Net
+        _plain("a-cnn-128", "simple-cnn", (128, 128), "a-cnn"),
+        _plain("a-unet-128", "unet", (128, 128), "a-unet", options={"widths": (64, 128, 256, 512), "up": 3}),
+        _plain("b-unet-768", "unet", (768, 768), "b-unet", options={"widths": (64, 128, 256, 512, 1024)}),
+        _plain(
+            "b-dense-unet-768",
+            "unet",
+            (768, 768),
+            "b-unet",
+            options={"widths": (64, 128, 256, 512, 1024), "block": "dense"},
+        ),
+        _plain("c-unet-128", "unet", (128, 128), "c-unet", options={"widths": (64, 128, 256, 512, 1024), "up": 3}),
+        # the idea of Carvana's 3rd place
+        _plain("dilated-unet-1024x1536", "dilated-unet", (1024, 1536), "dilated"),
+        _plain("dilated-unet-full", "dilated-unet", FULL_PADDED, "dilated", fit="pad"),
+        # encoders trained on ImageNet
+        *_three_sizes("unet-resnet34", "Unet", "resnet34"),
+        *_three_sizes("unet-vgg11", "Unet", "vgg11"),
+        *_three_sizes("unet-efficientnetb3", "Unet", "efficientnet-b3"),
+        *_three_sizes("unet-convnexttiny", "Unet", "tu-convnext_tiny"),
+        *_three_sizes("linknet-resnet34", "Linknet", "resnet34"),
+        *_three_sizes("upernet-resnet34", "UPerNet", "resnet34"),
+        *_three_sizes("segformer-mitb2", "Segformer", "mit_b2"),
     )
 }
 

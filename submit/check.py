@@ -68,6 +68,7 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
     report = Report(path)
     position = {name: i for i, name in enumerate(names)}
     seen = bytearray(len(names))
+    before = -1
     with open_rows(path) as lines:
         header = lines.readline().rstrip(b"\r\n").decode("utf-8", "replace")
         if header != ",".join(competition.header):
@@ -75,9 +76,9 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
         for row, line in enumerate(lines, 1):
             report.rows = row
             content = line.rstrip(b"\r\n")
-            if not line.endswith(b"\n"):
-                # legal, but the mark of a file that was cut off; the count below tells
-                content = line
+            if not content:
+                report.add(f"row {row}: the line is empty")
+                continue
             raw, comma, text = content.partition(b",")
             name = raw.decode("utf-8", "replace")
             place = position.get(name)
@@ -88,10 +89,12 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
                 report.add(f"{where}: not an image of this submission")
             elif seen[place]:
                 report.add(f"{where}: the image stands twice")
-            elif row <= len(names) and place != row - 1:
-                report.add(f"{where}: expected {names[row - 1]} here")
+            elif place < before:
+                # against the row before, not against the row's number: one lost row is one fault, not thousands
+                report.add(f"{where}: out of order, it belongs before {names[before]}")
             if place is not None:
                 seen[place] = 1
+                before = place
             try:
                 parse(text, size=competition.size)
             except ValueError as error:

@@ -153,9 +153,9 @@ def main(
         fingerprint=fingerprint,
     )
     missing = stream.missing()
-    parallel = joblib.Parallel(
-        n_jobs=min(len(missing), joblib.cpu_count()) if jobs < 0 else jobs, return_as="generator_unordered"
-    )
+    # no process more than there are shards: starting one costs seconds
+    processes = max(1, min(len(missing), joblib.cpu_count() if jobs < 0 else jobs))
+    parallel = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")
     with tqdm(total=len(names), desc="encode", unit="row", disable=None) as bar:
         bar.update(len(names) - sum(len(stream.shard_names(k)) for k in missing))
         for rows in parallel(joblib.delayed(blender.write)(stream, k) for k in missing):

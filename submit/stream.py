@@ -1,7 +1,8 @@
 """The submission as a stream: rows in any order, from any process, in shards that survive a kill.
 
 A shard is a file of consecutive rows, renamed into place when it is whole; the folder's shards are the ledger. At no
-time are more than one shard's rows, or a fixed buffer of them, in memory.
+time is more than one shard in memory. Processes that make whole shards use `SubmissionStream.write_shard`; rows in an
+order of their own go through `submit.spool.write_all`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ import atomic
 from command_line import UserError
 from competition import Order, Size
 from kernels.rle import encode_logits_text, encode_text
-from submit.writer import write_submission
+from submit.writer import explained, write_submission
 
 MANIFEST_FILE = "manifest.json"
 _STATE_FILE = "stream.json"
 _NAMES_FILE = "names.txt"
-# rows held in memory by `write_all` before they are put down
-_BUFFER_BYTES = 128 << 20
 
 Row = tuple[str, bytes | np.ndarray]
 
@@ -70,7 +67,8 @@ class SubmissionStream:
         restart: discard what another fingerprint, or other names, left in the folder.
 
     Raises:
-        UserError: the folder holds shards of another submission and `restart` is not set; or a name stands twice.
+        UserError: the folder holds shards of another submission and `restart` is not set; it cannot be written; there
+            is no name, or one stands twice.
     """
 
     def __init__(
@@ -114,11 +112,12 @@ class SubmissionStream:
                     "folder, or ask for a restart (--restart)."
                 )
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            atomic.write_text(folder / _NAMES_FILE, listing)
-            # last: a folder with a state has its names
-            atomic.write_json(path, state)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                atomic.write_text(folder / _NAMES_FILE, listing)
+                # last: a folder with a state has its names
+                atomic.write_json(path, state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_names": None}
@@ -156,7 +155,9 @@ class SubmissionStream:
             rows: (name, value) of each of its images once, in any order; values as `row_text` takes them.
 
         Raises:
-            UserError: an image is lacking, stands twice or belongs elsewhere; the message names it.
+            UserError: an image is lacking, stands twice or belongs elsewhere (the message names it); the disk is full
+                or refuses.
+            ValueError: as `row_text`.
         """
         wanted = self.shard_names(shard)
         texts: dict[str, bytes] = {}
@@ -172,9 +173,9 @@ class SubmissionStream:
             raise UserError(
                 f"shard {shard} of {self.folder} lacks {len(lacking)} images ({lacking[0]} first): give each once."
             )
-        with atomic.replacing(self.shard_path(shard)) as temporary, temporary.open("wb") as file:
-            for name in wanted:
-                file.write(b"%s,%s\n" % (name.encode(), texts[name]))
+        path = self.shard_path(shard)
+        with explained(path), atomic.replacing(path) as temporary, temporary.open("wb") as file:
+            file.writelines(b"%s,%s\n" % (name.encode(), texts[name]) for name in wanted)
 
     def _parts(self) -> Iterator[bytes]:
         yield (",".join(self.header) + "\n").encode()
@@ -192,7 +193,7 @@ class SubmissionStream:
             The manifest: the SHA-256 and the length of the file, rows, header, fingerprint and the further entries.
 
         Raises:
-            UserError: shards are missing, or another ending of the file name.
+            UserError: shards are missing, another ending of the file name, or the disk is full or refuses.
         """
         missing = self.missing()
         if missing:
@@ -201,9 +202,10 @@ class SubmissionStream:
                 "run the same command again to make them."
             )
         manifest_path = path.with_name(MANIFEST_FILE)
-        # an older manifest must not vouch for the new file, not even for the moment between two renames
-        manifest_path.unlink(missing_ok=True)
-        digest = write_submission(path, self._parts())
+        with explained(path):
+            # an older manifest must not vouch for the new file, not even for the moment between two renames
+            manifest_path.unlink(missing_ok=True)
+            digest = write_submission(path, self._parts())
         value = {
             "file": path.name,
             "sha256": digest,
@@ -213,84 +215,6 @@ class SubmissionStream:
             "fingerprint": self.fingerprint,
             **manifest,
         }
-        atomic.write_json(manifest_path, value)
+        with explained(manifest_path):
+            atomic.write_json(manifest_path, value)
         return value
-
-
-class _Spool:
-    """Finished rows waiting for the rest of their shard: in memory up to a limit, then appended to files."""
-
-    def __init__(self, stream: SubmissionStream) -> None:
-        self._stream = stream
-        self._shard_of = {name: i // stream.shard_rows for i, name in enumerate(stream.names)}
-        self._missing = set(stream.missing())
-        self._rows: dict[int, list[tuple[str, bytes]]] = {}
-        self._counts: dict[int, int] = {}
-        self._bytes = 0
-        for leftover in stream.folder.glob("spool-*.csv"):
-            leftover.unlink()
-
-    def wants(self, name: str) -> bool:
-        if name not in self._shard_of:
-            raise UserError(f"{name} is not an image of the submission in {self._stream.folder}.")
-        return self._shard_of[name] in self._missing
-
-    def _path(self, shard: int) -> Path:
-        return self._stream.folder / f"spool-{shard:05}.csv"
-
-    def add(self, name: str, text: bytes) -> None:
-        shard = self._shard_of[name]
-        self._rows.setdefault(shard, []).append((name, text))
-        self._counts[shard] = self._counts.get(shard, 0) + 1
-        self._bytes += len(text)
-        if self._counts[shard] == len(self._stream.shard_names(shard)):
-            self._finish(shard)
-        elif self._bytes > _BUFFER_BYTES:
-            self._put_down()
-
-    def _put_down(self) -> None:
-        for shard, rows in self._rows.items():
-            with self._path(shard).open("ab") as file:
-                file.writelines(b"%s,%s\n" % (name.encode(), text) for name, text in rows)
-        self._rows.clear()
-        self._bytes = 0
-
-    def _finish(self, shard: int) -> None:
-        rows = self._rows.pop(shard)
-        self._bytes -= sum(len(text) for _, text in rows)
-        spooled = self._path(shard)
-        if spooled.exists():
-            for line in spooled.read_bytes().splitlines():
-                name, _, text = line.partition(b",")
-                rows.append((name.decode(), text))
-        self._stream.write_shard(shard, rows)
-        spooled.unlink(missing_ok=True)
-        self._missing.discard(shard)
-
-
-def write_all(stream: SubmissionStream, rows: Iterable[Row], *, workers: int = 2) -> None:
-    """Write the missing shards from rows in any order, encoding in threads, in bounded memory.
-
-    Rows of shards that are whole already are passed over, so a killed run may simply be fed again.
-
-    Args:
-        stream: the submission.
-        rows: (name, value), values as `row_text` takes them; arrays are encoded in threads, which the compiled loops
-            allow, and must not change after they are given.
-        workers: threads.
-
-    Raises:
-        UserError: a name that is not in the submission, or that comes twice.
-    """
-    spool = _Spool(stream)
-    waiting: deque[tuple[str, Future[bytes]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for name, value in rows:
-            if not spool.wants(name):
-                continue
-            waiting.append((name, pool.submit(row_text, value, size=stream.size, order=stream.order)))
-            if len(waiting) > 4 * workers:
-                ready, future = waiting.popleft()
-                spool.add(ready, future.result())
-        for ready, future in waiting:
-            spool.add(ready, future.result())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import zipfile
@@ -15,10 +16,25 @@ from isal.isal_zlib import error as ZlibError
 
 import atomic
 from command_line import UserError
+from submit.archive import DISK_FULL
 
 # single-member gzip: level 1 of isal is as small as zlib's 2 and five times as fast
 _GZIP_LEVEL = 1
 _CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a full disk and a refusal, met while `path` is written, into a UserError that says how to go on."""
+    again = "run the same command again; what is finished is kept"
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(f"the disk became full while {path} was written: free some space and {again}.") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{path} may not be written ({error.strerror}): allow it and {again}.") from None
+        raise
 
 
 @contextmanager

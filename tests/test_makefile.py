@@ -1,3 +1,5 @@
+"""The verbs: listed, explained, and handed to the right program."""
+
 import re
 import subprocess
 from pathlib import Path
@@ -7,14 +9,26 @@ ROOT = Path(__file__).parent.parent
 
 def test_every_verb_is_phony_and_explained() -> None:
     text = (ROOT / "Makefile").read_text()
-    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    phony = set(re.search(r"^\.PHONY: (.*)$", text.replace("\\\n", " "), re.MULTILINE)[1].split())
     verbs = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
     assert verbs == phony
 
 
 def test_help_is_the_default_and_lists_every_verb() -> None:
     text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for verb in ("setup", "demo", "test", "check", "data", "fold", "folds", "ensemble", "submission", "clean"):
+    for verb in (
+        "setup",
+        "demo",
+        "test",
+        "check",
+        "data",
+        "fold",
+        "folds",
+        "ensemble",
+        "submission",
+        "submit",
+        "clean",
+    ):
         assert re.search(rf"^  make {verb} ", text, re.MULTILINE), verb
 
 
@@ -27,3 +41,15 @@ def test_a_range_of_folds_reaches_the_program_as_it_is_written() -> None:
         check=True,
     )
     assert '--competition carvana --data x --variant "average-mask" --fold 0..4' in done.stdout
+
+
+def test_data_is_rendered_for_the_studio_and_fetched_for_the_others() -> None:
+    for competition, program in (("studio", "studio.render --out data/studio"), ("carvana", "submit.download --comp")):
+        done = subprocess.run(
+            ["make", "-n", "data", f"C={competition}", "-o", "setup"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert program in done.stdout

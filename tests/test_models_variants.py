@@ -1,4 +1,6 @@
+import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,13 +8,15 @@ import torch
 
 from command_line import UserError
 from models import checkpoint
-from models.build import build, parameter_count
+from models.build import build, check_size, divisor, parameter_count
 from models.tta import TRANSFORMS, find_transforms, mean_logits
-from models.variants import VARIANTS, Variant, find_variant, parse_variants
+from models.variants import VARIANTS, Head, Variant, find_variant, parse_variants
+
+SMALL = ("average-mask", "unet-mobilenetv3", "fpn-regnetx", "unet-resnet18", "a-cnn-128")
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_builds_predicts_and_comes_back_from_disk(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SMALL)
+def test_a_variant_comes_back_from_disk(name: str, tmp_path: Path) -> None:
     variant = VARIANTS[name]
     network = build(variant, pretrained=False).eval()
     batch = torch.rand(2, variant.in_channels, *variant.size)
@@ -25,6 +29,39 @@ def test_every_variant_builds_predicts_and_comes_back_from_disk(name: str, tmp_p
     assert parameter_count(again) == parameter_count(network)
     with torch.inference_mode():
         torch.testing.assert_close(again(batch), logits)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_gives_logits_for_other_planes_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # on the meta device nothing is computed, only shapes; one encoder reads numbers from a linspace while it is built
+    monkeypatch.setattr(torch, "linspace", functools.partial(torch.linspace, device="cpu"))
+    variant = VARIANTS[name]
+    check_size(variant, (1280, 1918))
+    if not variant.fitted:
+        variant = replace(variant, in_channels=6, heads=(Head("mask"), Head("depth", 2)))
+    with torch.device("meta"):
+        network = build(variant, pretrained=False).eval()
+        with torch.inference_mode():
+            logits = network(torch.empty(1, variant.in_channels, *variant.size))
+    assert logits.shape == (1, variant.out_channels, *variant.size)
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if divisor(variant) > 1])
+def test_a_size_that_does_not_fit_is_refused_with_one_that_does(name: str) -> None:
+    variant = VARIANTS[name]
+    step = divisor(variant)
+    wrong = replace(variant, size=(step * 3 + 1, step * 4))
+    with pytest.raises(UserError, match=f"size {step * 4}x{step * 4} "):
+        check_size(wrong)
+    with pytest.raises(UserError, match="divisible"):
+        build(wrong, pretrained=False)
+    check_size(replace(variant, fit="resize", size=(step * 4, step * 4)), (1280, 1918))
+
+
+def test_padding_to_less_than_the_frame_is_refused_with_a_size_that_works() -> None:
+    variant = replace(VARIANTS["dilated-unet-full"], size=(1280, 1912))
+    with pytest.raises(UserError, match=r"these are 1280x1918.*size 1280x1920"):
+        check_size(variant, (1280, 1918))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,0 +1,89 @@
+"""The published systems' networks against what their documents say of them."""
+
+import pytest
+import torch
+
+from models.build import build
+from models.networks.dilated_unet import DilatedUNet
+from models.networks.simple_cnn import SimpleCNN
+from models.networks.unet import UNet
+from models.variants import VARIANTS
+
+
+def on_meta(name: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build(VARIANTS[name], pretrained=False)
+
+
+def values(network: torch.nn.Module) -> tuple[int, int]:
+    """Trainable values, and running means and variances."""
+    running = sum(b.numel() for n, b in network.named_buffers() if n.endswith(("running_mean", "running_var")))
+    return sum(p.numel() for p in network.parameters() if p.requires_grad), running
+
+
+def convolutions(network: torch.nn.Module, size: int) -> list[torch.nn.Conv2d]:
+    return [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (size, size)]
+
+
+def test_c_has_the_published_number_of_values() -> None:
+    trainable, running = values(on_meta("c-unet-128"))
+    assert trainable == 34_527_041
+    assert running == 13_696
+    assert trainable + running == 34_540_737
+
+
+def test_a_has_17_convolutions_a_head_and_a_centre_of_512() -> None:
+    network = on_meta("a-unet-128")
+    convs = convolutions(network, 3)
+    assert len(convs) == 17
+    assert max(c.out_channels for c in convs) == 512
+    assert len(convolutions(network, 1)) == 1
+
+
+def test_a_baseline_is_three_convolutions() -> None:
+    shapes = [
+        (c.out_channels, *c.kernel_size) for c in on_meta("a-cnn-128").modules() if isinstance(c, torch.nn.Conv2d)
+    ]
+    assert shapes == [(16, 3, 3), (32, 3, 3), (1, 5, 5)]
+
+
+@pytest.mark.parametrize("name", ["b-unet-768", "b-dense-unet-768"])
+def test_b_has_18_convolutions(name: str) -> None:
+    network = on_meta(name)
+    assert len(convolutions(network, 3)) == 18
+    # nine blocks, each with its way past the convolutions
+    assert len(convolutions(network, 1)) == (10 if "dense" in name else 1)
+
+
+def test_the_dilated_net_has_8_5_million_values_and_no_batch_norm() -> None:
+    network = on_meta("dilated-unet-full")
+    trainable, running = values(network)
+    assert round(trainable / 1e6, 1) == 8.5
+    assert running == 0
+    assert sorted({c.dilation[0] for c in convolutions(network, 3)}) == [1, 2, 4, 8, 16, 32]
+
+
+def test_without_batch_norm_the_signal_still_has_a_scale() -> None:
+    torch.manual_seed(0)
+    network = DilatedUNet(3, 1, widths=(8, 16, 32, 64))
+    with torch.inference_mode():
+        logits = network(torch.rand(2, 3, 96, 96) - 0.5)
+    assert 1e-3 < logits.std() < 10
+
+
+@pytest.mark.parametrize(
+    "network",
+    [SimpleCNN(3, 1), UNet(3, 1, widths=(4, 8, 8)), UNet(3, 1, widths=(4, 8, 8), block="dense"), DilatedUNet(3, 1)],
+    ids=["cnn", "unet", "dense", "dilated"],
+)
+def test_every_weight_learns_and_a_shift_of_the_input_shifts_the_logits(network: torch.nn.Module) -> None:
+    network.eval()
+    batch = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    network(batch).square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+    # eight pixels are whole steps of every pooling; the border sees padding, so only the middle is compared
+    with torch.inference_mode():
+        moved = network(batch.roll(8, 3))
+        still = network(batch)
+    if not isinstance(network, DilatedUNet):  # sees the border from everywhere
+        torch.testing.assert_close(moved[..., 28:44, 32:40], still[..., 28:44, 24:32], rtol=1e-4, atol=1e-5)
