@@ -14,6 +14,9 @@ SUBMISSION_FILE = "submission.csv.gz"
 # written where the test truth is known
 SCORE_FILE = "test_score.json"
 CONTACT_SHEET_FILE = "contact_sheet.png"
+REPORT_FILE = "report.html"
+# the large pictures that the page links to
+REPORT_PICTURES_DIR = "report"
 
 
 def read_blend(folder: Path) -> dict[str, Any]:
@@ -50,4 +53,7 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     verdict = "kept" if fit["kept"] else "not kept, as its interval reaches 0"
     lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")
     lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
+    for step, figures in blend.get("postprocess", {}).items():
+        verdict = "kept" if figures["kept"] else "not kept, as its interval reaches 0"
+        lines.append(f"{step} ({figures['size_px']} px) gains {figures['nested_gain']:+.6f}: {verdict}")
     return lines

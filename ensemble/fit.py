@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from competition import find_competition
 from ensemble.blends import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.index import DisagreementIndex, single_dice
 from ensemble.members import find_members
+from ensemble.postprocess_gain import measure
 from ensemble.selection import (
     Candidate,
     FittedThreshold,
@@ -57,6 +58,7 @@ def main(
     data: Path | None = None,
     runs: Path = Path("runs"),
     jobs: int = -1,
+    postprocess: Literal["measure", "off"] = "measure",
 ) -> None:
     """Choose the blend of trained variants by its nested Dice at full size; writes blend.json.
 
@@ -69,6 +71,7 @@ def main(
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
         jobs: processes, as joblib counts them.
+        postprocess: measure repairs of the mask and keep those that surely gain, or leave them out.
     """
     facts = find_competition(competition)
     if blend and blend not in BLENDERS:
@@ -134,6 +137,20 @@ def main(
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }
+    if postprocess == "measure":
+        part = [found[i] for i in used]
+        result["postprocess"], result["postprocess_kept"] = measure(
+            [m.oof() for m in part],
+            [m.frame for m in part],
+            [float(weights[i]) for i in used],
+            threshold,
+            training.names,
+            known,
+            facts.size,
+            fold,
+            groups,
+            jobs=jobs,
+        )
     scores = pd.DataFrame({"image": training.names, "group": groups, "fold": fold, "nested": nested})
     for i, member_name in enumerate(names):
         scores[member_name] = singles[:, i]

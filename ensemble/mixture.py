@@ -13,11 +13,16 @@ from ensemble.members import Member, find_members
 
 @dataclass(frozen=True)
 class Mixture:
-    """A linear combination of members: masks are where the weighted sum of their logits is above `threshold`."""
+    """A linear combination of members: masks are where the weighted sum of their logits is above `threshold`.
+
+    Attributes:
+        repairs: (name, size in pixels) of the postprocessing steps (ensemble/postprocess.py) that the blend has kept.
+    """
 
     members: tuple[Member, ...]
     weights: tuple[float, ...]
     threshold: float
+    repairs: tuple[tuple[str, int], ...] = ()
 
     def state(self) -> dict[str, Any]:
         """What tells its masks from another's; JSON-able."""
@@ -25,6 +30,7 @@ class Mixture:
             "weights": {m.name: w for m, w in zip(self.members, self.weights, strict=True)},
             "weights_digests": {m.name: m.weights_digest for m in self.members},
             "threshold": self.threshold,
+            "postprocess": [list(repair) for repair in self.repairs],
         }
 
 
@@ -46,7 +52,8 @@ def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
     for member in members:
         if member.weights_digest != fitted["weights_digests"].get(member.name):
             raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
-    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"])
+    repairs = tuple((name, size_px) for name, size_px in fitted.get("postprocess_kept", []))
+    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs)
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:

@@ -1,93 +1,38 @@
-"""`python -m ensemble.report`: the figures of a blend as a table, and a contact sheet of its out-of-fold masks."""
+"""`python -m ensemble.report`: a blend's figures as table, contact sheet and HTML page; `make report` calls it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import cv2
-import matplotlib
 import numpy as np
 import pandas as pd
 import tyro
 
-import atomic
 from command_line import UserError, program
-from competition import Size, find_competition
-from ensemble.blends import CONTACT_SHEET_FILE, SCORE_FILE, SCORES_FILE, SUBMISSION_FILE, read_blend, table_lines
-from ensemble.members import Member, find_members
-from ensemble.voting import weighted_logits
+from competition import find_competition
+from ensemble import report_charts as charts
+from ensemble import report_figures as gathered
+from ensemble import report_page
+from ensemble.blends import (
+    CONTACT_SHEET_FILE,
+    REPORT_FILE,
+    REPORT_PICTURES_DIR,
+    SCORE_FILE,
+    SCORES_FILE,
+    SUBMISSION_FILE,
+    read_blend,
+    table_lines,
+)
+from ensemble.masks import MaskReader
+from ensemble.members import find_members
+from ensemble.report_pictures import Album, Case, case, contact_sheet
+from ensemble.report_scan import THRESHOLDS, Scan, scan, trusted_networks
+from folds import cache
 from folds.images import TrainingSet, find_training_set, read_mask
-from models.frame import decode
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-_THUMBNAIL_WIDTH_PX = 640
-# error colours: hit, false alarm, miss
-_HIT, _FALSE_ALARM, _MISS = (235, 235, 235), (230, 60, 40), (40, 110, 240)
-
-
-def error_picture(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Where two masks (H, W) bool differ: (H, W, 3) uint8 RGB, black where both are background, light grey where both
-    are foreground, red where only the prediction is, blue where only the truth is."""
-    picture = np.zeros((*truth.shape, 3), np.uint8)
-    picture[predicted & truth] = _HIT
-    picture[predicted & ~truth] = _FALSE_ALARM
-    picture[~predicted & truth] = _MISS
-    return picture
-
-
-def _reduce(picture: np.ndarray, full: Size) -> np.ndarray:
-    # thin errors would vanish in an average; the error picture is thickened by the caller
-    size = (_THUMBNAIL_WIDTH_PX, round(_THUMBNAIL_WIDTH_PX * full[0] / full[1]))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def _thicken(picture: np.ndarray) -> np.ndarray:
-    """Make errors one pixel wide visible after the reduction: colours spread by two pixels over grey and black."""
-    kernel = np.ones((5, 5), np.uint8)
-    result = picture.copy()
-    for colour in (_FALSE_ALARM, _MISS):
-        spread = cv2.dilate((picture == colour).all(2).astype(np.uint8), kernel).astype(bool)
-        result[spread] = colour
-    return result
-
-
-def contact_sheet(
-    path: Path, training: TrainingSet, members: list[Member], weights: list[float], rows: list[tuple[str, float]]
-) -> None:
-    """Draw image, truth, blend and error for some training images; PNG, whole or not at all.
-
-    Args:
-        path: of the PNG.
-        training: the images.
-        members, weights: the blend; its out-of-fold logits are drawn, so no network saw the image it is drawn on.
-        rows: (image name, its Dice).
-    """
-    full = training.competition.size
-    stores = [member.oof() for member in members]
-    figure, axes = plt.subplots(len(rows), 4, figsize=(16, 2.75 * len(rows) + 0.5), squeeze=False)
-    for line, (name, dice) in zip(axes, rows, strict=True):
-        image = decode(training.image_path(name))[0]
-        truth = read_mask(training.mask_path(name), full)
-        logits = weighted_logits([s.read(name)[0] for s in stores], [m.frame for m in members], weights, full)
-        predicted = logits > 0
-        white = np.uint8(255)
-        pictures = (
-            (name, image),
-            ("truth", truth * white),
-            (f"blend, Dice {dice:.4f}", predicted * white),
-            ("error: red too much, blue too little", _thicken(error_picture(predicted, truth))),
-        )
-        for axis, (title, picture) in zip(line, pictures, strict=True):
-            axis.imshow(_reduce(picture, full), cmap="gray" if picture.ndim == 2 else None)
-            axis.set_title(title, fontsize=9)
-            axis.axis("off")
-    figure.tight_layout(pad=0.6)
-    with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=80, format="png")
-    plt.close(figure)
+_WORST, _DISPUTED, _SUSPECTS = 8, 6, 6
 
 
 def _sheet_rows(scores: pd.DataFrame) -> list[tuple[str, float]]:
@@ -98,38 +43,128 @@ def _sheet_rows(scores: pd.DataFrame) -> list[tuple[str, float]]:
     return [(str(ranked.iloc[i]["image"]), float(ranked.iloc[i]["nested"])) for i in picked if i >= 0]
 
 
+def _reader(blend: dict[str, Any], root: Path, names: list[str], folds: int, training: TrainingSet) -> MaskReader:
+    """Every network that the blend was chosen from, best first, with its weight in the blend."""
+    members = find_members(root, names, folds)
+    for member in members:
+        if member.weights_digest != blend["weights_digests"].get(member.name):
+            raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
+    weights = dict(zip(blend["members"], blend["weights"], strict=True))
+    return MaskReader(
+        names=names,
+        stores=[member.oof() for member in members],
+        frames=[member.frame for member in members],
+        weights=[weights.get(name, 0.0) for name in names],
+        threshold=blend["threshold"],
+        repairs=[(step, size_px) for step, size_px in blend.get("postprocess_kept", [])],
+        full=training.competition.size,
+    )
+
+
+def _galleries(
+    folder: Path, training: TrainingSet, scores: pd.DataFrame, reader: MaskReader, found: Scan, trusted: np.ndarray
+) -> dict[str, list[Case]]:
+    album = Album(folder / REPORT_PICTURES_DIR, REPORT_PICTURES_DIR)
+    images, nested = scores["image"].astype(str).tolist(), scores["nested"].to_numpy()
+
+    def draw(position: int, note: str) -> Case:
+        name = images[position]
+        truth = read_mask(training.mask_path(name), reader.full)
+        return case(album, reader, trusted, name, training.image_path(name), truth, note)
+
+    worst = [draw(int(i), f"Dice {nested[i]:.4f}") for i in np.argsort(nested, kind="stable")[:_WORST]]
+    disputed, suspects = [], []
+    if len(trusted) > 1:
+        pixels = reader.full[0] * reader.full[1]
+        for i in np.argsort(-found.disagreement_px, kind="stable")[:_DISPUTED]:
+            share = 100 * found.disagreement_px[i] / pixels
+            disputed.append(draw(int(i), f"{share:.2f} % of the pixels disputed, Dice {nested[i]:.4f}"))
+        best = scores[[reader.names[t] for t in trusted]].to_numpy().max(1)
+        suspects = [
+            draw(
+                i,
+                f"with each other {found.agreement[i]:.4f}, with the truth at best {best[i]:.4f}; "
+                f"{found.unanimous_wrong_px[i]} px against all of them",
+            )
+            for i in gathered.suspects(found.agreement, best, _SUSPECTS)
+        ]
+    album.remove_others()
+    return {"worst": worst, "disputed": disputed, "suspects": suspects}
+
+
 @program
 def main(
-    competition: str = "carvana", name: str = "blend", data: Path | None = None, runs: Path = Path("runs")
+    competition: str = "carvana",
+    name: str = "blend",
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    jobs: int = -1,
 ) -> None:
-    """Print a blend's figures and draw its contact sheet.
+    """Print a blend's figures; draw its contact sheet and its page, report.html.
 
     Args:
         competition: a name from competition.py.
         name: of the blend (ensemble.fit).
         data: the competition's files; data/<competition> by default.
         runs: where trained variants and the blend are.
+        jobs: processes, as joblib counts them.
     """
     facts = find_competition(competition)
-    folder = runs / facts.name / name
+    data = data or facts.default_data()
+    root = runs / facts.name
+    folder = root / name
     blend = read_blend(folder)
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     try:
-        scores = pd.read_csv(folder / SCORES_FILE)
+        scores = pd.read_csv(folder / SCORES_FILE, dtype={"image": str, "group": str})
     except FileNotFoundError:
         raise UserError(f"{folder / SCORES_FILE} is missing: choose the blend again (make fit).") from None
-    members = find_members(runs / facts.name, blend["members"], int(scores["fold"].max()) + 1)
-    contact_sheet(folder / CONTACT_SHEET_FILE, training, members, blend["weights"], _sheet_rows(scores))
+    if scores["image"].tolist() != list(training.names):
+        raise UserError(
+            f"{folder / SCORES_FILE} lists other images than {data} holds: choose the blend again (make fit)."
+        )
+    names, folds = gathered.member_names(scores), int(scores["fold"].max()) + 1
+    reader = _reader(blend, root, names, folds, training)
+    sheet = [
+        (image, dice, training.image_path(image), read_mask(training.mask_path(image), facts.size))
+        for image, dice in _sheet_rows(scores)
+    ]
+    contact_sheet(folder / CONTACT_SHEET_FILE, reader, sheet)
+    trusted = trusted_networks(scores[names].to_numpy().mean(0))
+    found = scan(reader, training.names, cache.truth(training, root / "cache", jobs=jobs), trusted, jobs=jobs)
+    score_file = folder / SCORE_FILE
+    test_dice = json.loads(score_file.read_text())["test_dice"] if score_file.exists() else None
+    curves = gathered.learning_curves(root, names, folds)
+    report_page.write(
+        folder / REPORT_FILE,
+        "report.html.j2",
+        title=f"{facts.title}: {name}",
+        blend=blend,
+        images=len(scores),
+        groups=scores["group"].nunique(),
+        folds=folds,
+        gain=gathered.gain_over_best(scores),
+        fold_table=gathered.fold_table(scores, name),
+        weights=sorted(zip(blend["members"], blend["weights"], strict=True), key=lambda pair: -pair[1]),
+        test_dice=test_dice,
+        tta=gathered.tta_tables(root, names),
+        makes=gathered.by_make(scores, facts, data),
+        trusted=[names[i] for i in trusted],
+        threshold_chart=charts.threshold_curve(THRESHOLDS, found.threshold_dice.mean(0), blend["threshold"]),
+        correlation_chart=charts.correlation_map(names, found.error_correlation()),
+        view_chart=charts.lines_by_view(gathered.error_by_view(scores, facts, name)),
+        curves=charts.learning_curves(curves) if curves else None,
+        **_galleries(folder, training, scores, reader, found, trusted),
+    )
     print()
     for line in table_lines(blend):
         print(line)
-    if (folder / SCORE_FILE).exists():
-        print(
-            f"{'test Dice of the submitted file':36}  {json.loads((folder / SCORE_FILE).read_text())['test_dice']:.4f}"
-        )
+    if test_dice is not None:
+        print(f"{'test Dice of the submitted file':36}  {test_dice:.4f}")
     if (folder / SUBMISSION_FILE).exists():
         print(f"submission     {folder / SUBMISSION_FILE}")
     print(f"contact sheet  {folder / CONTACT_SHEET_FILE}")
+    print(f"report         {folder / REPORT_FILE}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,95 @@
-"""Combining several networks' logits at full size."""
+"""Combining several networks' logits: pure functions over planes of one size, and the same at full size.
+
+Going to full size by interpolation is linear, so the mean of logits may be taken first, at the networks' own size.
+Probabilities, their geometric mean and hard votes are not linear in the logits: there each network is brought to full
+size alone, so that a vote of one network alone is always that network's own full-size mask.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from competition import Size
 from models.frame import Frame
+
+Vote = Callable[[Sequence[np.ndarray], Sequence[Frame], Sequence[float], Size], np.ndarray]
+
+
+def _used(planes: Sequence[np.ndarray], weights: Sequence[float]) -> list[tuple[np.ndarray, float]]:
+    """Planes of a weight other than 0, with the weights made to sum to 1."""
+    used = [(plane, weight) for plane, weight in zip(planes, weights, strict=True) if weight != 0]
+    if not used:
+        raise ValueError("no network with a weight other than 0")
+    if any(weight < 0 for _, weight in used):
+        raise ValueError("votes need weights of at least 0")
+    total = sum(weight for _, weight in used)
+    return [(plane, float(weight / total)) for plane, weight in used]
+
+
+def mean_probability(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Weighted mean of the networks' probabilities.
+
+    Args:
+        planes: logits, one (H, W) float32 array a network, all of one size; not modified.
+        weights: at least 0, in the same order; they are made to sum to 1, and planes of weight 0 are not looked at.
+
+    Returns:
+        (H, W) float32, 0..1; the mask is where it is above 0.5.
+
+    Raises:
+        ValueError: all weights are 0, or one is below 0.
+
+    >>> mean_probability([np.float32([[0.0]]), np.float32([[100.0]])], [1, 1]).tolist()
+    [[0.75]]
+    """
+    result: np.ndarray | None = None
+    for plane, weight in _used(planes, weights):
+        # e ** 88 is the largest that float32 holds
+        part = np.float32(weight) / (1 + np.exp(np.minimum(-plane, np.float32(88))))
+        result = part if result is None else result + part
+    assert result is not None
+    return result
+
+
+def geometric_mean_probability(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Weighted geometric mean of the networks' probabilities of foreground: one doubtful network can veto.
+
+    It is not made to sum to 1 with the geometric mean of the background's probabilities. If it were, it would be
+    nothing new: the result would be the probability of the weighted mean of the logits, `weighted_logits`.
+
+    Args, Returns and Raises as `mean_probability`.
+
+    >>> round(float(geometric_mean_probability([np.float32([[0.0]]), np.float32([[100.0]])], [1, 1])[0, 0]), 4)
+    0.7071
+    """
+    log: np.ndarray | None = None
+    for plane, weight in _used(planes, weights):
+        part = np.float32(-weight) * np.logaddexp(np.float32(0), -plane)
+        log = part if log is None else log + part
+    assert log is not None
+    return np.exp(log)
+
+
+def majority_vote(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Hard vote: foreground where networks of more than half of the weight have a logit above 0.
+
+    Args and Raises as `mean_probability`.
+
+    Returns:
+        (H, W) bool. A tie is background, as a logit of 0 is.
+
+    >>> majority_vote([np.float32([[1, 1]]), np.float32([[-9, 1]])], [1, 1]).tolist()
+    [[False, True]]
+    """
+    votes: np.ndarray | None = None
+    # in float64, and with room for its rounding: weights of 0.1, 0.2 against 0.3 are a tie
+    for plane, weight in _used(planes, weights):
+        part = (plane > 0) * weight
+        votes = part if votes is None else votes + part
+    assert votes is not None
+    return votes > 0.5 + 1e-9
 
 
 def weighted_logits(
@@ -43,3 +125,22 @@ def weighted_logits(
     for plane in planes[1:]:
         result = result + plane
     return result
+
+
+def _above(combine: Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]) -> Vote:
+    def vote(logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size) -> np.ndarray:
+        used = [i for i, weight in enumerate(weights) if weight != 0]
+        planes = [frames[i].invert(logits[i], full) for i in used]
+        result = combine(planes, [weights[i] for i in used])
+        return result if result.dtype == bool else result > 0.5
+
+    return vote
+
+
+# from networks' stored logits, their frames, their weights and the full size to the full-size mask (H, W) bool
+VOTES: dict[str, Vote] = {
+    "logits": lambda logits, frames, weights, full: weighted_logits(logits, frames, weights, full) > 0,
+    "probability": _above(mean_probability),
+    "geometric": _above(geometric_mean_probability),
+    "majority": _above(majority_vote),
+}

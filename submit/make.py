@@ -21,11 +21,12 @@ from competition import Competition, Size, find_competition
 from ensemble.blends import SCORE_FILE, SUBMISSION_FILE, read_blend
 from ensemble.members import TEST_STORE
 from ensemble.mixture import Mixture, find_mixture
+from ensemble.postprocess import apply_kept
 from ensemble.predictor import UnreadableImagesError, predict
 from ensemble.voting import weighted_logits
 from folds.images import list_images
 from folds.store import LogitStore
-from kernels.rle import encode_logits_text
+from kernels.rle import encode_logits_text, encode_text
 from submit.check import check, sample_names
 from submit.score import score
 from submit.stream import SubmissionStream
@@ -53,7 +54,10 @@ class _Blender:
                 continue
             planes = [store.read(name)[0] for store in self.stores]
             full = weighted_logits(planes, frames, self.mixture.weights, self.size)
-            yield name, encode_logits_text(full, threshold=self.mixture.threshold)
+            if self.mixture.repairs:
+                yield name, encode_text(apply_kept(full > self.mixture.threshold, self.mixture.repairs))
+            else:
+                yield name, encode_logits_text(full, threshold=self.mixture.threshold)
 
     def write(self, stream: SubmissionStream, shard: int) -> int:
         """Write one shard of the submission; returns its number of rows."""
@@ -152,6 +156,7 @@ def main(
         "members": blend["members"],
         "weights": blend["weights"],
         "threshold": blend["threshold"],
+        "postprocess": [list(repair) for repair in mixture.repairs],
         "weights_digests": {m.name: m.weights_digest for m in mixture.members},
     }
     empty = sorted(blender.empty)

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
-from ensemble.voting import weighted_logits
+from ensemble.voting import (
+    VOTES,
+    geometric_mean_probability,
+    majority_vote,
+    mean_probability,
+    weighted_logits,
+)
 from models.frame import Frame
+from tests import naive_ensemble as naive
 
 FULL = (64, 95)
 
@@ -28,3 +35,59 @@ def test_weight_zero_leaves_a_network_out_and_arguments_alone() -> None:
     np.testing.assert_array_equal(logits, before)
     with pytest.raises(ValueError, match="no network"):
         weighted_logits(logits, frames, [0.0, 0.0], FULL)
+
+
+def test_votes_equal_the_naive_ones_pixel_by_pixel() -> None:
+    rng = np.random.default_rng(1)
+    same = [rng.normal(scale=3, size=(9, 14)).astype(np.float32) for _ in range(4)]
+    weights = [0.5, 1.5, 0.0, 1.0]
+    np.testing.assert_allclose(mean_probability(same, weights), naive.mean_probability(same, weights), atol=1e-6)
+    np.testing.assert_allclose(
+        geometric_mean_probability(same, weights), naive.geometric_mean_probability(same, weights), atol=1e-6
+    )
+    np.testing.assert_array_equal(majority_vote(same, weights), naive.majority_vote(same, weights))
+
+
+def test_a_normalised_geometric_mean_is_the_mean_of_the_logits() -> None:
+    frames = [Frame((8, 8))] * 3
+    logits, weights = planes(frames), [0.2, 0.3, 0.5]
+    foreground = geometric_mean_probability(logits, weights)
+    background = geometric_mean_probability([-plane for plane in logits], weights)
+    mean = weighted_logits(logits, frames, weights, (8, 8))
+    np.testing.assert_allclose(foreground / (foreground + background), 1 / (1 + np.exp(-mean)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VOTES)
+def test_a_vote_of_one_network_is_its_own_full_size_mask(name: str) -> None:
+    frames = [Frame((16, 24)), Frame((32, 48))]
+    logits = planes(frames)
+    for i, weights in enumerate(([2.0, 0.0], [0.0, 0.5])):
+        alone = frames[i].invert(logits[i], FULL) > 0
+        np.testing.assert_array_equal(VOTES[name](logits, frames, weights, FULL), alone)
+
+
+def test_full_size_votes_bring_every_network_to_full_size_first() -> None:
+    frames = [Frame((16, 24)), Frame((16, 24)), Frame((64, 96), "pad")]
+    logits, weights = planes(frames), [0.3, 0.3, 0.4]
+    full = [frame.invert(plane, FULL) for frame, plane in zip(frames, logits, strict=True)]
+    for name, reference in (
+        ("probability", naive.mean_probability(full, weights) > 0.5),
+        ("geometric", naive.geometric_mean_probability(full, weights) > 0.5),
+        ("majority", naive.majority_vote(full, weights)),
+    ):
+        assert (VOTES[name](logits, frames, weights, FULL) != reference).mean() < 1e-3, name
+
+
+def test_ties_are_background_whatever_the_rounding_and_extremes_do_not_overflow() -> None:
+    up, down = np.float32([[1.0]]), np.float32([[-1.0]])
+    assert not majority_vote([up, up, down], [0.1, 0.2, 0.3])[0, 0]
+    assert majority_vote([up, up, down], [0.1, 0.21, 0.3])[0, 0]
+    with np.errstate(over="raise", invalid="raise"):
+        far = [np.float32([[-500.0]]), np.float32([[500.0]])]
+        assert mean_probability(far, [1, 1])[0, 0] == pytest.approx(0.5)
+        assert geometric_mean_probability(far, [1, 1])[0, 0] == pytest.approx(0)
+    for vote in (mean_probability, geometric_mean_probability, majority_vote):
+        with pytest.raises(ValueError, match="at least 0"):
+            vote([up, down], [1.0, -1.0])
+        with pytest.raises(ValueError, match="no network"):
+            vote([up], [0.0])

@@ -1,0 +1,142 @@
+"""Repairs of a thresholded mask: holes filled, islands dropped, the largest piece kept, thin structures joined.
+
+A car is one piece with few holes and no crumbs beside it; whether cutting crumbs off gains anything depends on the
+networks, so nothing here is applied unless `postprocess_gain.measure` has found that it pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+# half the length of the lines that close thin structures: aerials and mirror stalks break by a few pixels, not by more
+_REACH_PX = 4
+# (rows, columns) from the middle of a line to its end: eight directions, as aerials lean
+_DIRECTIONS = ((0, 4), (2, 4), (4, 4), (4, 2), (4, 0), (4, -2), (4, -4), (2, -4))
+
+
+def _components(mask: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (H, W) int32, 0 outside the mask, and the area in pixels of every label, (L,)."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=connectivity)
+    return labels, stats[:, cv2.CC_STAT_AREA]
+
+
+def fill_holes(mask: np.ndarray, under_px: int) -> np.ndarray:
+    """Fill the holes of less than `under_px` pixels.
+
+    A hole is a 4-connected piece of background that does not touch the frame's border.
+
+    Args:
+        mask: (H, W) bool, C-contiguous; not modified.
+        under_px: holes of this area or more stay.
+
+    Returns:
+        (H, W) bool.
+    """
+    labels, areas = _components(~mask, 4)
+    small = areas < under_px
+    small[0] = False
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        small[edge] = False
+    return mask | small[labels] if small.any() else mask.copy()
+
+
+def drop_islands(mask: np.ndarray, under_px: int) -> np.ndarray:
+    """Remove the 8-connected pieces of less than `under_px` pixels; the largest piece always stays.
+
+    Args and Returns as `fill_holes`.
+    """
+    labels, areas = _components(mask, 8)
+    small = areas < under_px
+    small[0] = False
+    if len(areas) > 1:
+        small[1 + int(areas[1:].argmax())] = False
+    return mask & ~small[labels] if small.any() else mask.copy()
+
+
+def keep_largest(mask: np.ndarray) -> np.ndarray:
+    """Keep the largest 8-connected piece alone, (H, W) bool to (H, W) bool; of equal ones, the first in row order."""
+    labels, areas = _components(mask, 8)
+    if len(areas) <= 2:
+        return mask.copy()
+    return labels == 1 + int(areas[1:].argmax())
+
+
+def repair_thin(mask: np.ndarray, under_px: int) -> np.ndarray:
+    """Close gaps of up to seven pixels, as where an aerial broke, but only where little is added.
+
+    A morphological close with lines, since a disc needs structures wider than itself. It also fills narrow windows
+    and notches; each connected patch that it would add is therefore taken only if it has less than `under_px` pixels
+    and joins pieces that were apart.
+
+    Args and Returns as `fill_holes`.
+    """
+    labels, areas = _components(mask, 8)
+    if len(areas) <= 2:
+        return mask.copy()
+    # the border must not count as foreground when closing, or masks would grow along it
+    reach = _REACH_PX
+    padded = cv2.copyMakeBorder(mask.view(np.uint8), reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0)
+    closed: np.ndarray = padded
+    for down, right in _DIRECTIONS:
+        line = np.zeros((2 * reach + 1, 2 * reach + 1), np.uint8)
+        cv2.line(line, (reach - right, reach - down), (reach + right, reach + down), 1)
+        closed = np.maximum(closed, cv2.morphologyEx(padded, cv2.MORPH_CLOSE, line))
+    closed = closed[reach:-reach, reach:-reach].astype(bool)
+    patches, patch_areas = _components(np.ascontiguousarray(closed & ~mask), 8)
+    # the lowest and the highest piece that each patch touches: they differ where it joins two
+    near = np.ones((3, 3), np.uint8)
+    pieces = labels.astype(np.float32)
+    highest = cv2.dilate(pieces, near)
+    pieces[labels == 0] = np.inf
+    lowest = cv2.erode(pieces, near)
+    at = np.flatnonzero(patches)
+    of = patches.flat[at]
+    top, bottom = np.zeros(len(patch_areas), np.float32), np.full(len(patch_areas), np.inf, np.float32)
+    np.maximum.at(top, of, highest.flat[at])
+    np.minimum.at(bottom, of, lowest.flat[at])
+    taken = (top > bottom) & (patch_areas < under_px)
+    taken[0] = False
+    return mask | taken[patches]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A repair and the sizes of it that are tried, the smallest first; a larger size changes at least as much."""
+
+    name: str
+    apply: Callable[[np.ndarray, int], np.ndarray]
+    sizes_px: tuple[int, ...]
+
+
+# in the order in which they are applied: joining first, so that a broken-off aerial is not dropped
+STEPS = {
+    s.name: s
+    for s in (
+        Step("repair-thin", repair_thin, (50, 200)),
+        Step("fill-holes", fill_holes, (100, 1000, 10000)),
+        Step("drop-islands", drop_islands, (100, 1000, 10000)),
+        Step("keep-largest", lambda mask, under_px: keep_largest(mask), (0,)),
+    )
+}
+
+
+def apply_kept(mask: np.ndarray, kept: Sequence[tuple[str, int]]) -> np.ndarray:
+    """Apply repairs, each a (name in `STEPS`, size in pixels), to a mask (H, W) bool; returns (H, W) bool.
+
+    Only the mask's surroundings are looked at: what lies outside them is background, whatever the step.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not kept or not len(rows):
+        return mask
+    # one row and column of background around the mask, where the frame has them, so that the outside stays outside
+    box = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
+    part = np.ascontiguousarray(mask[box])
+    for name, size_px in kept:
+        part = STEPS[name].apply(part, size_px)
+    result = np.zeros_like(mask)
+    result[box] = part
+    return result

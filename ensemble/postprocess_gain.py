@@ -1,0 +1,142 @@
+"""What repairs of the mask are really worth: kept only where nested cross-validation shows a gain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from competition import Size
+from ensemble.postprocess import STEPS, Step, apply_kept
+from ensemble.selection import bootstrap_interval
+from ensemble.voting import weighted_logits
+from folds.cache import Truth
+from folds.store import LogitStore
+from kernels import rle
+from kernels.dice import dice_runs
+from models.frame import Frame
+
+_CHUNK = 8
+
+
+def _blend_runs(
+    stores: Sequence[LogitStore],
+    frames: Sequence[Frame],
+    weights: Sequence[float],
+    threshold: float,
+    names: Sequence[str],
+    full: Size,
+) -> list[np.ndarray]:
+    cv2.setNumThreads(1)
+    return [
+        rle.encode(weighted_logits([s.read(n)[0] for s in stores], frames, weights, full) > threshold) for n in names
+    ]
+
+
+def _repaired(
+    step: Step, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray], full: Size, size_px: int | None
+) -> list[tuple[list[float], np.ndarray]]:
+    """For every image: its Dice as it is and after the step at each of its sizes; its runs after `size_px`."""
+    cv2.setNumThreads(1)
+    results = []
+    for runs, truth in zip(masks, truths, strict=True):
+        mask, changed = rle.decode(runs, full).astype(bool), runs
+        before = dice_runs(runs, truth)
+        scores = [before] * (1 + len(step.sizes_px))
+        # what the largest size leaves alone, the smaller ones do
+        for position, size in sorted(enumerate(step.sizes_px, 1), key=lambda pair: -pair[1]):
+            repaired = apply_kept(mask, [(step.name, size)])
+            if np.array_equal(repaired, mask):
+                break
+            after = rle.encode(repaired)
+            scores[position] = dice_runs(after, truth)
+            changed = after if size == size_px else changed
+        results.append((scores, changed))
+    return results
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+
+
+def nested_gain(scores: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, int]:
+    """What a step gains when its size is chosen on the other folds.
+
+    Args:
+        scores: (N, 1 + S) Dice of every image without the step and at each of its S sizes.
+        fold: (N,) fold of every image.
+
+    Returns:
+        (N,) gain of every image at the size that is best on the images of all other folds; and which size is best on
+        all images, 0 .. S - 1. Of equal ones the smallest.
+    """
+    gains = scores[:, 1:] - scores[:, :1]
+    nested = np.empty(len(fold))
+    for held_out in np.unique(fold):
+        unseen = fold == held_out
+        nested[unseen] = gains[unseen, int(gains[~unseen].mean(0).argmax())]
+    return nested, int(gains.mean(0).argmax())
+
+
+def measure(
+    stores: Sequence[LogitStore],
+    frames: Sequence[Frame],
+    weights: Sequence[float],
+    threshold: float,
+    names: Sequence[str],
+    truth: Truth,
+    full: Size,
+    fold: np.ndarray,
+    groups: np.ndarray,
+    *,
+    jobs: int = -1,
+) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+    """The nested Dice gain of every step over a blend's full-size out-of-fold masks.
+
+    Steps are taken in the order of `STEPS`; each is measured on what the steps already kept have left.
+
+    Args:
+        stores, frames, weights, threshold: the blend; its weights are those fitted on all folds, since a step's gain
+            is a difference between two masks of one blend.
+        names, truth: the training images and their masks.
+        full: (H, W).
+        fold, groups: (N,) fold and group of every image.
+        jobs: processes, as joblib counts them.
+
+    Returns:
+        JSON-able figures by step: size_px, nested_gain, interval (95 %, over groups), changed_images (share of the
+        images whose Dice it changes), kept;
+        and the kept steps for `apply_kept`.
+    """
+    parallel = joblib.Parallel(n_jobs=jobs)
+    chunks = _chunks(len(names))
+    calls = (joblib.delayed(_blend_runs)(stores, frames, weights, threshold, names[c], full) for c in chunks)
+    masks = [runs for chunk in parallel(calls) for runs in chunk]
+    truths = [np.array(truth.of(position)) for position in range(len(names))]
+
+    def run(step: Step, masks: list[np.ndarray], size_px: int | None) -> list[tuple[list[float], np.ndarray]]:
+        calls = (joblib.delayed(_repaired)(step, masks[c], truths[c], full, size_px) for c in chunks)
+        return [result for chunk in parallel(calls) for result in chunk]
+
+    figures: dict[str, Any] = {}
+    kept: list[tuple[str, int]] = []
+    for step in tqdm(STEPS.values(), desc="measure repairs", unit="step", disable=None):
+        scores = np.array([dice for dice, _ in run(step, masks, None)])
+        gain, best = nested_gain(scores, fold)
+        low, high = bootstrap_interval(gain, groups)
+        size_px = step.sizes_px[best]
+        figures[step.name] = {
+            "size_px": size_px,
+            "nested_gain": float(gain.mean()),
+            "interval": [low, high],
+            "changed_images": float((scores[:, 1 + best] != scores[:, 0]).mean()),
+            "kept": low > 0,
+        }
+        if low > 0:
+            kept.append((step.name, size_px))
+            masks = [runs for _, runs in run(step, masks, size_px)]
+    return figures, kept

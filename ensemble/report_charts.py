@@ -1,0 +1,154 @@
+"""The report's charts: matplotlib figures as SVG data URIs, each drawn for a light and for a dark page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, told apart by colour-blind eyes; yellow is left out as it vanishes on white
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_INK = {"light": "#222222", "dark": "#dddddd"}
+_FAINT = {"light": "#dddddd", "dark": "#444444"}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: its two data URIs, what it shows in words, and its width over its height."""
+
+    light: str
+    dark: str
+    alt: str
+    width: int
+    height: int
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """The data URI of a file's bytes; `kind` is its media type."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _style(theme: str) -> Any:
+    ink = _INK[theme]
+    return {
+        "font.size": 10,
+        "svg.fonttype": "path",
+        # the same figures give the same bytes
+        "svg.hashsalt": "report",
+        "text.color": ink,
+        "axes.edgecolor": ink,
+        "axes.labelcolor": ink,
+        "axes.grid": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": _FAINT[theme],
+        "grid.linewidth": 0.6,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "legend.frameon": False,
+        "axes.prop_cycle": cycler(color=_COLOURS),
+    }
+
+
+def _draw(draw: Callable[[Figure, str], None], size: tuple[float, float], alt: str) -> Chart:
+    uris = {}
+    for theme in ("light", "dark"):
+        with plt.rc_context(_style(theme)):
+            figure = plt.figure(figsize=size, layout="constrained")
+            draw(figure, theme)
+            file = io.BytesIO()
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+            plt.close(figure)
+        uris[theme] = data_uri(file.getvalue(), "image/svg+xml")
+    return Chart(uris["light"], uris["dark"], alt, round(size[0] * 72), round(size[1] * 72))
+
+
+def _error_axis(axis: Axes) -> None:
+    axis.set_yscale("log")
+    axis.set_ylabel("1 − Dice (log scale, lower is better)")
+
+
+def correlation_map(names: Sequence[str], correlation: np.ndarray) -> Chart:
+    """Heat map of the (M, M) correlation of errors."""
+
+    def draw(figure: Figure, theme: str) -> None:
+        axis = figure.add_subplot()
+        axis.imshow(correlation, vmin=0, vmax=1, cmap="viridis")
+        axis.grid(False)
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
+        axis.set_yticks(range(len(names)), names)
+        for (row, column), value in np.ndenumerate(correlation):
+            colour = "black" if value > 0.6 else "white"
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+
+    side = 2.2 + 0.6 * len(names)
+    return _draw(draw, (side + 0.8, side), f"correlation of errors between {', '.join(names)}")
+
+
+def lines_by_view(error: Mapping[str, Mapping[str, float]]) -> Chart:
+    """1 - Dice against the view, one line a network or blend: {name: {view: mean error}}."""
+
+    def draw(figure: Figure, theme: str) -> None:
+        axis = figure.add_subplot()
+        for name, values in error.items():
+            views = sorted(values)
+            heavy = name == next(iter(error))
+            axis.plot(views, [max(values[v], 1e-6) for v in views], "o-", ms=3, lw=2.4 if heavy else 1.2, label=name)
+        _error_axis(axis)
+        axis.set_xlabel("view")
+        figure.legend(loc="outside upper center", ncols=2, fontsize=9)
+
+    return _draw(draw, (6.4, 3.8), "error by view angle")
+
+
+def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, used: float) -> Chart:
+    """Mean Dice (T,) of the blend against the threshold (T,) on its logits; the threshold used is marked."""
+
+    def draw(figure: Figure, theme: str) -> None:
+        axis = figure.add_subplot()
+        axis.plot(thresholds, dice)
+        axis.axvline(used, color=_INK[theme], ls=":", lw=1.2, label=f"used: {used:g}")
+        axis.set_xlabel("threshold on the logits")
+        axis.set_ylabel("mean Dice, out of fold")
+        axis.ticklabel_format(useOffset=False)
+        axis.legend()
+
+    return _draw(draw, (6.4, 3.2), "mean Dice of the blend against its threshold")
+
+
+def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]]) -> Chart:
+    """1 - validation Dice against the epoch, one panel a network, one line a fold: {name: {fold: Dice by epoch}}."""
+
+    columns = min(2, len(curves))
+    rows = -(-len(curves) // columns)
+
+    def draw(figure: Figure, theme: str) -> None:
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for axis in axes[len(curves) :]:
+            axis.set_visible(False)
+        for axis, (name, folds) in zip(axes, curves.items(), strict=False):
+            for fold, dice in sorted(folds.items()):
+                epochs = np.arange(1, len(dice) + 1)
+                axis.plot(epochs, np.maximum(1 - np.asarray(dice), 1e-6), "o-", ms=2.5, lw=1.2, label=f"fold {fold}")
+            axis.set_title(name, fontsize=10)
+            axis.set_yscale("log")
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for axis in axes[::columns]:
+            axis.set_ylabel("1 − Dice")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=9)
+
+    return _draw(draw, (3.6 * columns, 2.7 * rows + 0.4), "learning curves")

@@ -1,0 +1,139 @@
+"""One pass over all training images: where networks err together, where they disagree, which labels look wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from ensemble.masks import MaskReader
+from folds.cache import Truth
+from kernels import rle
+
+_CHUNK = 8
+# on the logits; wide enough to show where the curve falls off
+THRESHOLDS = np.round(np.linspace(-2, 2, 41), 3)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the pass has found about N images and M networks.
+
+    Attributes:
+        disagreement_px: (N,) pixels on which the trusted networks do not all agree.
+        agreement: (N,) Dice between the pixels that all trusted networks call foreground and those that any does.
+        unanimous_wrong_px: (N,) pixels on which all trusted networks agree and the truth says otherwise.
+        threshold_dice: (N, T) Dice of the blend, without repairs, at each of `THRESHOLDS`.
+        wrong: (M, M) pixels that two networks both get wrong; the diagonal counts each one's own.
+        pixels: of all images together.
+    """
+
+    disagreement_px: np.ndarray
+    agreement: np.ndarray
+    unanimous_wrong_px: np.ndarray
+    threshold_dice: np.ndarray
+    wrong: np.ndarray
+    pixels: int
+
+    def error_correlation(self) -> np.ndarray:
+        """(M, M) correlation of the networks' errors over all pixels, -1..1; nan for one that never errs."""
+        each = np.diag(self.wrong).astype(float)
+        covariance = self.wrong - np.outer(each, each) / self.pixels
+        deviation = np.sqrt(np.diag(covariance))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlation: np.ndarray = covariance / np.outer(deviation, deviation)
+        return correlation
+
+
+def threshold_dice(logits: np.ndarray, truth: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Dice at many thresholds in one pass.
+
+    Args:
+        logits: (H, W) float32.
+        truth: (H, W) bool.
+        thresholds: (T,) increasing.
+
+    Returns:
+        (T,) float64; two empty masks score 1.
+    """
+    flat, true = logits.ravel(), truth.ravel()
+    near = (flat > thresholds[0]) & (flat <= thresholds[-1])
+    above = flat > thresholds[-1]
+    predicted = np.full(len(thresholds), above.sum(), np.int64)
+    both = np.full(len(thresholds), (above & true).sum(), np.int64)
+    for counts, values in ((predicted, flat[near]), (both, flat[near & true])):
+        counts += len(values) - np.searchsorted(np.sort(values), thresholds, side="right")
+    total = predicted + int(true.sum())
+    result: np.ndarray = np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
+    return result
+
+
+Row = tuple[int, float, int, np.ndarray, np.ndarray]
+
+
+def _rows(reader: MaskReader, images: Sequence[str], truths: Sequence[np.ndarray], trusted: np.ndarray) -> list[Row]:
+    cv2.setNumThreads(1)
+    rows = []
+    for image, runs in zip(images, truths, strict=True):
+        planes = reader.planes(image)
+        truth = rle.decode(runs, reader.full).astype(bool)
+        each = reader.each(planes)
+        every, some = each[trusted].all(0), each[trusted].any(0)
+        inner, outer = int(every.sum()), int(some.sum())
+        agreement = 2 * inner / (inner + outer) if outer else 1.0
+        unanimous_wrong = int((every & ~truth).sum() + (truth & ~some).sum())
+        errors = each ^ truth
+        # few pixels are wrong in any network, so the products are taken there alone
+        errors = errors[:, errors.any(0)].astype(np.float64)
+        curve = threshold_dice(reader.logits(planes), truth, THRESHOLDS)
+        rows.append((outer - inner, agreement, unanimous_wrong, curve, errors @ errors.T))
+    return rows
+
+
+def scan(reader: MaskReader, images: Sequence[str], truth: Truth, trusted: np.ndarray, *, jobs: int = -1) -> Scan:
+    """Read every image's logits once.
+
+    Args:
+        reader: of out-of-fold logits.
+        images: training images, in the order of `truth`.
+        truth: their masks.
+        trusted: positions of the networks whose agreement means something (`trusted_networks`).
+        jobs: processes, as joblib counts them.
+    """
+    starts = range(0, len(images), _CHUNK)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    calls = (
+        joblib.delayed(_rows)(
+            reader,
+            images[s : s + _CHUNK],
+            [np.array(truth.of(i)) for i in range(s, min(s + _CHUNK, len(images)))],
+            trusted,
+        )
+        for s in starts
+    )
+    rows: list[Row] = []
+    with tqdm(total=len(images), desc="compare networks", unit="image", disable=None) as bar:
+        for chunk in parallel(calls):
+            rows += chunk
+            bar.update(len(chunk))
+    return Scan(
+        disagreement_px=np.array([r[0] for r in rows]),
+        agreement=np.array([r[1] for r in rows]),
+        unanimous_wrong_px=np.array([r[2] for r in rows]),
+        threshold_dice=np.array([r[3] for r in rows]),
+        wrong=np.rint(np.sum([r[4] for r in rows], axis=0)).astype(np.int64),
+        pixels=len(images) * reader.full[0] * reader.full[1],
+    )
+
+
+def trusted_networks(dice: np.ndarray) -> np.ndarray:
+    """Positions of the networks with at most twice the best one's error, of (M,) mean Dice.
+
+    A poor network disagrees with every other one everywhere, which would hide where the good ones disagree.
+    """
+    error = 1 - dice
+    return np.flatnonzero(error <= 2 * error.min())
