@@ -137,7 +137,7 @@ def contact_sheet(pairs: list[Pair], columns: int = _SIDE) -> np.ndarray:
         outline = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
         row, column = divmod(i, columns)
         sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = cv2.drawContours(
-            tile.copy(), outline, -1, (255, 0, 80), 1, cv2.LINE_AA
+            tile.copy(), outline, -1, (255, 0, 80), 1
         )
     return sheet
 
