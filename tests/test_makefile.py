@@ -27,3 +27,14 @@ def test_a_range_of_folds_reaches_the_program_as_it_is_written() -> None:
         check=True,
     )
     assert '--competition carvana --data x --variant "average-mask" --fold 0..4' in done.stdout
+
+
+def test_predict_names_its_folders() -> None:
+    done = subprocess.run(
+        ["make", "-n", "predict", "C=studio", "IMAGES=my photos", "OUT=x", "-o", "setup"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert '-m ensemble.mask --images "my photos" --out "x" --competition studio --variant "" --cutout' in done.stdout
