@@ -4,7 +4,7 @@ V     ?=
 F     ?= all
 DATA  ?= data/$(C)
 IMAGES ?= $(DATA)/test
-OUT   ?= masks
+OUT    ?= runs/$(C)/masks
 ARGS  ?=
 
 PYTHON ?= python3.11
@@ -21,7 +21,7 @@ WHERE  = --competition $(C) --data $(DATA)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  DATA=folder ($(DATA))  ARGS='--flag value'"
+	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  DATA=folder ($(DATA))  IMAGES, OUT (predict)  ARGS='--flag value'"
 
 setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
 
@@ -83,6 +83,8 @@ notebook-pull: setup  ## fetch what was pushed to Kaggle and has finished
 bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.rle
 	$(PY) -m benchmarks.stream
+	$(PY) -m benchmarks.store
+	$(PY) -m benchmarks.predict
 
 clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache runs/*/cache

@@ -31,7 +31,8 @@ from models.network_input import normalise
 from models.tta import find_transforms, mean_logits
 from models.variants import Variant
 
-DECODERS = 2
+# on a CPU the forward pass has the cores; GPUs must be fed
+DECODERS = max(2, min(16, len(os.sched_getaffinity(0)) // 2))
 # a forward pass takes about this many pixels; enough to be efficient, little enough for any machine
 _BATCH_PX = {"cpu": 1 << 20, "cuda": 1 << 23}
 
