@@ -17,6 +17,10 @@ CONTACT_SHEET_FILE = "contact_sheet.png"
 REPORT_FILE = "report.html"
 # the large pictures that the page links to
 REPORT_PICTURES_DIR = "report"
+# of test images, where networks disagree
+DISAGREEMENT_FILE = "disagreement.csv"
+DISAGREEMENT_PAGE_FILE = "disagreement.html"
+DISAGREEMENT_PICTURES_DIR = "disagreement"
 
 
 def read_blend(folder: Path) -> dict[str, Any]:
@@ -50,10 +54,10 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     lines.append(row(f"{blend['name']} = {blend['kind']}", blend["cv"]))
     weights = ", ".join(f"{w:.3f} {name}" for name, w in zip(blend["members"], blend["weights"], strict=True))
     fit = blend["threshold_fit"]
-    verdict = "kept" if fit["kept"] else "not kept, as its interval reaches 0"
+    verdict = "kept" if fit["kept"] else "not kept, as its interval is not above 0"
     lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")
     lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
     for step, figures in blend.get("postprocess", {}).items():
-        verdict = "kept" if figures["kept"] else "not kept, as its interval reaches 0"
+        verdict = "kept" if figures["kept"] else "not kept, as its interval is not above 0"
         lines.append(f"{step} ({figures['size_px']} px) gains {figures['nested_gain']:+.6f}: {verdict}")
     return lines

@@ -18,8 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, told apart by colour-blind eyes; yellow is left out as it vanishes on white
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+# Okabe and Ito's colours, told apart by colour-blind eyes; on white without yellow, on black brighter
+_COLOURS = {
+    "light": ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"),
+    "dark": ("#56B4E9", "#E69F00", "#2FC79B", "#E39CC3", "#F0E442", "#FF7F3F"),
+}
 _INK = {"light": "#222222", "dark": "#dddddd"}
 _FAINT = {"light": "#dddddd", "dark": "#444444"}
 
@@ -58,7 +61,7 @@ def _style(theme: str) -> Any:
         "xtick.color": ink,
         "ytick.color": ink,
         "legend.frameon": False,
-        "axes.prop_cycle": cycler(color=_COLOURS),
+        "axes.prop_cycle": cycler(color=_COLOURS[theme]),
     }
 
 

@@ -13,6 +13,8 @@ import pandas as pd
 from competition import Competition
 from ensemble.selection import bootstrap_interval, figures
 
+# the measured value of test-time augmentation, in a network's folder
+TTA_FILE = "tta.json"
 _FIXED = ("image", "group", "fold", "nested")
 
 
@@ -89,32 +91,24 @@ def learning_curves(folder: Path, names: Sequence[str], folds: int) -> dict[str,
 
 
 def tta_tables(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What transforms at test time are worth: one table a file `tta*.json` in a network's folder.
+    """What transforms at test time are worth, from the tta.json in networks' folders.
 
-    A file maps a transform to its figures, at the top level or under the key `transforms`; what is a number or an
-    interval is shown.
+    Returns:
+        One table a network that has been measured: name, plain (Dice without any), and rows, each with label, dice,
+        gain, interval and passes (forward passes an image).
     """
     tables = []
     for name in names:
-        for path in sorted((folder / name).glob("tta*.json")):
-            content = json.loads(path.read_text())
-            entries = content.get("transforms", content) if isinstance(content, dict) else {}
-            rows = {key: value for key, value in entries.items() if isinstance(value, dict)}
-            columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-            if rows:
-                cells = {key: [_cell(row.get(column)) for column in columns] for key, row in rows.items()}
-                tables.append({"name": name, "columns": columns, "rows": cells})
+        path = folder / name / TTA_FILE
+        if not path.exists():
+            continue
+        content = json.loads(path.read_text())
+        rows = [{"label": " + ".join(entry["transforms"]), **entry} for entry in content["each"]]
+        rows.append({"label": "all of them", **content["all"]})
+        if content["chosen"]["transforms"]:
+            rows.append({"label": f"chosen: {', '.join(content['chosen']['transforms'])}", **content["chosen"]})
+        tables.append({"name": name, "plain": content["plain"]["dice"], "rows": rows})
     return tables
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: ""}[value]
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    if isinstance(value, list):
-        return " … ".join(_cell(entry) for entry in value)
-    return str(value)
 
 
 def suspects(agreement: np.ndarray, best_dice: np.ndarray, count: int) -> list[int]:

@@ -49,7 +49,7 @@ def reduce(picture: np.ndarray, width_px: int) -> np.ndarray:
     pixel wide would vanish in the average."""
     height, width = picture.shape[:2]
     if picture.ndim == 3:
-        reach = max(1, width // width_px // 2)
+        reach = max(1, round(width / width_px / 2))
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
         original, picture = picture, picture.copy()
         for colour in (_FALSE_ALARM, _MISS, _DISPUTED):

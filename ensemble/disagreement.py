@@ -1,0 +1,182 @@
+"""`python -m ensemble.disagreement`: on which test images networks disagree; failures can be found so without truth.
+
+Reads the stored test logits; writes a table of all images and a page of the worst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import pandas as pd
+import tyro
+from tqdm import tqdm
+
+import atomic
+from command_line import UserError, program
+from competition import find_competition
+from ensemble import report_page
+from ensemble.blends import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
+from ensemble.masks import MaskReader
+from ensemble.members import TEST_STORE, Member, find_members
+from ensemble.report_pictures import Album, case
+from ensemble.report_scan import trusted_networks
+from folds.store import LogitStore
+
+_CHUNK = 32
+
+
+def _counts(reader: MaskReader, images: Sequence[str]) -> list[tuple[int, int]]:
+    cv2.setNumThreads(1)
+    counts = []
+    for image in images:
+        every, some = np.ones(reader.full, bool), np.zeros(reader.full, bool)
+        # one mask at a time, whatever the number of networks
+        for frame, plane in zip(reader.frames, reader.planes(image), strict=True):
+            mask = frame.invert(plane, reader.full) > 0
+            every &= mask
+            some |= mask
+        counts.append((int(np.count_nonzero(every)), int(np.count_nonzero(some))))
+    return counts
+
+
+def measure(reader: MaskReader, images: Sequence[str], *, jobs: int = -1) -> pd.DataFrame:
+    """How much the networks disagree on every image, at full size.
+
+    Args:
+        reader: of at least two networks' test logits.
+        images: their names.
+        jobs: processes, as joblib counts them.
+
+    Returns:
+        One row an image, in the order of `images`: image; disagreement, the share (0..1) of the frame's pixels on
+        which the masks are not all the same; disagreement_of_object, the same pixels as a share of those that any
+        network calls foreground (0 where none does).
+    """
+    starts = range(0, len(images), _CHUNK)
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    calls = (joblib.delayed(_counts)(reader, images[s : s + _CHUNK]) for s in starts)
+    counts: list[tuple[int, int]] = []
+    with tqdm(total=len(images), desc="compare networks", unit="image", disable=None) as bar:
+        for chunk in parallel(calls):
+            counts += chunk
+            bar.update(len(chunk))
+    every, some = np.array(counts, np.int64).reshape(-1, 2).T
+    disputed = some - every
+    return pd.DataFrame(
+        {
+            "image": list(images),
+            "disagreement": disputed / (reader.full[0] * reader.full[1]),
+            "disagreement_of_object": disputed / np.maximum(some, 1),
+        }
+    )
+
+
+def _predicted(members: Sequence[Member]) -> list[tuple[Member, LogitStore]]:
+    """The members that have predicted the whole test set, with their stores."""
+    found = []
+    for member in members:
+        if (member.folder / TEST_STORE).is_dir():
+            store = LogitStore.open(member.folder / TEST_STORE)
+            if not store.missing():
+                found.append((member, store))
+    return found
+
+
+@program
+def main(
+    competition: str = "carvana",
+    name: str = "blend",
+    members: str = "",
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    worst: int = 50,
+    jobs: int = -1,
+) -> None:
+    """Write disagreement.csv and disagreement.html, the images on which networks disagree most.
+
+    Args:
+        competition: a name from competition.py.
+        name: of the blend (ensemble.fit) whose networks are compared and whose folder takes the result.
+        members: networks to compare, a comma list; by default all that have predicted the test set and have at most
+            twice the best one's error.
+        data: the competition's files; data/<competition> by default.
+        runs: where trained variants and the blend are.
+        worst: images on the page.
+        jobs: processes, as joblib counts them.
+    """
+    facts = find_competition(competition)
+    data = data or facts.default_data()
+    root = runs / facts.name
+    folder = root / name
+    blend = read_blend(folder)
+    dice = {network: figures["dice"] for network, figures in blend["member_cv"].items()}
+    wanted = [part.strip() for part in members.split(",") if part.strip()]
+    unknown = [part for part in wanted if part not in dice]
+    if unknown:
+        raise UserError(f"{unknown[0]!r} is no network of {folder}; known: {', '.join(dice)}.")
+    if not wanted:
+        names = list(dice)
+        wanted = [names[i] for i in trusted_networks(np.array(list(dice.values())))]
+    folds = len(list((root / wanted[0]).glob("fold*/manifest.json")))
+    found = _predicted(find_members(root, wanted, folds))
+    if len(found) < 2:
+        have = ", ".join(member.name for member, _ in found) or "none"
+        raise UserError(
+            f"of {', '.join(wanted)}, {have} has predicted the test set, and it takes two networks to disagree: "
+            "submit a blend of several (make fit ARGS='--blend equal-mean', make submission)."
+        )
+    images = found[0][1].names
+    for member, store in found[1:]:
+        if store.names != images:
+            raise UserError(
+                f"{store.path} holds other images than {found[0][1].path}: remove it and predict again ({member.name})."
+            )
+    reader = MaskReader(
+        names=[member.name for member, _ in found],
+        stores=[store for _, store in found],
+        frames=[member.frame for member, _ in found],
+        weights=[1 / len(found)] * len(found),
+        threshold=0.0,
+        repairs=(),
+        full=facts.size,
+    )
+    table = measure(reader, images, jobs=jobs)
+    with atomic.replacing(folder / DISAGREEMENT_FILE) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f")
+    album = Album(folder / DISAGREEMENT_PICTURES_DIR, DISAGREEMENT_PICTURES_DIR)
+    everyone = np.arange(len(found))
+    ranked = table.sort_values("disagreement", ascending=False, kind="stable").head(worst)
+    cases = [
+        case(
+            album,
+            reader,
+            everyone,
+            image,
+            data / facts.test_dir / image,
+            None,
+            f"{100 * of_frame:.2f} % of the frame, {100 * of_object:.1f} % of the object",
+        )
+        for image, of_frame, of_object in zip(*(ranked[column].tolist() for column in ranked.columns), strict=True)
+    ]
+    album.remove_others()
+    report_page.write(
+        folder / DISAGREEMENT_PAGE_FILE,
+        "disagreement.html.j2",
+        title=f"{facts.title}: where networks disagree",
+        networks=reader.names,
+        images=len(table),
+        mean=float(table["disagreement"].mean()),
+        cases=cases,
+    )
+    mean = table["disagreement"].mean()
+    print(f"{len(table)} images, networks {', '.join(reader.names)}; {mean:.3%} of the pixels in dispute")
+    print(f"table  {folder / DISAGREEMENT_FILE}")
+    print(f"page   {folder / DISAGREEMENT_PAGE_FILE}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

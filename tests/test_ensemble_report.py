@@ -1,0 +1,273 @@
+"""The report of a small runs folder: figures against obvious ones, and the page's structure."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from PIL import Image
+
+from competition import COMPETITIONS
+from ensemble import disagreement, fit, report
+from ensemble import report_figures as gathered
+from ensemble.report_pictures import error_picture, reduce
+from ensemble.report_scan import Scan, threshold_dice, trusted_networks
+from folds.store import LogitStore
+from folds.train import main as train
+from models import checkpoint
+from tests.conftest import CARS, ellipse
+
+CARVANA = COMPETITIONS["carvana"]
+
+
+def write_metadata(data: Path) -> None:
+    makes = ["Alpha", "Beta"]
+    rows = [{"id": car, "make": makes[i % 2], "year": 2000} for i, car in enumerate(CARS)]
+    pd.DataFrame(rows).to_csv(data / "metadata.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A competition folder and a runs folder with two variants, a blend and its report.
+
+    The logits are written, not predicted: of two networks, each is wrong in its own place, and for one image both are
+    wrong in the same place, as they would be with a wrong label.
+    """
+    from tests.conftest import ellipses  # the fixture's own function makes the folder
+
+    base = tmp_path_factory.mktemp("report")
+    data = ellipses.__wrapped__(base)
+    write_metadata(data)
+    runs = base / "runs"
+    train("carvana", "average-mask", data=data, runs=runs, folds=3, jobs=1)
+    root = runs / "carvana"
+    shutil.copytree(root / "average-mask", root / "unet-mobilenetv3")
+    for fold in (root / "unet-mobilenetv3").glob("fold*"):
+        for file in ("manifest.json", checkpoint.VARIANT_FILE):
+            content = json.loads((fold / file).read_text())
+            target = content["variant"] if file == "manifest.json" else content
+            target["name"] = "unet-mobilenetv3"
+            (fold / file).write_text(json.dumps(content))
+        (fold / "metrics.csv").write_text(
+            "epoch,step,train_loss,val_dice,val_loss\n0,9,,0.9,0.1\n0,9,0.2,,\n1,19,,0.95,0.1\n"
+        )
+    for which, variant in enumerate(("average-mask", "unet-mobilenetv3")):
+        store = LogitStore.open(root / variant / "oof.zarr")
+        height, width = store.shape[1:]
+        for i, name in enumerate(store.names):
+            car, view = name.removesuffix(".jpg").split("_")
+            mask = ellipse(10 * CARS.index(car) + int(view) - 1).astype(np.uint8)
+            small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(bool)
+            own = slice(2, 4 + which) if which else slice(-5, -2)
+            small[own, 2:20] = True
+            if i == 3:
+                small[: height // 4] = True
+            store.write(name, np.where(small, 3.0, -3.0)[None].astype(np.float32))
+    fit.main(data=data, runs=runs, jobs=1)
+    (root / "average-mask" / "tta.json").write_text(
+        json.dumps(
+            {
+                "plain": {"dice": 0.9},
+                "each": [
+                    {"transforms": ["hflip"], "dice": 0.91, "gain": 0.01, "interval": [0.005, 0.015], "passes": 2.0}
+                ],
+                "all": {"transforms": ["hflip"], "dice": 0.91, "gain": 0.01, "interval": [0.005, 0.015], "passes": 2.0},
+                "chosen": {"transforms": [], "dice": 0.9, "gain": 0.0, "interval": [0.0, 0.0], "passes": 1.0},
+            }
+        )
+    )
+    report.main(data=data, runs=runs, jobs=1)
+    return data, root
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to, its text, and whether its tags are balanced."""
+
+    VOID = frozenset({"meta", "link", "img", "source", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.uris: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.alts: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag not in self.VOID:
+            self._open.append(tag)
+        if tag == "img":
+            self.uris.append(values["src"] or "")
+            self.alts.append(values["alt"] or "")
+        if tag == "source":
+            self.uris.append(values["srcset"] or "")
+        if tag == "a":
+            self.links.append(values["href"] or "")
+        if "id" in values:
+            self.ids.append(values["id"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check_page(path: Path) -> Page:
+    """Everything the page shows is in it and can be decoded; what it links to is beside it; nothing is left over."""
+    text = path.read_text()
+    page = Page(text)
+    assert page.uris and all(page.alts)
+    for uri in page.uris:
+        head, content = uri.split(",", 1)
+        data = base64.b64decode(content, validate=True)
+        if head == "data:image/svg+xml;base64":
+            assert b"</svg>" in data
+        else:
+            assert head in ("data:image/png;base64", "data:image/jpeg;base64")
+            assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[1] == 360
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        else:
+            large = Image.open(path.parent / link)
+            assert (large.height, large.width) == CARVANA.size
+    bare = re.sub(r"data:[a-z/+;0-9]*,[A-Za-z0-9+/=]*", "", text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<script", bare)
+    assert not re.search(r"\{\{|\}\}|\{%|%\}|\bnan\b|\bNone\b|Undefined", bare)
+    return page
+
+
+def test_the_page_holds_every_part_and_nothing_from_outside(reported: tuple[Path, Path]) -> None:
+    root = reported[1]
+    page = check_page(root / "blend" / "report.html")
+    assert set(page.ids) >= {
+        "variants",
+        "blends",
+        "threshold",
+        "errors",
+        "makes",
+        "curves",
+        "worst",
+        "disputed",
+        "suspects",
+    }
+    for word in ("average-mask", "unet-mobilenetv3", "Alpha", "Beta", "hflip", "fill-holes", "greedy"):
+        assert word in page.text, word
+    scores = pd.read_csv(root / "blend" / "oof_dice.csv")
+    assert f"{scores['average-mask'].mean():.4f}" in page.text
+    assert f"{scores['nested'].min():.4f}" in page.text
+    linked = {link.removeprefix("report/") for link in page.links if not link.startswith("#")}
+    assert linked == {path.name for path in (root / "blend" / "report").iterdir()}
+
+
+def test_the_image_that_both_networks_contradict_is_the_first_suspect(reported: tuple[Path, Path]) -> None:
+    text = (reported[1] / "blend" / "report.html").read_text()
+    name = LogitStore.open(reported[1] / "average-mask" / "oof.zarr").names[3]
+    section = text[text.index('id="suspects"') :]
+    assert re.search(r"<strong>([^<]*)</strong>", section)[1] == name
+
+
+def test_pictures_of_an_earlier_report_go(reported: tuple[Path, Path]) -> None:
+    data, root = reported
+    stale = root / "blend" / "report" / "old-truth.png"
+    stale.write_bytes(b"")
+    before = (root / "blend" / "report.html").read_bytes()
+    report.main(data=data, runs=root.parent, jobs=1)
+    assert not stale.exists()
+    assert (root / "blend" / "report.html").read_bytes() == before
+
+
+def test_the_page_is_not_blank_in_a_browser(reported: tuple[Path, Path], tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on the PATH")
+    page = reported[1] / "blend" / "report.html"
+    for width in (1200, 390):
+        picture = tmp_path / f"{width}.png"
+        subprocess.run(
+            [
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                f"--window-size={width},3000", f"--user-data-dir={tmp_path / 'profile'}",
+                f"--screenshot={picture}", page.as_uri(),
+            ],
+            check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        pixels = cv2.imread(str(picture))
+        assert pixels.shape[:2] == (3000, width)
+        for part in np.array_split(pixels[:2400], 4):
+            assert part.std() > 5
+
+
+def test_disagreement_counts_every_pixel_and_ranks(reported: tuple[Path, Path]) -> None:
+    data, root = reported
+    shutil.copytree(data / "train", data / "test", dirs_exist_ok=True)
+    masks = {}
+    for variant in ("average-mask", "unet-mobilenetv3"):
+        shutil.copytree(root / variant / "oof.zarr", root / variant / "test.zarr", dirs_exist_ok=True)
+        assert zarr.open_array(root / variant / "test.zarr", mode="r").attrs["variant"]
+        store = LogitStore.open(root / variant / "test.zarr")
+        masks[variant] = {
+            n: cv2.resize(store.read(n)[0], CARVANA.size[::-1], interpolation=cv2.INTER_LINEAR) > 0 for n in store.names
+        }
+    disagreement.main(data=data, runs=root.parent, worst=2, jobs=1)
+    table = pd.read_csv(root / "blend" / "disagreement.csv").set_index("image")
+    for name, row in table.iterrows():
+        one, other = (masks[variant][name] for variant in masks)
+        assert row["disagreement"] == pytest.approx((one != other).mean(), abs=1e-6)
+        assert row["disagreement_of_object"] == pytest.approx((one != other).sum() / (one | other).sum(), abs=1e-6)
+    page = check_page(root / "blend" / "disagreement.html")
+    assert table["disagreement"].idxmax() in page.text
+    assert len(page.links) == 2 * 4
+
+
+def test_threshold_curve_equals_thresholding_anew() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(40, 50)).astype(np.float32)
+    logits[0, :3] = (-1.0, 0.5, 1.0)
+    truth = rng.random((40, 50)) < 0.4
+    thresholds = np.array([-1.0, 0.0, 0.5, 1.0])
+    for threshold, dice in zip(thresholds, threshold_dice(logits, truth, thresholds), strict=True):
+        mask = logits > threshold
+        assert dice == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+    nothing = np.zeros((3, 3), bool)
+    assert threshold_dice(np.full((3, 3), -9, np.float32), nothing, thresholds).tolist() == [1] * 4
+
+
+def test_error_correlation_is_numpys_over_all_pixels() -> None:
+    errors = np.random.default_rng(0).random((3, 5000)) < 0.1
+    errors[1, :2000] = errors[0, :2000]
+    counts = errors.astype(np.int64)
+    none = np.empty(0)
+    scan = Scan(none, none, none, none, counts @ counts.T, 5000)
+    np.testing.assert_allclose(scan.error_correlation(), np.corrcoef(errors), atol=1e-9)
+
+
+def test_suspects_are_where_networks_agree_against_the_truth() -> None:
+    agreement, best = np.array([0.99, 0.99, 0.90, 0.80]), np.array([0.995, 0.80, 0.60, 0.95])
+    assert gathered.suspects(agreement, best, 6) == [2, 1]
+    assert gathered.suspects(agreement, best, 1) == [2]
+    assert trusted_networks(np.array([0.98, 0.97, 0.90])).tolist() == [0, 1]
+
+
+def test_one_wrong_pixel_stays_visible_in_a_thumbnail() -> None:
+    truth = np.zeros((1280, 1918), bool)
+    truth[300:900, 400:1500] = True
+    wrong = truth.copy()
+    wrong[100, 100] = True
+    small = reduce(error_picture(wrong, truth), 360)
+    assert (small[..., 0].astype(int) - small[..., 1]).max() > 80
