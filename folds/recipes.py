@@ -101,6 +101,8 @@ RECIPES = {
         Recipe(name="fitted", epochs=0, batch=1),
         # from scratch on a CPU within a minute a fold
         Recipe(name="demo", epochs=8, batch=8, learning_rate=4e-3, patience=4, augment="flip"),
+        # from scratch on a CPU, for thousands of images: within an hour on one core
+        Recipe(name="cpu-hour", epochs=32, batch=16, learning_rate=4e-3, augment="flip"),
         # system A: Adam, no augmentation
         Recipe(
             name="a-cnn", epochs=20, batch=16, learning_rate=1e-3, schedule="constant", augment="none", **_PUBLISHED
