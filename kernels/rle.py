@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from competition import Order, Size
-from kernels import digits, scan
+from kernels import digits, scan, transposition
 
 _Array = np.ndarray
 _OTHER_VALUES = "a mask must hold 0 and 1 only: divide by 255, or compare with a threshold"
@@ -27,7 +27,7 @@ def _flat(array: _Array, order: Order) -> _Array:
     if order == "column":
         if array.flags.f_contiguous:
             return array.T.reshape(-1)
-        return scan.transpose(np.ascontiguousarray(array)).reshape(-1)
+        return transposition.turn(np.ascontiguousarray(array)).reshape(-1)
     raise ValueError(f"unknown order {order!r}: it is 'row' or 'column'")
 
 
@@ -36,7 +36,7 @@ def _mask_edges(mask: _Array, order: Order) -> _Array:
         raise ValueError(f"a mask must be bool, or uint8 of 0 and 1, not {mask.dtype}")
     valid: bool
     if order == "column" and mask.ndim == 2 and mask.shape[0] % 8 == 0 and not mask.flags.f_contiguous:
-        turned, valid = scan.transpose_mask(np.ascontiguousarray(mask).view(np.uint8), scan.SPREAD)
+        turned, valid = transposition.turn_mask(np.ascontiguousarray(mask).view(np.uint8), transposition.SPREAD)
         if not valid:
             raise ValueError(_OTHER_VALUES)
         flat = turned.reshape(-1)
@@ -176,7 +176,7 @@ def decode(runs: np.ndarray, size: Size, *, order: Order = "row") -> np.ndarray:
     if order == "row":
         return flat.reshape(height, width)
     if order == "column":
-        return scan.transpose(flat.view(np.uint8).reshape(width, height)).view(np.bool_)
+        return transposition.turn(flat.view(np.uint8).reshape(width, height)).view(np.bool_)
     raise ValueError(f"unknown order {order!r}: it is 'row' or 'column'")
 
 

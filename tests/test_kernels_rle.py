@@ -306,9 +306,9 @@ def test_a_mask_of_other_values_is_refused(value: int, place: int, ground: int) 
     mask.ravel()[place] = value
     for function in (encode, encode_text):
         for order in ORDERS:
-            for given in (mask, np.tile(mask, (8, 1))):
+            for bad in (mask, np.tile(mask, (8, 1))):
                 with pytest.raises(ValueError, match="0 and 1 only"):
-                    function(given, order=order)
+                    function(bad, order=order)
     mask[:] = value
     with pytest.raises(ValueError, match="0 and 1 only"):
         encode(mask)
