@@ -12,9 +12,10 @@ import math
 import numpy as np
 
 from competition import Order, Size
-from kernels import digits, scan
+from kernels import digits, scan, transposition
 
 _Array = np.ndarray
+_OTHER_VALUES = "a mask must hold 0 and 1 only: divide by 255, or compare with a threshold"
 
 
 def _flat(array: _Array, order: Order) -> _Array:
@@ -26,14 +27,21 @@ def _flat(array: _Array, order: Order) -> _Array:
     if order == "column":
         if array.flags.f_contiguous:
             return array.T.reshape(-1)
-        return scan.transpose(np.ascontiguousarray(array)).reshape(-1)
+        return transposition.turn(np.ascontiguousarray(array)).reshape(-1)
     raise ValueError(f"unknown order {order!r}: it is 'row' or 'column'")
 
 
 def _mask_edges(mask: _Array, order: Order) -> _Array:
     if mask.dtype not in (np.bool_, np.uint8):
         raise ValueError(f"a mask must be bool, or uint8 of 0 and 1, not {mask.dtype}")
-    flat = _flat(mask.view(np.uint8), order)
+    valid: bool
+    if order == "column" and mask.ndim == 2 and mask.shape[0] % 8 == 0 and not mask.flags.f_contiguous:
+        turned, valid = transposition.turn_mask(np.ascontiguousarray(mask).view(np.uint8), transposition.SPREAD)
+        if not valid:
+            raise ValueError(_OTHER_VALUES)
+        flat = turned.reshape(-1)
+    else:
+        flat = _flat(mask.view(np.uint8), order)
     whole = flat.size - flat.size % 8
     words = flat[:whole].view(np.uint64)
     if not words.flags.aligned:
@@ -41,7 +49,7 @@ def _mask_edges(mask: _Array, order: Order) -> _Array:
         words = words.copy()
     edges, valid = scan.mask_edges(words, flat[whole:])
     if not valid:
-        raise ValueError("a mask must hold 0 and 1 only: divide by 255, or compare with a threshold")
+        raise ValueError(_OTHER_VALUES)
     return edges
 
 
@@ -75,23 +83,7 @@ def encode_text(mask: np.ndarray, *, order: Order = "row") -> bytes:
     return digits.text(_mask_edges(mask, order)).tobytes()
 
 
-def encode_logits_text(logits: np.ndarray, *, threshold: float = 0.0, order: Order = "row") -> bytes:
-    """Threshold logits and run-length encode the mask, without a mask in between.
-
-    Args:
-        logits: (H, W) float32, float64, float16 or a signed or unsigned integer type; not modified. NaN is background.
-        threshold: foreground is what is strictly above it.
-        order: as in `encode`.
-
-    Returns:
-        The submission's text.
-
-    Raises:
-        ValueError: the logits are not 2-D, or of another dtype; the threshold is NaN.
-
-    >>> encode_logits_text(np.array([[-1.5, 0.0, 0.5], [2.0, -3.0, 1.0]], np.float32))
-    b'3 2 6 1'
-    """
+def _logits_edges(logits: _Array, threshold: float, order: Order) -> _Array:
     if np.isnan(threshold):
         raise ValueError("the threshold is NaN: nothing is above it, nor below")
     if logits.dtype == np.float16:
@@ -111,7 +103,32 @@ def encode_logits_text(logits: np.ndarray, *, threshold: float = 0.0, order: Ord
             edges = scan.edges_above(flat, logits.dtype.type(math.floor(threshold)))
     else:
         raise ValueError(f"logits must be floats or integers, not {logits.dtype}")
-    return digits.text(edges).tobytes()
+    return edges
+
+
+def encode_logits_text(logits: np.ndarray, *, threshold: float = 0.0, order: Order = "row") -> bytes:
+    """Threshold logits and run-length encode the mask, without a mask in between.
+
+    Args:
+        logits: (H, W) float32, float64, float16 or a signed or unsigned integer type; not modified. NaN is background.
+        threshold: foreground is what is strictly above it.
+        order: as in `encode`.
+
+    Returns:
+        The submission's text.
+
+    Raises:
+        ValueError: the logits are not 2-D, or of another dtype; the threshold is NaN.
+
+    >>> encode_logits_text(np.array([[-1.5, 0.0, 0.5], [2.0, -3.0, 1.0]], np.float32))
+    b'3 2 6 1'
+    """
+    if order == "column" and logits.ndim == 2 and not logits.flags.f_contiguous:
+        # bytes are turned faster than logits
+        runs = scan.runs(_logits_edges(logits, threshold, "row"))
+        mask = scan.fill(runs, logits.size).view(np.bool_).reshape(logits.shape)
+        return digits.text(_mask_edges(mask, order)).tobytes()
+    return digits.text(_logits_edges(logits, threshold, order)).tobytes()
 
 
 def _checked_runs(runs: _Array, total_px: int | None) -> _Array:
@@ -159,7 +176,7 @@ def decode(runs: np.ndarray, size: Size, *, order: Order = "row") -> np.ndarray:
     if order == "row":
         return flat.reshape(height, width)
     if order == "column":
-        return scan.transpose(flat.view(np.uint8).reshape(width, height)).view(np.bool_)
+        return transposition.turn(flat.view(np.uint8).reshape(width, height)).view(np.bool_)
     raise ValueError(f"unknown order {order!r}: it is 'row' or 'column'")
 
 

@@ -232,19 +232,3 @@ def fill(run_list: Array, total_px: int) -> Array:
         start = run_list[r, 0] - 1
         flat[start : start + run_list[r, 1]] = 1
     return flat
-
-
-@compiled
-def transpose(array: Array) -> Array:
-    """C-contiguous transposed copy of a 2-D array, tile by tile so that reads and writes both stay in the cache."""
-    height, width = array.shape
-    result = np.empty((width, height), array.dtype)
-    tile = 32
-    for top in range(0, height, tile):
-        bottom = min(top + tile, height)
-        for left in range(0, width, tile):
-            right = min(left + tile, width)
-            for x in range(left, right):
-                for y in range(top, bottom):
-                    result[x, y] = array[y, x]
-    return result

@@ -45,6 +45,15 @@ def test_decode_undoes_encode(mask: np.ndarray, order: str) -> None:
     np.testing.assert_array_equal(back, mask)
 
 
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 4).map(lambda n: 8 * n), st.integers(1, 40))))
+def test_columns_of_a_height_of_eights(mask: np.ndarray) -> None:
+    # these are turned by a loop of their own
+    expected = naive.text(naive.encode(mask, "column"))
+    assert encode_text(mask, order="column") == expected
+    for dtype in (np.float16, np.float32, np.int16):
+        assert encode_logits_text(np.where(mask, dtype(1), dtype(-1)), order="column") == expected
+
+
 @given(masks, orders)
 def test_encode_and_text_agree_with_the_obvious_loop(mask: np.ndarray, order: str) -> None:
     expected = naive.encode(mask, order)
@@ -109,7 +118,7 @@ def extremes(height: int, width: int) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (2, 2), (13, 64), (8, 65), (16, 129)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (2, 2), (13, 64), (8, 1), (8, 65), (16, 129)])
 @pytest.mark.parametrize("order", ORDERS)
 def test_extremes(size: tuple[int, int], order: str) -> None:
     for what, mask in extremes(*size).items():
@@ -296,8 +305,10 @@ def test_a_mask_of_other_values_is_refused(value: int, place: int, ground: int) 
     mask = np.full((3, 400), ground, np.uint8)
     mask.ravel()[place] = value
     for function in (encode, encode_text):
-        with pytest.raises(ValueError, match="0 and 1 only"):
-            function(mask)
+        for order in ORDERS:
+            for bad in (mask, np.tile(mask, (8, 1))):
+                with pytest.raises(ValueError, match="0 and 1 only"):
+                    function(bad, order=order)
     mask[:] = value
     with pytest.raises(ValueError, match="0 and 1 only"):
         encode(mask)
@@ -340,7 +351,7 @@ def test_real_masks() -> None:
 
 def handful() -> None:
     """What is run without the compiler too: every loop, both orders, once across a block."""
-    for size in ((1, 1), (3, 5), (5, 130)):
+    for size in ((1, 1), (3, 5), (8, 9), (5, 130)):
         for mask in extremes(*size).values():
             for order in ORDERS:
                 expected = naive.encode(mask, order)
