@@ -20,8 +20,9 @@ from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, BytesCodec, Crc32c
 from command_line import UserError
 
 FORMAT = "logits-asinh-1"
-KNEE = 0.5
-SCALE = 128
+# a store is read with the constants it was written with
+KNEE = 1.0
+SCALE = 512
 LIMIT = 16.0
 # a code that no logit has: what zarr returns for a chunk that was never written
 UNWRITTEN = np.iinfo(np.int16).min
@@ -29,30 +30,31 @@ _CRC_BYTES = 4
 _READERS = 4
 
 
-def quantise(logits: np.ndarray) -> np.ndarray:
+def quantise(logits: np.ndarray, *, knee: float = KNEE, scale: int = SCALE) -> np.ndarray:
     """Code logits.
 
     Args:
         logits: float32 of any shape, finite; values beyond +-LIMIT are stored as +-LIMIT.
+        knee, scale: of the code.
 
     Returns:
-        int16 of the same shape. The sign is kept wherever |logit| > KNEE / SCALE / 2.
+        int16 of the same shape. The sign is kept wherever |logit| > knee / scale / 2.
     """
     clipped = np.clip(logits, -LIMIT, LIMIT, dtype=np.float32)
-    return np.rint(np.arcsinh(clipped / np.float32(KNEE)) * np.float32(SCALE)).astype(np.int16)
+    return np.rint(np.arcsinh(clipped / np.float32(knee)) * np.float32(scale)).astype(np.int16)
 
 
 @functools.cache
-def _table() -> np.ndarray:
+def _table(knee: float, scale: int) -> np.ndarray:
     """float32 logit of every int16 code, indexed by the code as uint16."""
     codes = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.float64)
-    limit = np.arcsinh(LIMIT / KNEE) * SCALE + 1
-    return (KNEE * np.sinh(np.clip(codes, -limit, limit) / SCALE)).astype(np.float32)
+    limit = np.arcsinh(LIMIT / knee) * scale + 1
+    return (knee * np.sinh(np.clip(codes, -limit, limit) / scale)).astype(np.float32)
 
 
-def dequantise(codes: np.ndarray) -> np.ndarray:
+def dequantise(codes: np.ndarray, *, knee: float = KNEE, scale: int = SCALE) -> np.ndarray:
     """The inverse of `quantise`: int16 codes to float32 logits of the same shape."""
-    return _table()[codes.view(np.uint16)]
+    return _table(knee, scale)[codes.view(np.uint16)]
 
 
 class LogitStore:
@@ -71,6 +73,7 @@ class LogitStore:
         self._array = array
         self.attributes: dict[str, Any] = dict(array.attrs)
         self.names: list[str] = self.attributes.pop("names")
+        self._code = {"knee": self.attributes["knee"], "scale": self.attributes["scale"]}
         self._index = {name: i for i, name in enumerate(self.names)}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -172,7 +175,7 @@ class LogitStore:
                 f"the logits of {name} hold NaN or infinity: {model} diverged ({self.path}); train it again with a "
                 "lower learning rate or in float32."
             )
-        self._array[self._position(name)] = quantise(logits)
+        self._array[self._position(name)] = quantise(logits, **self._code)
 
     def read(self, name: str) -> np.ndarray:
         """One image's logits, (heads, h, w) float32.
@@ -189,7 +192,7 @@ class LogitStore:
             ) from None
         if codes.flat[0] == UNWRITTEN:
             raise UserError(f"the logits of {name} are not in {self.path}: run the command that writes them again.")
-        return dequantise(codes)
+        return dequantise(codes, **self._code)
 
     def missing(self) -> list[str]:
         """Names of the images not written yet, in the store's order."""
