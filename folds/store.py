@@ -15,13 +15,15 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zarr
+from numcodecs import blosc
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec
 
 from command_line import UserError
 
 FORMAT = "logits-asinh-1"
-KNEE = 0.5
-SCALE = 128
+# a store is read with the constants it was written with
+KNEE = 1.0
+SCALE = 512
 LIMIT = 16.0
 # a code that no logit has: what zarr returns for a chunk that was never written
 UNWRITTEN = np.iinfo(np.int16).min
@@ -29,30 +31,37 @@ _CRC_BYTES = 4
 _READERS = 4
 
 
-def quantise(logits: np.ndarray) -> np.ndarray:
+def quantise(logits: np.ndarray, *, knee: float = KNEE, scale: int = SCALE) -> np.ndarray:
     """Code logits.
 
     Args:
         logits: float32 of any shape, finite; values beyond +-LIMIT are stored as +-LIMIT.
+        knee, scale: of the code.
 
     Returns:
-        int16 of the same shape. The sign is kept wherever |logit| > KNEE / SCALE / 2.
+        int16 of the same shape. The sign is kept wherever |logit| > knee / scale / 2.
     """
     clipped = np.clip(logits, -LIMIT, LIMIT, dtype=np.float32)
-    return np.rint(np.arcsinh(clipped / np.float32(KNEE)) * np.float32(SCALE)).astype(np.int16)
+    return np.rint(np.arcsinh(clipped / np.float32(knee)) * np.float32(scale)).astype(np.int16)
 
 
 @functools.cache
-def _table() -> np.ndarray:
+def _table(knee: float, scale: int) -> np.ndarray:
     """float32 logit of every int16 code, indexed by the code as uint16."""
     codes = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.float64)
-    limit = np.arcsinh(LIMIT / KNEE) * SCALE + 1
-    return (KNEE * np.sinh(np.clip(codes, -limit, limit) / SCALE)).astype(np.float32)
+    limit = np.arcsinh(LIMIT / knee) * scale + 1
+    return (knee * np.sinh(np.clip(codes, -limit, limit) / scale)).astype(np.float32)
 
 
-def dequantise(codes: np.ndarray) -> np.ndarray:
+def dequantise(codes: np.ndarray, *, knee: float = KNEE, scale: int = SCALE) -> np.ndarray:
     """The inverse of `quantise`: int16 codes to float32 logits of the same shape."""
-    return _table()[codes.view(np.uint16)]
+    return _table(knee, scale)[codes.view(np.uint16)]
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a file's content ends in the checksum of what comes before it."""
+    body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+    return len(body) > 0 and google_crc32c.value(body) == int.from_bytes(crc, "little")
 
 
 class LogitStore:
@@ -71,6 +80,7 @@ class LogitStore:
         self._array = array
         self.attributes: dict[str, Any] = dict(array.attrs)
         self.names: list[str] = self.attributes.pop("names")
+        self._code = {"knee": self.attributes["knee"], "scale": self.attributes["scale"]}
         self._index = {name: i for i, name in enumerate(self.names)}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -172,7 +182,7 @@ class LogitStore:
                 f"the logits of {name} hold NaN or infinity: {model} diverged ({self.path}); train it again with a "
                 "lower learning rate or in float32."
             )
-        self._array[self._position(name)] = quantise(logits)
+        self._array[self._position(name)] = quantise(logits, **self._code)
 
     def read(self, name: str) -> np.ndarray:
         """One image's logits, (heads, h, w) float32.
@@ -181,27 +191,25 @@ class LogitStore:
             UserError: not written yet, or the chunk is damaged.
         """
         position = self._position(name)
+        # past zarr, whose machinery costs more than the decoding; the tests read the same with zarr alone
         try:
-            codes = np.asarray(self._array[position])
-        except (ValueError, RuntimeError, OSError) as error:
+            data = self._chunk(position).read_bytes()
+        except FileNotFoundError:
             raise UserError(
-                f"the logits of {name} in {self.path} are damaged ({error}): run the command that wrote them again."
+                f"the logits of {name} are not in {self.path}: run the command that writes them again."
             ) from None
-        if codes.flat[0] == UNWRITTEN:
-            raise UserError(f"the logits of {name} are not in {self.path}: run the command that writes them again.")
-        return dequantise(codes)
+        if not _is_whole(data):
+            raise UserError(
+                f"the logits of {name} in {self.path} are damaged (their checksum differs): run the command that wrote "
+                "them again."
+            )
+        codes = np.frombuffer(blosc.decompress(data[:-_CRC_BYTES]), "<i2").reshape(self.shape)
+        return dequantise(codes, **self._code)
 
     def missing(self) -> list[str]:
         """Names of the images not written yet, in the store's order."""
         present = {entry.name for entry in self.path.iterdir()}
         return [name for i, name in enumerate(self.names) if f"c.{i}.0.0.0" not in present]
-
-    def _whole(self, position: int) -> bool:
-        """Whether an image's file ends in the checksum of what comes before it."""
-        data = self._chunk(position).read_bytes()
-        return len(data) > _CRC_BYTES and google_crc32c.value(data[:-_CRC_BYTES]) == int.from_bytes(
-            data[-_CRC_BYTES:], "little"
-        )
 
     def verify(self) -> list[str]:
         """Compare every file with its checksum, without decoding it; a damaged one is removed, so that it counts as
@@ -209,7 +217,7 @@ class LogitStore:
         absent = set(self.missing())
         present = [position for position, name in enumerate(self.names) if name not in absent]
         with ThreadPoolExecutor(_READERS) as pool:
-            whole = list(pool.map(self._whole, present))
+            whole = list(pool.map(lambda position: _is_whole(self._chunk(position).read_bytes()), present))
         damaged = [position for position, is_whole in zip(present, whole, strict=True) if not is_whole]
         for position in damaged:
             self._chunk(position).unlink(missing_ok=True)

@@ -46,6 +46,17 @@ def test_what_is_written_is_read_back_by_us_and_by_plain_zarr(tmp_path: Path) ->
     np.testing.assert_allclose(plain, store.read("3.jpg"), atol=1e-5)
 
 
+def test_a_store_is_read_and_continued_with_the_code_it_was_made_with(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    array = zarr.open_array(store.path, mode="r+")
+    array.attrs.update({"knee": 0.5, "scale": 128})
+    again = make(tmp_path)
+    again.write("0.jpg", logits(0))
+    expected = dequantise(quantise(logits(0), knee=0.5, scale=128), knee=0.5, scale=128)
+    np.testing.assert_array_equal(again.read("0.jpg"), expected)
+    assert not np.array_equal(expected, dequantise(quantise(logits(0))))
+
+
 def test_constant_logits_are_written_too(tmp_path: Path) -> None:
     store = make(tmp_path)
     store.write("0.jpg", np.zeros(SHAPE, np.float32))
