@@ -3,6 +3,8 @@ C     ?= carvana
 V     ?=
 F     ?= all
 DATA  ?= data/$(C)
+IMAGES ?= $(DATA)/test
+OUT    ?= runs/$(C)/masks
 ARGS  ?=
 
 PYTHON ?= python3.11
@@ -14,12 +16,12 @@ WHERE  = --competition $(C) --data $(DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission submit report \
+.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict report \
 	notebook-push notebook-pull bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  DATA=folder ($(DATA))  ARGS='--flag value'"
+	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  DATA=folder ($(DATA))  IMAGES, OUT (predict)  ARGS='--flag value'"
 
 setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
 
@@ -66,6 +68,9 @@ submission: setup  ## predict the test set with the chosen blend; write and chec
 submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what was sent
 	$(PY) -m submit.upload $(WHERE) $(ARGS)
 
+predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
+	$(PY) -m ensemble.mask --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
+
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m ensemble.report $(WHERE)
 
@@ -78,6 +83,8 @@ notebook-pull: setup  ## fetch what was pushed to Kaggle and has finished
 bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.rle
 	$(PY) -m benchmarks.stream
+	$(PY) -m benchmarks.store
+	$(PY) -m benchmarks.predict
 
 clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache runs/*/cache

@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from kernels.compiled import compiled
-from kernels.scan import text as text_of_edges
+from kernels.digits import text as text_of_edges
 
 Array = np.ndarray
 

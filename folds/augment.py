@@ -1,9 +1,13 @@
-"""Training-time augmentation by name, with albumentations: the same geometry on image and mask."""
+"""Training-time augmentation by name, with albumentations: the same geometry on image and mask.
+
+`python -m folds.augment --show RECIPE --data DIR --out picture.png` shows sixteen augmented samples of a recipe.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -12,33 +16,72 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
+import tyro
 
-from command_line import UserError
+import atomic
+from command_line import UserError, program
+from competition import Size, find_competition
+from folds.images import find_training_set, read_mask
+from folds.recipes import find_recipe
+from models.frame import Frame
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def _affine() -> A.BasicTransform:
-    return A.Affine(
-        translate_percent=(-0.06, 0.06),
-        scale=(0.9, 1.1),
-        rotate=(-4, 4),
-        border_mode=cv2.BORDER_REPLICATE,
-        # the mask is coverage, not labels
-        mask_interpolation=cv2.INTER_LINEAR,
-        p=0.5,
-    )
+def _flip() -> A.BasicTransform:
+    return A.HorizontalFlip(p=0.5)
 
 
-def _hsv() -> A.BasicTransform:
-    return A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=25, val_shift_limit=20, p=0.5)
+def _affine(p: float = 0.5, **ranges: object) -> A.BasicTransform:
+    # the mask is coverage, not labels; what comes into view repeats the border, as padding does
+    return A.Affine(**ranges, border_mode=cv2.BORDER_REPLICATE, mask_interpolation=cv2.INTER_LINEAR, p=p)
 
 
+def _hsv(hue: int, saturation: int, value: int) -> A.BasicTransform:
+    return A.HueSaturationValue(hue_shift_limit=hue, sat_shift_limit=saturation, val_shift_limit=value, p=0.5)
+
+
+# degrees, shares of the side, and factors; the documents of A and B name what is varied and not by how much
 AUGMENTATIONS: dict[str, Callable[[], list[A.BasicTransform]]] = {
     "none": lambda: [],
-    "flip": lambda: [A.HorizontalFlip(p=0.5)],
-    "flip-affine-hsv": lambda: [A.HorizontalFlip(p=0.5), _affine(), _hsv()],
+    "flip": lambda: [_flip()],
+    "flip-affine-hsv": lambda: [
+        _flip(),
+        _affine(translate_percent=(-0.06, 0.06), scale=(0.9, 1.1), rotate=(-4, 4)),
+        _hsv(20, 25, 20),
+    ],
+    # system A
+    "hsv-shift-scale-rotate-flip": lambda: [
+        _hsv(25, 15, 25),
+        _affine(translate_percent=(-0.0625, 0.0625), scale=(0.9, 1.1), rotate=(-5, 5)),
+        _flip(),
+    ],
+    # system B
+    "scale-shear-rotate-shift-flip": lambda: [
+        _affine(
+            0.9,
+            scale=(0.9, 1.1),
+            shear={"x": (-6, 6), "y": (-3, 3)},
+            rotate=(-6, 6),
+            translate_percent={"x": (-0.08, 0.08), "y": (-0.08, 0.08)},
+        ),
+        _flip(),
+    ],
+    # system C, with its own range
+    "flip-rotate": lambda: [_flip(), _affine(0.9, rotate=(-8, 8))],
 }
+
+
+def find_augmentation(name: str) -> Callable[[], list[A.BasicTransform]]:
+    """The augmentation of that name: makes its transforms anew at each call.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    try:
+        return AUGMENTATIONS[name]
+    except KeyError:
+        raise UserError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}.") from None
 
 
 class Augmentation:
@@ -51,10 +94,8 @@ class Augmentation:
     """
 
     def __init__(self, name: str, seed: int) -> None:
-        if name not in AUGMENTATIONS:
-            raise UserError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}.")
         self._seed = seed
-        self._transform = A.Compose(AUGMENTATIONS[name]())
+        self._transform = A.Compose(find_augmentation(name)())
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, *, epoch: int, position: int) -> Pair:
         """Augment one sample.
@@ -71,3 +112,67 @@ class Augmentation:
         self._transform.set_random_seed(int(draw))
         result = self._transform(image=image, mask=mask)
         return result["image"], result["mask"]
+
+
+# of one sample in the picture; 3 : 2, as the first competition's frames nearly are
+_SHOWN: Size = (256, 384)
+_SIDE = 4
+
+
+def contact_sheet(pairs: list[Pair], columns: int = _SIDE) -> np.ndarray:
+    """Samples side by side, each with its mask's outline.
+
+    Args:
+        pairs: images (h, w, 3) uint8 RGB and masks (h, w) uint8 coverage, all of one size; not modified.
+        columns: samples a row.
+
+    Returns:
+        (rows * h, columns * w, 3) uint8 RGB; black where there are too few samples for a whole row.
+    """
+    height, width = pairs[0][1].shape
+    rows = -(-len(pairs) // columns)
+    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for i, (image, mask) in enumerate(pairs):
+        tile = np.ascontiguousarray(image)
+        outline = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+        row, column = divmod(i, columns)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = cv2.drawContours(
+            tile.copy(), outline, -1, (255, 0, 80), 1
+        )
+    return sheet
+
+
+@program
+def main(
+    show: str, competition: str = "carvana", data: Path | None = None, out: Path = Path("augmented.png"), seed: int = 0
+) -> None:
+    """Draw sixteen augmented samples of a recipe, each with its mask's outline.
+
+    Args:
+        show: name of a recipe (folds/recipes.py).
+        competition: a name from competition.py.
+        data: the competition's files; data/<competition> by default.
+        out: the picture, PNG or JPEG.
+        seed: which draws.
+    """
+    augment = Augmentation(find_recipe(show).augment, seed)
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"{out} is no PNG or JPEG: give --out a name that ends in .png.")
+    facts = find_competition(competition)
+    training = find_training_set(facts, data or facts.default_data())
+    frame = Frame(_SHOWN)
+    # four images spread over the set, a row of four epochs each
+    positions = np.linspace(0, len(training.names) - 1, _SIDE).round().astype(int)
+    pairs = []
+    for position in positions:
+        name = training.names[position]
+        image = frame.load(training.image_path(name), facts.size)[0]
+        mask = frame.apply_mask(read_mask(training.mask_path(name), facts.size))
+        pairs += [augment(image, mask, epoch=epoch, position=int(position)) for epoch in range(_SIDE)]
+    with atomic.replacing(out) as temporary:
+        cv2.imwrite(str(temporary), cv2.cvtColor(contact_sheet(pairs), cv2.COLOR_RGB2BGR))
+    print(f"{len(pairs)} samples of recipe {show} in {out}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

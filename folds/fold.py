@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import atomic
 import provenance
+from folds import optimisation
 from folds.augment import Augmentation
 from folds.cache import Frames, Truth
 from folds.images import TrainingSet
@@ -99,6 +100,10 @@ def _loader(samples: Samples, positions: np.ndarray, task: FoldTask, *, shuffle:
     return torch.utils.data.DataLoader(samples, task.recipe.batch, sampler=sampler, drop_last=drop)
 
 
+def _last_state(task: FoldTask) -> Path:
+    return task.folder / _RESUME_DIR / "last.ckpt"
+
+
 def _fit_network(task: FoldTask, network: torch.nn.Module) -> dict[str, Any]:
     """Train by gradient; the network ends with the weights of its best epoch. Returns facts for the manifest."""
     resume = task.folder / _RESUME_DIR
@@ -110,10 +115,17 @@ def _fit_network(task: FoldTask, network: torch.nn.Module) -> dict[str, Any]:
         best,
         TQDMProgressBar(leave=True) if task.bar else _EpochLines(f"{task.variant.name} fold {task.fold}"),
     ]
-    if task.recipe.patience:
-        callbacks.append(EarlyStopping("val_dice", mode="max", patience=task.recipe.patience, check_finite=True))
+    recipe = task.recipe
+    if recipe.patience:
+        mode = "max" if recipe.monitor == "val_dice" else "min"
+        callbacks.append(EarlyStopping(recipe.monitor, recipe.min_delta, recipe.patience, mode=mode, check_finite=True))
+    if recipe.ema:
+        callbacks.append(optimisation.MovingAverage(recipe.ema))
+    precision = optimisation.precision(recipe)
     trainer = lightning.Trainer(
-        max_epochs=task.recipe.epochs,
+        max_epochs=recipe.epochs,
+        precision=precision,
+        accumulate_grad_batches=recipe.accumulate,
         accelerator="auto",
         devices=1,
         logger=[
@@ -121,14 +133,14 @@ def _fit_network(task: FoldTask, network: torch.nn.Module) -> dict[str, Any]:
             TensorBoardLogger(task.folder, name="", version="tensorboard"),
         ],
         callbacks=callbacks,
-        gradient_clip_val=task.recipe.clip or None,
+        gradient_clip_val=recipe.clip or None,
         enable_model_summary=False,
         enable_progress_bar=task.bar,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
     )
-    augmented = Samples(task.frames, Augmentation(task.recipe.augment, task.seed + task.fold))
-    last = resume / "last.ckpt"
+    augmented = Samples(task.frames, Augmentation(recipe.augment, task.seed + task.fold))
+    last = _last_state(task)
     trainer.fit(
         module,
         _loader(augmented, task.train, task, shuffle=True),
@@ -140,7 +152,7 @@ def _fit_network(task: FoldTask, network: torch.nn.Module) -> dict[str, Any]:
         raise KeyboardInterrupt
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in state.items()})
-    return {"epochs_run": trainer.current_epoch, "steps": trainer.global_step}
+    return {"epochs_run": trainer.current_epoch, "steps": trainer.global_step, "precision": precision}
 
 
 def _write_oof(task: FoldTask, network: torch.nn.Module) -> np.ndarray:
@@ -183,7 +195,8 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     start = time.perf_counter()
     lightning.seed_everything(task.seed + task.fold, verbose=False)
-    network = build(task.variant)
+    # a run that goes on has its weights already
+    network = build(task.variant, pretrained=not _last_state(task).exists())
     atomic.write_json(task.folder / RECIPE_FILE, task.recipe.to_json())
     if task.variant.fitted:
         network.fit(task.frames.mask(int(p)) for p in task.train)  # type: ignore[operator]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from competition import Size
+from folds import optimisation
 from folds.cache import Truth
 from folds.recipes import Recipe
 from folds.scoring import full_size_dice
@@ -39,9 +40,8 @@ class SegmentationModule(lightning.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._variant = variant
         self._recipe = recipe
-        self._frame = frame
-        self._truth = truth
-        self._full = full
+        # a function, since averaging the weights copies the module, and a copy of the truth is large
+        self._dice = lambda plane, position: full_size_dice(plane, frame, truth.of(position), full)
         self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = find_loss(recipe.loss)
 
     def _logits_and_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,24 +59,13 @@ class SegmentationModule(lightning.LightningModule):
         """Log the loss at the network's size and the Dice at the competition's."""
         logits, loss = self._logits_and_loss(batch)
         planes = logits[:, 0].float().cpu().numpy()
-        scores = [
-            full_size_dice(plane, self._frame, self._truth.of(int(position)), self._full)
-            for plane, position in zip(planes, batch[2], strict=True)
-        ]
+        scores = [self._dice(plane, int(position)) for plane, position in zip(planes, batch[2], strict=True)]
         count = len(scores)
         self.log("val_loss", loss, batch_size=count)
         self.log("val_dice", float(np.mean(scores)), prog_bar=True, batch_size=count)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with the recipe's schedule, stepped every batch."""
-        recipe = self._recipe
-        optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        if recipe.schedule == "constant":
-            return optimiser
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, recipe.learning_rate, total_steps=max(2, steps), pct_start=recipe.warmup
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """The recipe's optimiser and schedule."""
+        chosen = optimisation.optimiser(self.network.parameters(), self._recipe)
+        schedule = optimisation.schedule(chosen, self._recipe, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": chosen, "lr_scheduler": schedule} if schedule else chosen

@@ -7,42 +7,92 @@ from typing import Any, Literal
 
 from command_line import UserError
 
+Optimiser = Literal["adamw", "rmsprop", "sgd"]
+Schedule = Literal["one-cycle", "cosine", "plateau", "constant"]
+Precision = Literal["auto", "bf16", "fp16", "float32"]
+Monitor = Literal["val_dice", "val_loss"]
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
 
+    A field that is added later must default to what was done before it existed: a finished fold's recipe is compared
+    with today's.
+
     Attributes:
         name: unique.
         epochs: passes over the training folds, at most.
-        batch: images a step.
+        batch: images a forward pass.
+        accumulate: batches whose gradients are added up before a step; a step sees batch * accumulate images.
         loss: name in models/losses.py.
+        optimiser: "adamw" (Adam where `weight_decay` is 0), "rmsprop" or "sgd" (momentum 0.9, Nesterov).
         learning_rate: the highest of the schedule.
-        weight_decay: AdamW's decoupled decay.
-        schedule: "one-cycle" (up to `learning_rate` in the first `warmup` share of the steps, then down to about 0)
-            or "constant".
+        weight_decay: decoupled for AdamW, added to the gradient for the others.
+        schedule: "one-cycle" (up to `learning_rate` in the first `warmup` share of the steps, then down to about 0);
+            "cosine" (linearly up in the first `warmup` share, then along a half cosine to 0); "plateau" (times
+            `plateau_factor` after `plateau_patience` epochs in which `monitor` did not get better by more than
+            `plateau_threshold`); or "constant".
         warmup: share of the steps, 0..1.
         augment: name in folds/augment.py.
-        patience: epochs without a better validation Dice after which training stops; 0 never stops early.
+        patience: epochs without a better `monitor` after which training stops; 0 never stops early.
+        min_delta: by how much `monitor` must get better to count for `patience`.
+        monitor: what `patience` and "plateau" watch. The weights kept are always those of the best val_dice.
         clip: gradient norm above which gradients are scaled down; 0 never does.
+        ema: decay of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
+            themselves.
+        precision: "auto" is bf16 on a GPU that computes in it, else float32; "bf16" and "fp16" are mixed with
+            float32.
     """
 
     name: str
     epochs: int
     batch: int
+    accumulate: int = 1
     loss: str = "bce-dice"
+    optimiser: Optimiser = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    schedule: Schedule = "one-cycle"
     warmup: float = 0.25
+    plateau_factor: float = 0.1
+    plateau_patience: int = 4
+    plateau_threshold: float = 1e-4
     augment: str = "flip-affine-hsv"
     patience: int = 0
+    min_delta: float = 0.0
+    monitor: Monitor = "val_dice"
     clip: float = 1.0
+    ema: float = 0.0
+    precision: Precision = "auto"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping of the fields."""
         return asdict(self)
 
+
+# what the three published systems have in common: nothing is clipped or averaged, plain float32
+_PUBLISHED: dict[str, Any] = {"weight_decay": 0.0, "clip": 0.0, "precision": "float32"}
+# system A's own settings of its U-Net's schedule; B and C do not say theirs and borrow them
+_PLATEAU: dict[str, Any] = {
+    "optimiser": "rmsprop",
+    "learning_rate": 1e-4,
+    "schedule": "plateau",
+    "plateau_factor": 0.1,
+    "plateau_patience": 4,
+    "plateau_threshold": 1e-4,
+    "patience": 8,
+    "min_delta": 1e-4,
+    "monitor": "val_loss",
+}
+# a GPU's worth: a network from ImageNet weights, warmed up, averaged, bf16 where the GPU has it
+_STRONG: dict[str, Any] = {
+    "learning_rate": 5e-4,
+    "schedule": "cosine",
+    "warmup": 0.05,
+    "ema": 0.999,
+    "patience": 10,
+}
 
 RECIPES = {
     r.name: r
@@ -51,6 +101,19 @@ RECIPES = {
         Recipe(name="fitted", epochs=0, batch=1),
         # from scratch on a CPU within a minute a fold
         Recipe(name="demo", epochs=8, batch=8, learning_rate=4e-3, patience=4, augment="flip"),
+        # from scratch on a CPU, for thousands of images: within an hour on one core
+        Recipe(name="cpu-hour", epochs=32, batch=16, learning_rate=4e-3, augment="flip"),
+        # system A: Adam, no augmentation
+        Recipe(
+            name="a-cnn", epochs=20, batch=16, learning_rate=1e-3, schedule="constant", augment="none", **_PUBLISHED
+        ),
+        Recipe(name="a-unet", epochs=50, batch=16, augment="hsv-shift-scale-rotate-flip", **_PLATEAU, **_PUBLISHED),
+        Recipe(name="b-unet", epochs=50, batch=4, augment="scale-shear-rotate-shift-flip", **_PLATEAU, **_PUBLISHED),
+        Recipe(name="c-unet", epochs=50, batch=16, augment="flip-rotate", **_PLATEAU, **_PUBLISHED),
+        Recipe(name="strong", epochs=50, batch=16, **_STRONG),
+        Recipe(name="strong-large", epochs=40, batch=4, accumulate=4, **_STRONG),
+        # from scratch and without batch norm: a longer warm-up, smaller steps
+        Recipe(name="dilated", epochs=60, batch=2, accumulate=4, **(_STRONG | {"learning_rate": 2e-4, "warmup": 0.1})),
     )
 }
 

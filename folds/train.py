@@ -8,7 +8,7 @@ import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import joblib
 import numpy as np
@@ -22,8 +22,10 @@ from competition import Competition, find_competition
 from folds import cache, split
 from folds.fold import FoldTask, read_manifest, run_fold
 from folds.images import TrainingSet, find_training_set
-from folds.recipes import Recipe, find_recipe
+from folds.plan import check_batch, check_plan, plan_of, with_weights
+from folds.recipes import Recipe
 from folds.store import LogitStore
+from models.build import build
 from models.frame import frame_of
 from models.variants import Variant, parse_variants
 
@@ -58,6 +60,9 @@ def _is_done(task: FoldTask) -> bool:
         "data_digest": task.training.digest,
         "folds_digest": task.folds_digest,
     }
+    # a recipe from before a field existed was trained with what is now its default
+    if isinstance(manifest.get("recipe"), dict):
+        manifest["recipe"] = {**Recipe(name="", epochs=0, batch=0).to_json(), **manifest["recipe"]}
     for key, value in wanted.items():
         # through JSON, tuples have become lists
         if _plain(manifest.get(key)) != _plain(value):
@@ -87,6 +92,10 @@ def _tasks(
     seed: int,
 ) -> list[FoldTask]:
     """The variant's folds as tasks, its OOF store and frame cache made."""
+    column = table["fold"].to_numpy()
+    if not variant.fitted:
+        for fold in folds:
+            check_batch(recipe, int((column != fold).sum()), where=f"what fold {fold} trains on")
     frames = cache.frames(training, frame_of(variant), known, root / "cache")
     folder = root / variant.name
     digest = folds_digest(table)
@@ -100,7 +109,6 @@ def _tasks(
         data_digest=training.digest,
         folds_digest=digest,
     )
-    column = table["fold"].to_numpy()
     return [
         FoldTask(
             training=training,
@@ -158,7 +166,9 @@ def main(
     recipe: str = "",
     epochs: int = 0,
     batch: int = 0,
+    accumulate: int = 0,
     learning_rate: float = 0.0,
+    weights: Literal["", "imagenet", "none"] = "",
     folds: int = split.FOLDS,
     folds_csv: Path | None = None,
     seed: int = 0,
@@ -175,29 +185,42 @@ def main(
         recipe: how to train, instead of each variant's own recipe.
         epochs: instead of the recipe's.
         batch: images a step, instead of the recipe's.
+        accumulate: batches a step, instead of the recipe's.
         learning_rate: instead of the recipe's.
+        weights: the encoders' starting weights, instead of each variant's own.
         folds: number of folds of a new split.
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the split, the weights, the order and the augmentation.
         jobs: folds trained at once; by default one a GPU, else one a core.
     """
     facts: Competition = find_competition(competition)
-    variants = parse_variants(variant)
+    variants = [with_weights(each, weights) for each in parse_variants(variant)]
     changes: dict[str, Any] = {
         key: value
-        for key, value in (("epochs", epochs), ("batch", batch), ("learning_rate", learning_rate))
-        if value > 0
+        for key, value in (
+            ("epochs", epochs),
+            ("batch", batch),
+            ("accumulate", accumulate),
+            ("learning_rate", learning_rate),
+        )
+        if value
     }
-    training = find_training_set(facts, data or facts.default_data())
+    plans = [plan_of(each, recipe, changes) for each in variants]
     root = runs / facts.name
+    for each, plan in zip(variants, plans, strict=True):
+        check_plan(each, plan, facts.size)
+        if each.weights != "none" and not (root / each.name).exists():
+            # downloads what the folds will start from, or says at once that it cannot be had
+            build(each)
+    training = find_training_set(facts, data or facts.default_data())
+    for plan in plans:
+        check_batch(plan, len(training.names), where=f"the images of {training.data}")
     known = cache.truth(training, root / "cache")
     table = split.find_or_make(root / "folds.csv", training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
     count = int(table["fold"].max()) + 1
     chosen = split.parse_folds(fold, count)
     waiting: list[FoldTask] = []
-    for each in variants:
-        plan = find_recipe(each.recipe if each.fitted or not recipe else recipe)
-        plan = plan if each.fitted else replace(plan, **changes)
+    for each, plan in zip(variants, plans, strict=True):
         for task in _tasks(each, plan, chosen, training, known, table, root, seed):
             if _is_done(task):
                 print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")

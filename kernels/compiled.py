@@ -45,3 +45,13 @@ def compiled(function: F) -> F:
     result: Any = numba.njit(nogil=True, cache=True)(function)
     dispatcher: F = result
     return dispatcher
+
+
+def inlined(function: F) -> F:
+    """Compile a small function into each loop that calls it.
+
+    A call that hands over arrays costs some hundred nanoseconds, which the compiler does not always spare by itself.
+    """
+    result: Any = numba.njit(inline="always")(function)
+    dispatcher: F = result
+    return dispatcher

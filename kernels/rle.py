@@ -1,7 +1,8 @@
 """Run-length encoding of binary masks, as Kaggle's competitions write it.
 
 Pixels are numbered from 1, row by row ("row", Carvana) or column by column ("column", most others). A run may go on
-from the end of one line into the start of the next. Checked wrappers over the unchecked loops of `kernels.scan`.
+from the end of one line into the start of the next. Checked wrappers over the unchecked loops of `kernels.scan` and
+`kernels.digits`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import numpy as np
 
 from competition import Order, Size
-from kernels import scan
+from kernels import digits, scan
 
 _Array = np.ndarray
 
@@ -32,7 +33,13 @@ def _flat(array: _Array, order: Order) -> _Array:
 def _mask_edges(mask: _Array, order: Order) -> _Array:
     if mask.dtype not in (np.bool_, np.uint8):
         raise ValueError(f"a mask must be bool, or uint8 of 0 and 1, not {mask.dtype}")
-    edges, valid = scan.mask_edges(_flat(mask.view(np.uint8), order))
+    flat = _flat(mask.view(np.uint8), order)
+    whole = flat.size - flat.size % 8
+    words = flat[:whole].view(np.uint64)
+    if not words.flags.aligned:
+        # a view into the middle of something: rare, and a compiled loop of its own is not worth it
+        words = words.copy()
+    edges, valid = scan.mask_edges(words, flat[whole:])
     if not valid:
         raise ValueError("a mask must hold 0 and 1 only: divide by 255, or compare with a threshold")
     return edges
@@ -65,7 +72,7 @@ def encode_text(mask: np.ndarray, *, order: Order = "row") -> bytes:
     >>> encode_text(np.array([[0, 1, 1], [1, 0, 1]], bool))
     b'2 3 6 1'
     """
-    return scan.text(_mask_edges(mask, order)).tobytes()
+    return digits.text(_mask_edges(mask, order)).tobytes()
 
 
 def encode_logits_text(logits: np.ndarray, *, threshold: float = 0.0, order: Order = "row") -> bytes:
@@ -104,7 +111,7 @@ def encode_logits_text(logits: np.ndarray, *, threshold: float = 0.0, order: Ord
             edges = scan.edges_above(flat, logits.dtype.type(math.floor(threshold)))
     else:
         raise ValueError(f"logits must be floats or integers, not {logits.dtype}")
-    return scan.text(edges).tobytes()
+    return digits.text(edges).tobytes()
 
 
 def _checked_runs(runs: _Array, total_px: int | None) -> _Array:
@@ -174,10 +181,10 @@ def parse(text: bytes | str, *, size: Size | None = None) -> np.ndarray:
     [[2, 3], [6, 1]]
     """
     data = text.encode("ascii", "replace") if isinstance(text, str) else text
-    numbers, fault = scan.numbers(np.frombuffer(data, np.uint8))
+    numbers, fault = digits.numbers(np.frombuffer(data, np.uint8))
     if fault >= 0:
         raise ValueError(f"character {fault + 1} ({data[fault : fault + 1]!r}) is neither a digit nor a space")
-    if fault == scan.TOO_LARGE:
+    if fault == digits.TOO_LARGE:
         raise ValueError("a number has more digits than any pixel has")
     if len(numbers) % 2:
         raise ValueError(f"an odd number of numbers ({len(numbers)}): a start lacks its length")
@@ -194,4 +201,4 @@ def format_runs(runs: np.ndarray) -> bytes:
     edges = checked.copy()
     edges[:, 0] -= 1
     edges[:, 1] += edges[:, 0]
-    return scan.text(edges.reshape(-1)).tobytes()
+    return digits.text(edges.reshape(-1)).tobytes()

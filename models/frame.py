@@ -65,7 +65,9 @@ def decode(path: Path, at_least: Size | None = None) -> tuple[np.ndarray, Size]:
             low, need = min(full), max(at_least) if full[0] > full[1] else min(at_least)
             high = max(full)
             for factor, reduced in _REDUCED:
-                if low >= factor * need and high >= factor * max(at_least):
+                # near a square, the reduced picture may not show whether the orientation swapped the sides
+                swap_shows = full[0] == full[1] or -(-full[0] // factor) != -(-full[1] // factor)
+                if low >= factor * need and high >= factor * max(at_least) and swap_shows:
                     flag = reduced
                     break
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None

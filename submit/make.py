@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import joblib
@@ -19,9 +19,10 @@ import provenance
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from ensemble.blends import SCORE_FILE, SUBMISSION_FILE, read_blend
-from ensemble.members import Member, find_members
+from ensemble.members import TEST_STORE
+from ensemble.mixture import Mixture, find_mixture
 from ensemble.postprocess import apply_kept
-from ensemble.predictor import predict
+from ensemble.predictor import UnreadableImagesError, predict
 from ensemble.voting import weighted_logits
 from folds.images import list_images
 from folds.store import LogitStore
@@ -30,34 +31,33 @@ from submit.check import check, sample_names
 from submit.score import score
 from submit.stream import SubmissionStream
 
+OnMissing = Literal["refuse", "empty"]
+
 SHARD_ROWS = 500
 
 
 @dataclass(frozen=True)
 class _Blender:
-    """Blends stored logits into rows of the submission; pickles to workers.
+    """Blends stored logits into rows of the submission; pickles to workers."""
 
-    Attributes:
-        repairs: (name, size in pixels) of the postprocessing steps that the blend has kept.
-    """
-
-    members: Sequence[Member]
+    mixture: Mixture
     stores: Sequence[LogitStore]
-    weights: Sequence[float]
-    threshold: float
     size: Size
-    repairs: Sequence[tuple[str, int]] = ()
+    empty: frozenset[str]
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(name, run-length text) of each image."""
-        frames = [member.frame for member in self.members]
+        frames = [member.frame for member in self.mixture.members]
         for name in names:
+            if name in self.empty:
+                yield name, b""
+                continue
             planes = [store.read(name)[0] for store in self.stores]
-            full = weighted_logits(planes, frames, self.weights, self.size)
-            if self.repairs:
-                yield name, encode_text(apply_kept(full > self.threshold, self.repairs))
+            full = weighted_logits(planes, frames, self.mixture.weights, self.size)
+            if self.mixture.repairs:
+                yield name, encode_text(apply_kept(full > self.mixture.threshold, self.mixture.repairs))
             else:
-                yield name, encode_logits_text(full, threshold=self.threshold)
+                yield name, encode_logits_text(full, threshold=self.mixture.threshold)
 
     def write(self, stream: SubmissionStream, shard: int) -> int:
         """Write one shard of the submission; returns its number of rows."""
@@ -67,13 +67,16 @@ class _Blender:
         return len(names)
 
 
-def rows_wanted(competition: Competition, data: Path, images: Path | None) -> tuple[list[str], Path]:
+def rows_wanted(
+    competition: Competition, data: Path, images: Path | None, on_missing: OnMissing = "refuse"
+) -> tuple[list[str], Path]:
     """Which images the submission has rows for, and where they are.
 
     Args:
         competition: the competition.
         data: the folder of its files.
         images: a folder of images to submit instead of the test set; all of its images, sorted, become rows.
+        on_missing: "empty" allows images that the sample names to be lacking.
 
     Returns:
         Names in the order of the submission, and their folder.
@@ -91,23 +94,30 @@ def rows_wanted(competition: Competition, data: Path, images: Path | None) -> tu
         )
     names = sample_names(data, competition)
     lacking = sorted(set(names) - set(list_images(folder, competition)))
-    if lacking:
+    if lacking and on_missing == "refuse":
         raise UserError(
             f"{folder} lacks {len(lacking)} of the {len(names)} images that {competition.sample_file} names "
-            f"({lacking[0]} first): copy them there, or name a folder to predict instead (ARGS='--images FOLDER')."
+            f"({lacking[0]} first): copy them there, leave their rows empty (ARGS='--on-missing empty'), or name a "
+            "folder to predict instead (ARGS='--images FOLDER')."
         )
     return names, folder
 
 
-def _blend_stores(blend: dict[str, Any], root: Path, names: list[str], folder: Path, size: Size) -> _Blender:
-    manifests = sorted((root / blend["members"][0]).glob("fold*/manifest.json"))
-    members = find_members(root, blend["members"], len(manifests))
-    for member in members:
-        if member.weights_digest != blend["weights_digests"].get(member.name):
-            raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
-    stores = [predict(member, names, folder, size) for member in members]
-    repairs = [(step, size_px) for step, size_px in blend.get("postprocess_kept", [])]
-    return _Blender(members, stores, blend["weights"], blend["threshold"], size, repairs)
+def _predicted(mixture: Mixture, names: list[str], folder: Path, size: Size, on_missing: OnMissing) -> _Blender:
+    """Logits of all images by all members; images that cannot be read are refused, or become empty rows."""
+    stores: list[LogitStore] = []
+    empty: set[str] = set()
+    for member in mixture.members:
+        try:
+            stores.append(predict(member, names, folder, size))
+        except UnreadableImagesError as error:
+            if on_missing == "refuse":
+                raise UserError(f"{error} Or leave their rows empty (ARGS='--on-missing empty').") from None
+            empty.update(error.names)
+            stores.append(LogitStore.open(member.folder / TEST_STORE))
+    if len(empty) == len(names):
+        raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
+    return _Blender(mixture, stores, size, frozenset(empty))
 
 
 @program
@@ -117,6 +127,8 @@ def main(
     data: Path | None = None,
     runs: Path = Path("runs"),
     images: Path | None = None,
+    on_missing: OnMissing = "refuse",
+    restart: bool = False,
     jobs: int = -1,
 ) -> None:
     """Write the submission of a blend: runs/<competition>/<blend>/submission.csv.gz, checked, with its manifest.
@@ -127,22 +139,29 @@ def main(
         data: the competition's files; data/<competition> by default.
         runs: where trained variants and the blend are.
         images: a folder of images to predict instead of the competition's test set.
+        on_missing: what becomes of images that are lacking or cannot be read: refuse to make a submission, or give
+            them an empty row.
+        restart: discard the shards of another submission (other images, blend or weights) of this blend's folder.
         jobs: processes, as joblib counts them.
     """
     facts = find_competition(competition)
     data = data or facts.default_data()
     root = runs / facts.name
     blend = read_blend(root / name)
-    names, folder = rows_wanted(facts, data, images)
-    blender = _blend_stores(blend, root, names, folder, facts.size)
-    fingerprint = {
+    mixture = find_mixture(root, name)
+    names, folder = rows_wanted(facts, data, images, on_missing)
+    blender = _predicted(mixture, names, folder, facts.size, on_missing)
+    fingerprint: dict[str, Any] = {
         "blend": name,
         "members": blend["members"],
         "weights": blend["weights"],
         "threshold": blend["threshold"],
-        "postprocess": [list(repair) for repair in blender.repairs],
-        "weights_digests": {m.name: m.weights_digest for m in blender.members},
+        "postprocess": [list(repair) for repair in mixture.repairs],
+        "weights_digests": {m.name: m.weights_digest for m in mixture.members},
     }
+    empty = sorted(blender.empty)
+    if empty:
+        fingerprint["empty_rows"] = empty
     stream = SubmissionStream(
         root / name / "shards",
         names,
@@ -151,6 +170,7 @@ def main(
         order=facts.order,
         shard_rows=SHARD_ROWS,
         fingerprint=fingerprint,
+        restart=restart,
     )
     missing = stream.missing()
     # no process more than there are shards: starting one costs seconds
@@ -174,6 +194,8 @@ def main(
     if not report.ok:
         raise UserError(f"{path} does not pass the check: {report}")
     print(f"{path}: {len(names)} rows, checked")
+    if empty:
+        print(f"{len(empty)} of them are empty, as their images cannot be read: {', '.join(empty[:20])}")
     if truth is not None and truth.is_dir():
         test_dice = float(score(path, truth, competition=facts).mean)
         atomic.write_json(root / name / SCORE_FILE, {"test_dice": test_dice, "truth": str(truth)})

@@ -8,6 +8,8 @@ from pathlib import Path
 # before anything imports them: no library may look for weights or newer versions on a network
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# the tests run side by side, and two threads on work as small as theirs mostly wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import hypothesis

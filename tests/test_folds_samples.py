@@ -7,7 +7,7 @@ import pytest
 from command_line import UserError
 from competition import COMPETITIONS
 from folds import cache
-from folds.augment import AUGMENTATIONS, Augmentation
+from folds.augment import AUGMENTATIONS, Augmentation, contact_sheet, main
 from folds.images import find_training_set, read_mask
 from folds.samples import EpochSampler, Samples
 from models.frame import Frame
@@ -84,3 +84,29 @@ def test_a_fault_leaves_no_half_built_cache(ellipses: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match=image.name):
         cache.frames(training, Frame((160, 240)), truth, tmp_path / "cache", jobs=1)
     assert [p.name for p in (tmp_path / "cache" / training.digest).iterdir()] == ["truth"]
+
+
+def test_the_sheet_outlines_each_mask_in_its_own_tile() -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 10:20] = 255
+    pairs = [(np.full((20, 30, 3), 50 * i, np.uint8), mask) for i in range(3)]
+    sheet = contact_sheet(pairs, columns=2)
+    assert sheet.shape == (40, 60, 3)
+    assert sheet[5:15, 40].tolist() == [[255, 0, 80]] * 10
+    assert (sheet[7:13, 42:48] == 50).all()
+    assert (sheet[:5] == np.repeat([0, 50], 30)[None, :, None]).all()
+    assert (sheet[20:, 30:] == 0).all()
+    assert (pairs[1][0] == 50).all()
+
+
+def test_a_recipes_samples_are_shown(ellipses: Path, tmp_path: Path) -> None:
+    main("c-unet", data=ellipses, out=tmp_path / "shown.png")
+    sheet = cv2.imread(str(tmp_path / "shown.png"))
+    assert sheet.shape == (4 * 256, 4 * 384, 3)
+    tiles = sheet.reshape(4, 256, 4, 384, 3).swapaxes(1, 2).reshape(16, 256, 384, 3)
+    outlined = [(tile == (80, 0, 255)).all(-1).sum() for tile in tiles]
+    assert min(outlined) > 50
+    assert len({tile.tobytes() for tile in tiles}) > 8
+    for arguments, words in (({"show": "z"}, "unknown recipe"), ({"show": "demo", "out": Path("a.txt")}, "no PNG")):
+        with pytest.raises(SystemExit, match=words):
+            main(**arguments)

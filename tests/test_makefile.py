@@ -53,3 +53,14 @@ def test_data_is_rendered_for_the_studio_and_fetched_for_the_others() -> None:
             check=True,
         )
         assert program in done.stdout
+
+
+def test_predict_names_its_folders() -> None:
+    done = subprocess.run(
+        ["make", "-n", "predict", "C=studio", "IMAGES=my photos", "OUT=x", "-o", "setup"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert '-m ensemble.mask --images "my photos" --out "x" --competition studio --variant "" --cutout' in done.stdout

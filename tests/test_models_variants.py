@@ -9,7 +9,6 @@ import torch
 from command_line import UserError
 from models import checkpoint
 from models.build import build, check_size, divisor, parameter_count
-from models.tta import TRANSFORMS, find_transforms, mean_logits
 from models.variants import VARIANTS, Head, Variant, find_variant, parse_variants
 
 SMALL = ("average-mask", "unet-mobilenetv3", "fpn-regnetx", "unet-resnet18", "a-cnn-128")
@@ -93,24 +92,3 @@ def test_damaged_and_missing_weights_are_named(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(UserError, match="is missing"):
         checkpoint.load(tmp_path)
-
-
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_is_undone_by_its_inverse(name: str) -> None:
-    x = torch.rand(2, 3, 8, 10)
-    assert torch.equal(TRANSFORMS[name].invert(TRANSFORMS[name].apply(x)), x)
-
-
-def test_mean_logits_averages_undone_transforms() -> None:
-    ramp = torch.arange(6.0).reshape(1, 1, 1, 6)
-
-    class Add(torch.nn.Module):
-        def forward(self, batch: torch.Tensor) -> torch.Tensor:
-            return batch + ramp
-
-    x = torch.rand(1, 1, 1, 6)
-    expected = x + (ramp + ramp.flip(-1)) / 2
-    torch.testing.assert_close(mean_logits(Add(), x, find_transforms(("hflip",))), expected)
-    torch.testing.assert_close(mean_logits(Add(), x, find_transforms(())), x + ramp)
-    with pytest.raises(UserError, match="hflip"):
-        find_transforms(("spin",))

@@ -1,0 +1,155 @@
+"""`python -m benchmarks.predict`: from JPEG files to stored logits, against the forward passes alone.
+
+Both go through the same batches on the same lanes; for the forward passes alone the batches lie in memory already.
+Weights are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import tyro
+
+import atomic
+from command_line import UserError, program
+from competition import Size
+from ensemble.members import Member, find_members
+from ensemble.predictor import Lanes, predict
+from models import checkpoint
+from models.build import build
+from models.frame import decode
+from models.variants import Variant, find_variant
+
+RESNET18_UNET = Variant(
+    name="unet-resnet18", network="smp", architecture="Unet", encoder="resnet18", size=(512, 768), recipe="demo", tta=()
+)
+SMALL = ("unet-mobilenetv3", "fpn-regnetx")
+
+
+def random_member(root: Path, variant: Variant) -> Member:
+    """A member of one fold with random weights, without augmentation."""
+    plain = replace(variant, tta=())
+    folder = root / plain.name / "fold0"
+    checkpoint.save(folder, build(plain, pretrained=False), plain)
+    atomic.write_json(
+        folder / "manifest.json", {"variant": plain.to_json(), "folds_digest": "none", "data_digest": "none"}
+    )
+    return find_members(root, [plain.name], 1)[0]
+
+
+def forward_alone_s(lanes: Lanes, batches: Sequence[np.ndarray]) -> float:
+    """Seconds to pass `batches` through the networks, as many at a time as there are lanes."""
+
+    def forward(batch: np.ndarray) -> None:
+        with lanes.take() as (predictor,):
+            predictor.logits(batch)
+
+    with lanes.running(), ThreadPoolExecutor(lanes.count, initializer=lanes.set_up) as pool:
+        start = time.perf_counter()
+        list(pool.map(forward, batches))
+        return time.perf_counter() - start
+
+
+def compare(member: Member, names: Sequence[str], folder: Path, size: Size, rounds: int) -> None:
+    """Print end-to-end and forward-alone time of one network, measured in alternation."""
+    lanes = Lanes([member])
+    batch = lanes.batch(member.variant)
+    frames = np.stack([member.frame.load(folder / name, size)[0] for name in names])
+    batches = [frames[k : k + batch] for k in range(0, len(frames), batch)]
+    forward_alone_s(lanes, batches[: lanes.count])
+    alone, whole = [], []
+    for k in range(rounds):
+        alone.append(forward_alone_s(lanes, batches))
+        store = member.folder / f"round{k}.zarr"
+        start = time.perf_counter()
+        predict(member, names, folder, size, lanes=lanes, store=store)
+        whole.append(time.perf_counter() - start)
+        shutil.rmtree(store)
+    ratios = [w / a for w, a in zip(whole, alone, strict=True)]
+    height, width = member.variant.size
+    print(
+        f"{member.name:18} {height}x{width}  batch {batch:2}  forward alone {median(alone) / len(names) * 1e3:7.1f} ms"
+        f"  end to end {median(whole) / len(names) * 1e3:7.1f} ms an image  ratio {median(ratios):.3f}"
+        f" ({min(ratios):.3f} .. {max(ratios):.3f})",
+        flush=True,
+    )
+
+
+_CHILD = """
+import resource, sys
+from pathlib import Path
+from benchmarks.predict import find_members, predict
+root, folder, height, width = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+member = find_members(root, [sys.argv[5]], 1)[0]
+predict(member, sorted(p.name for p in folder.iterdir()), folder, (height, width), store=folder.with_suffix(".zarr"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_bytes(root: Path, name: str, paths: Sequence[Path], size: Size, count: int) -> int:
+    """Most memory that a process of its own needed to predict `count` images, links to `paths` in turn."""
+    folder = root / f"links-{count}"
+    folder.mkdir()
+    for k in range(count):
+        (folder / f"{k:06}.jpg").symlink_to(paths[k % len(paths)].resolve())
+    words = [sys.executable, "-c", _CHILD, str(root), str(folder), *map(str, size), name]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    if done.returncode:
+        raise UserError(f"the child process that predicts {count} images failed: {done.stderr[-500:]}")
+    return int(done.stdout.split()[-1])
+
+
+@program
+def main(
+    images: Path = Path("data/studio/test"),
+    count: int = 24,
+    small_count: int = 96,
+    rounds: int = 3,
+    memory_counts: tuple[int, int] = (200, 2000),
+) -> None:
+    """Time prediction end to end against the forward passes alone, and its peak memory at two numbers of images.
+
+    Args:
+        images: a folder of JPEGs of one size.
+        count: images for the ResNet18-U-Net.
+        small_count: images for the small networks.
+        rounds: in alternation; medians are printed.
+        memory_counts: images of the two memory measurements; 0 0 for none.
+    """
+    paths = sorted(images.glob("*.jpg")) if images.is_dir() else []
+    if not paths:
+        raise UserError(f"{images} holds no .jpg image: name a folder of images (--images), or make data C=studio.")
+    size = decode(paths[0])[1]
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        for variant in (RESNET18_UNET, *(find_variant(name) for name in SMALL)):
+            member = random_member(root, variant)
+            number = count if variant is RESNET18_UNET else small_count
+            names = [f"{k:06}.jpg" for k in range(number)]
+            folder = root / f"images-{variant.name}"
+            folder.mkdir()
+            for k, name in enumerate(names):
+                (folder / name).symlink_to(paths[k % len(paths)].resolve())
+            compare(member, names, folder, size, rounds)
+        if all(memory_counts):
+            few, many = (peak_bytes(root, SMALL[0], paths, size, number) for number in memory_counts)
+            print(
+                f"peak memory, {SMALL[0]}: {memory_counts[0]} images {few / 2**20:.0f} MiB, "
+                f"{memory_counts[1]} images {many / 2**20:.0f} MiB, ratio {many / few:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

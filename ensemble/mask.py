@@ -1,0 +1,236 @@
+"""`python -m ensemble.mask`: masks and cut-outs of any photographs, with a blend or one variant; `make predict`."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import atomic
+from command_line import UserError, program
+from competition import Size, find_competition
+from ensemble.mixture import Mixture, find_mixture
+from ensemble.pipeline import overlapped
+from ensemble.predictor import DECODERS, Lanes, Place, places, raise_unreadable, stacked
+from ensemble.tiles import predict_in_tiles
+from ensemble.voting import weighted_logits
+from models.frame import Frame, decode
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
+# what the folder's masks were made with
+STATE_FILE = "made_with.json"
+# tiles of one photograph a forward pass
+_TILES = 4
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What is decoded of one photograph.
+
+    Attributes:
+        size: its own (height, width).
+        inputs: per frame, (h, w, 3) uint8 RGB: the network's input, or all its pixels where it goes in tiles.
+    """
+
+    size: Size
+    inputs: dict[Frame, np.ndarray]
+
+
+def _in_tiles(frame: Frame, size: Size) -> bool:
+    return frame.fit == "pad" and (size[0] > frame.size[0] or size[1] > frame.size[1])
+
+
+def load(path: Path, frames: Sequence[Frame]) -> Photograph:
+    """Read a photograph for networks of these frames.
+
+    Raises:
+        UserError: it cannot be read; the message names it.
+    """
+    inputs: dict[Frame, np.ndarray] = {}
+    size: Size = (0, 0)
+    for frame in set(frames):
+        if frame.fit == "pad":
+            image, size = decode(path)
+            inputs[frame] = image if _in_tiles(frame, size) else frame.apply(image)
+        else:
+            inputs[frame], size = frame.load(path)
+    return Photograph(size, inputs)
+
+
+@dataclass(frozen=True)
+class NetworkLogits:
+    """One photograph's logits as the members' networks gave them.
+
+    Attributes:
+        name: of the photograph.
+        size: its own (height, width).
+        planes, frames: per member, float32 logits and the frame they lie in.
+    """
+
+    name: str
+    size: Size
+    planes: list[np.ndarray]
+    frames: list[Frame]
+
+    def blended(self, mixture: Mixture) -> np.ndarray:
+        """(H, W) float32 at the photograph's own size, the threshold taken off: foreground is above 0."""
+        full = weighted_logits(self.planes, self.frames, mixture.weights, self.size)
+        return full - np.float32(mixture.threshold)
+
+
+def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]) -> list[NetworkLogits]:
+    """Pass some photographs of one block through every member's networks, in tiles where one needs that."""
+    results = [NetworkLogits(place.name, photograph.size, [], []) for place, photograph in photographs]
+    block_names = [""] * photographs[0][0].length
+    for place, _ in photographs:
+        block_names[place.slot] = place.name
+    with lanes.take() as predictors:
+        for predictor in predictors:
+            frame = predictor.frame
+            whole = [(place, p.inputs[frame]) for place, p in photographs if not _in_tiles(frame, p.size)]
+            logits = predictor.logits(stacked(whole), block_names) if whole else np.empty(0)
+            for result, (place, photograph) in zip(results, photographs, strict=True):
+                if _in_tiles(frame, photograph.size):
+                    forward = partial(predictor.logits, names=[place.name] * _TILES)
+                    tiled = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
+                    result.planes.append(tiled[0])
+                    result.frames.append(Frame(photograph.size))
+                else:
+                    result.planes.append(logits[place.slot, 0])
+                    result.frames.append(frame)
+    return results
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) or (H, W, C) uint8, channels as OpenCV orders them, as PNG, whole or not at all."""
+    # run-length strategy: masks become small, photographs are written in a fifth of the time
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, data = cv2.imencode(".png", pixels, options)
+    if not done:
+        raise UserError(f"{path} cannot be written as PNG ({pixels.shape[0]}x{pixels.shape[1]} pixels).")
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def cut_out(image: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """A photograph with its background transparent.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        logits: (H, W) float32.
+
+    Returns:
+        (H, W, 4) uint8, blue, green, red, alpha as OpenCV writes them; alpha is the probability of the foreground, so
+        the edges are soft.
+    """
+    alpha = np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
+    return np.dstack([image[..., ::-1], alpha])
+
+
+def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, UserError]]]:
+    """The photographs of a folder, or one file.
+
+    Returns:
+        Their folder, their names sorted, and the files that are none, each with its fault. Hidden files and folders
+        are passed over.
+
+    Raises:
+        UserError: nothing is there, or two photographs would have outputs of one name.
+    """
+    if source.is_file():
+        return source.parent, [source.name], []
+    if not source.is_dir():
+        raise UserError(f"{source} is missing: name a photograph or a folder of photographs (IMAGES=...).")
+    files = sorted(entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    names = [entry.name for entry in files if entry.suffix.lower() in SUFFIXES]
+    others = [
+        (entry.name, UserError(f"{entry} is not a photograph ({', '.join(SUFFIXES)}): take it out of the folder."))
+        for entry in files
+        if entry.suffix.lower() not in SUFFIXES
+    ]
+    if not names:
+        raise UserError(f"{source} holds no photograph ({', '.join(SUFFIXES)}): name another folder (IMAGES=...).")
+    stems: dict[str, str] = {}
+    for name in names:
+        other = stems.setdefault(Path(name).stem, name)
+        if other != name:
+            raise UserError(f"{source} holds both {other} and {name}, whose masks would have one name: rename one.")
+    return source, names, others
+
+
+@program
+def main(
+    images: Path,
+    out: Path,
+    competition: str = "carvana",
+    blend: str = "blend",
+    variant: str = "",
+    cutout: bool = False,
+    runs: Path = Path("runs"),
+    batch: int = 0,
+) -> None:
+    """Masks (PNG, 0 and 255) of photographs, each at its own size; run again, only what is missing is done.
+
+    Args:
+        images: a folder of photographs of any sizes, or one file.
+        out: folder for `<name>_mask.png` and, with --cutout, `<name>_cutout.png`.
+        competition: whose trained networks; a name from competition.py.
+        blend: a fitted blend (ensemble.fit).
+        variant: one trained variant instead of the blend.
+        cutout: also write the photographs with their background transparent.
+        runs: where trained variants and the blend are.
+        batch: photographs a forward pass; 0 chooses.
+    """
+    mixture = find_mixture(runs / find_competition(competition).name, blend, variant)
+    folder, names, strangers = list_photographs(images)
+    if out.resolve() == folder.resolve():
+        raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
+    if (out / STATE_FILE).exists() and json.loads((out / STATE_FILE).read_text()) != mixture.state():
+        raise UserError(f"{out} holds masks of another blend or variant: choose another folder (OUT=...), or empty it.")
+    atomic.write_json(out / STATE_FILE, mixture.state())
+    frames = [member.frame for member in mixture.members]
+
+    def outputs(name: str) -> list[Path]:
+        stem = Path(name).stem
+        return [out / f"{stem}_mask.png", *([out / f"{stem}_cutout.png"] if cutout else [])]
+
+    missing = [name for name in names if not all(path.exists() for path in outputs(name))]
+    faults: list[tuple[Place, UserError]] = []
+    if missing:
+        lanes = Lanes(mixture.members)
+
+        def keep(result: NetworkLogits) -> None:
+            logits = result.blended(mixture)
+            paths = outputs(result.name)
+            if cutout:
+                write_png(paths[1], cut_out(decode(folder / result.name)[0], logits))
+            write_png(paths[0], (logits > 0).astype(np.uint8) * np.uint8(255))
+
+        with tqdm(total=len(missing), desc="mask", unit="image", disable=None) as bar, lanes.running():
+            faults = overlapped(
+                places(names, missing, batch or min(lanes.batch(m.variant) for m in mixture.members)),
+                load=lambda place: load(folder / place.name, frames),
+                forward=lambda photographs: network_logits(lanes, photographs),
+                keep=keep,
+                advance=bar.update,
+                lanes=lanes.count,
+                decoders=DECODERS,
+                writers=2 if cutout else 1,
+                lane_setup=lanes.set_up,
+            )
+    unreadable = [*strangers, *((place.name, fault) for place, fault in faults)]
+    print(f"{out}: masks of {len(names) - len(faults)} photographs, {len(names) - len(missing)} of them from before")
+    raise_unreadable(unreadable, len(names) + len(strangers), "done")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

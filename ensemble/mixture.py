@@ -1,0 +1,64 @@
+"""What predicts: a fitted blend of trained variants, or one variant alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from command_line import UserError
+from ensemble.blends import read_blend
+from ensemble.members import Member, find_members
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A linear combination of members: masks are where the weighted sum of their logits is above `threshold`.
+
+    Attributes:
+        repairs: (name, size in pixels) of the postprocessing steps (ensemble/postprocess.py) that the blend has kept.
+    """
+
+    members: tuple[Member, ...]
+    weights: tuple[float, ...]
+    threshold: float
+    repairs: tuple[tuple[str, int], ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """What tells its masks from another's; JSON-able."""
+        return {
+            "weights": {m.name: w for m, w in zip(self.members, self.weights, strict=True)},
+            "weights_digests": {m.name: m.weights_digest for m in self.members},
+            "threshold": self.threshold,
+            "postprocess": [list(repair) for repair in self.repairs],
+        }
+
+
+def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
+    """A fitted blend, or one variant alone.
+
+    Args:
+        root: `runs/<competition>`.
+        blend: its name.
+        variant: a name, to take that variant instead of the blend.
+
+    Raises:
+        UserError: neither is there, a fold of a member is missing, or a member was trained again after the fit.
+    """
+    if variant:
+        return Mixture((_members(root, [variant])[0],), (1.0,), 0.0)
+    fitted = read_blend(root / blend)
+    members = _members(root, fitted["members"])
+    for member in members:
+        if member.weights_digest != fitted["weights_digests"].get(member.name):
+            raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
+    repairs = tuple((name, size_px) for name, size_px in fitted.get("postprocess_kept", []))
+    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs)
+
+
+def _members(root: Path, names: list[str]) -> list[Member]:
+    folds = len(list((root / names[0]).glob("fold*/manifest.json")))
+    if not folds:
+        known = ", ".join(sorted({p.parent.parent.name for p in root.glob("*/fold*/manifest.json")})) or "none"
+        raise UserError(f"{root / names[0]} has no trained fold (trained there: {known}): make folds V={names[0]}.")
+    return find_members(root, names, folds)

@@ -1,0 +1,220 @@
+"""`python -m ensemble.tta --measure VARIANT`: what each test-time augmentation is worth, measured out of fold.
+
+Every training image is predicted by the one network that did not see it, with and without each transform; what a
+transform is worth is the difference in mean Dice at full size, with an interval over cars, against its price in
+forward passes.
+"""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+import atomic
+import provenance
+from command_line import UserError, program
+from competition import Size, find_competition
+from ensemble.members import Member, find_members
+from ensemble.selection import bootstrap_interval
+from folds import cache, split
+from folds.cache import Frames, Truth
+from folds.images import find_training_set
+from folds.scoring import full_size_dice
+from models import checkpoint
+from models.network_input import normalise
+from models.tta import IDENTITY, TRANSFORMS, Transform, find_transform, transformed_logits
+
+TTA_FILE = "tta.json"
+_BATCH = 8
+
+
+def dice_of_sets(
+    member: Member,
+    frames: Frames,
+    known: Truth,
+    fold: np.ndarray,
+    full: Size,
+    sets: Sequence[Sequence[Transform]],
+    *,
+    batch: int = _BATCH,
+) -> np.ndarray:
+    """Out-of-fold Dice under several sets of transforms; a transform that several sets share is passed once.
+
+    Args:
+        member: the trained variant.
+        frames: the training images at the network's size.
+        known: their truth.
+        fold: (N,) the fold each image was held out in; its network alone predicts the image.
+        full: (height, width) at which Dice is taken.
+        sets: each is averaged in logit space.
+        batch: images a forward pass.
+
+    Returns:
+        (N, sets) Dice.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    used = {transform.name: transform for some in sets for transform in some}
+    scores = np.full((len(fold), len(sets)), np.nan)
+    with tqdm(total=len(fold), desc=f"measure {member.name}", unit="image", disable=None) as bar:
+        for k, folder in enumerate(member.folds):
+            network = checkpoint.load(folder)[0].to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            held_out = np.flatnonzero(fold == k)
+            for start in range(0, len(held_out), batch):
+                positions = held_out[start : start + batch]
+                images = torch.from_numpy(np.stack([frames.image(int(p)) for p in positions])).to(device)
+                with torch.inference_mode():
+                    inputs = normalise(images, member.variant)
+                    logits = {
+                        name: transformed_logits(network, inputs, transform)[:, 0].cpu().numpy()
+                        for name, transform in used.items()
+                    }
+                for s, some in enumerate(sets):
+                    mean = np.mean(np.stack([logits[transform.name] for transform in some]), axis=0)
+                    for plane, p in zip(np.asarray(mean), positions, strict=True):
+                        scores[p, s] = full_size_dice(plane, member.frame, known.of(int(p)), full)
+                bar.update(len(positions))
+    return scores
+
+
+def _entry(some: Sequence[Transform], size: Size, dice: np.ndarray, plain: np.ndarray, groups: np.ndarray) -> Any:
+    gain = dice - plain
+    return {
+        "transforms": [transform.name for transform in some[1:]],
+        "dice": float(dice.mean()),
+        "gain": float(gain.mean()),
+        "interval": list(bootstrap_interval(gain, groups)),
+        "passes": sum(transform.cost(size) for transform in some),
+    }
+
+
+def value_of_transforms(
+    member: Member,
+    frames: Frames,
+    known: Truth,
+    fold: np.ndarray,
+    groups: np.ndarray,
+    full: Size,
+    transforms: Sequence[Transform],
+) -> dict[str, Any]:
+    """The value of each transform beside the plain image, and of the set of those that surely gain.
+
+    Args:
+        member, frames, known, fold, full: as `dice_of_sets` takes them.
+        groups: (N,) the car of every image; intervals are over cars.
+        transforms: to be measured, each alone and all together.
+
+    Returns:
+        JSON-able: `plain` Dice; `each` transform with Dice, gain over plain, its 95 % interval and cost in forward
+        passes; `all` of them; `chosen`, those whose interval lies above 0, with the figures of their mean. The
+        figures of `chosen` are of the images it was chosen on.
+    """
+    size = member.variant.size
+    sets: list[list[Transform]] = [[IDENTITY], *([IDENTITY, t] for t in transforms), [IDENTITY, *transforms]]
+    scores = dice_of_sets(member, frames, known, fold, full, sets)
+    plain = scores[:, 0]
+    entries = [_entry(some, size, scores[:, s], plain, groups) for s, some in enumerate(sets)]
+    each = entries[1:-1]
+    kept = [t for t, entry in zip(transforms, each, strict=True) if entry["interval"][0] > 0]
+    chosen_set = [IDENTITY, *kept]
+    known_set = next((s for s, some in enumerate(sets) if some == chosen_set), None)
+    chosen_scores = (
+        dice_of_sets(member, frames, known, fold, full, [chosen_set])[:, 0]
+        if known_set is None
+        else scores[:, known_set]
+    )
+    return {
+        "variant": member.name,
+        "plain": {"dice": float(plain.mean()), "interval": list(bootstrap_interval(plain, groups))},
+        "each": each,
+        "all": entries[-1],
+        "chosen": _entry(chosen_set, size, chosen_scores, plain, groups),
+        "variant_tta": list(member.variant.tta),
+    }
+
+
+def table_lines(result: dict[str, Any]) -> list[str]:
+    """The result of `value_of_transforms` as lines of text."""
+    low, high = result["plain"]["interval"]
+    lines = [
+        f"{result['variant']} without augmentation: Dice {result['plain']['dice']:.6f} ({low:.6f}..{high:.6f})",
+        f"{'mean of the image and':36}      Dice       gain  95 % interval of the gain  forward passes",
+    ]
+
+    def row(label: str, entry: dict[str, Any]) -> str:
+        low, high = entry["interval"]
+        return (
+            f"{label[:36]:36}  {entry['dice']:.6f}  {entry['gain']:+.6f}  {low:+.6f} .. {high:+.6f}"
+            f"  {entry['passes']:14.2f}"
+        )
+
+    lines += [row(entry["transforms"][0], entry) for entry in result["each"]]
+    lines.append(row("all of them", result["all"]))
+    chosen = result["chosen"]
+    if chosen["transforms"]:
+        lines.append(row("chosen: those that surely gain", chosen))
+        quoted = ", ".join(f'"{name}"' for name in chosen["transforms"])
+        lines.append(f"chosen: tta=({quoted},) in models/variants.py")
+    else:
+        lines.append("chosen: none, as no interval lies above 0")
+    return lines
+
+
+@program
+def main(
+    measure: str,
+    competition: str = "carvana",
+    transforms: str = "",
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    jobs: int = -1,
+) -> None:
+    """Measure test-time augmentations of a trained variant out of fold; writes runs/<competition>/<variant>/tta.json.
+
+    Args:
+        measure: the variant.
+        competition: a name from competition.py.
+        transforms: a comma list, products as hflip*scale1.25 among them; all single ones by default.
+        data: the competition's files; data/<competition> by default.
+        runs: where trained variants are.
+        jobs: processes that read images and masks, as joblib counts them.
+    """
+    facts = find_competition(competition)
+    chosen = [find_transform(name.strip()) for name in (transforms.split(",") if transforms else TRANSFORMS)]
+    if len({transform.name for transform in chosen}) != len(chosen):
+        raise UserError(f"a transform stands twice in {transforms!r}: name each once.")
+    training = find_training_set(facts, data or facts.default_data())
+    root = runs / facts.name
+    if not (root / "folds.csv").exists():
+        raise UserError(f"{root / 'folds.csv'} is missing: train variants first (make folds V=...).")
+    fold = split.read(root / "folds.csv", training)["fold"].to_numpy()
+    member = find_members(root, [measure], int(fold.max()) + 1)[0]
+    if member.data_digest != training.digest:
+        raise UserError(
+            f"{member.folder} was trained on other data than {training.data} holds now: put that data back, or train "
+            "in another runs folder."
+        )
+    known = cache.truth(training, root / "cache", jobs=jobs)
+    frames = cache.frames(training, member.frame, known, root / "cache", jobs=jobs)
+    result = value_of_transforms(member, frames, known, fold, training.groups(), facts.size, chosen)
+    facts_of_run = {
+        "weights_digest": member.weights_digest,
+        "data_digest": member.data_digest,
+        "git_commit": provenance.git_commit(),
+        "versions": provenance.versions(),
+    }
+    atomic.write_json(member.folder / TTA_FILE, {**result, **facts_of_run})
+    for line in table_lines(result):
+        print(line)
+    print(f"written: {member.folder / TTA_FILE}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

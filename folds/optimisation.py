@@ -1,0 +1,99 @@
+"""A recipe's optimiser, schedule, precision and weight averaging, as torch and Lightning take them."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim import lr_scheduler
+
+from folds.recipes import Recipe
+
+
+def precision(recipe: Recipe) -> Any:
+    """Lightning's name of the recipe's precision on this machine: "32-true", "bf16-mixed" or "16-mixed"."""
+    if recipe.precision == "auto":
+        # bf16 that is emulated, and bf16 on a CPU, are slower than float32
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if has_bf16 else "32-true"
+    return {"bf16": "bf16-mixed", "fp16": "16-mixed", "float32": "32-true"}[recipe.precision]
+
+
+def optimiser(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `parameters`."""
+    given = list(parameters)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimiser == "rmsprop":
+        # 0.9 is the smoothing that the published systems' library takes
+        return torch.optim.RMSprop(given, rate, alpha=0.9, weight_decay=decay)
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(given, rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    # fp16's loss scaling and gradient clipping together do not work with the fused step
+    fused = all(p.is_cuda for p in given) and precision(recipe) != "16-mixed"
+    return torch.optim.AdamW(given, rate, weight_decay=decay, fused=fused)
+
+
+def cosine(step: int, *, steps: int, warmup: float) -> float:
+    """Share of the learning rate at `step` of `steps`: linearly up in the first `warmup` share, half a cosine down.
+
+    >>> [round(cosine(step, steps=8, warmup=0.25), 2) for step in range(8)]
+    [0.5, 1.0, 1.0, 0.93, 0.75, 0.5, 0.25, 0.07]
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
+
+
+def schedule(chosen: torch.optim.Optimizer, recipe: Recipe, steps: int) -> dict[str, Any] | None:
+    """The recipe's schedule in Lightning's form; None where the learning rate is constant.
+
+    Args:
+        chosen: the optimiser.
+        recipe: how to train.
+        steps: optimiser steps in the whole run.
+    """
+    if recipe.schedule == "constant":
+        return None
+    if recipe.schedule == "plateau":
+        plateau = lr_scheduler.ReduceLROnPlateau(
+            chosen,
+            mode="max" if recipe.monitor == "val_dice" else "min",
+            factor=recipe.plateau_factor,
+            patience=recipe.plateau_patience,
+            threshold=recipe.plateau_threshold,
+            threshold_mode="abs",
+        )
+        return {"scheduler": plateau, "interval": "epoch", "monitor": recipe.monitor}
+    scheduler: lr_scheduler.LRScheduler
+    if recipe.schedule == "one-cycle":
+        scheduler = lr_scheduler.OneCycleLR(
+            chosen, recipe.learning_rate, total_steps=max(2, steps), pct_start=recipe.warmup
+        )
+    else:
+        scheduler = lr_scheduler.LambdaLR(chosen, lambda step: cosine(step, steps=steps, warmup=recipe.warmup))
+    return {"scheduler": scheduler, "interval": "step"}
+
+
+class MovingAverage(WeightAveraging):
+    """Exponential moving average of parameters and batch-norm statistics; validated and saved in their place.
+
+    The decay rises to `decay` over the first steps, so that short runs do not keep their random start.
+    Its state is in Lightning's checkpoints, so a resumed run goes on as if it had not stopped.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def update(averaged: Any, current: Any, count: Any) -> None:
+            if not averaged[0].is_floating_point():
+                # counters of batches
+                torch._foreach_copy_(averaged, current)
+                return
+            done = float(count)
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + done) / (10 + done)))
+
+        super().__init__(multi_avg_fn=torch.no_grad()(update))

@@ -1,0 +1,117 @@
+"""What shall be trained and how, and what of it cannot work: refused before any image is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+
+from command_line import UserError
+from competition import Size
+from folds.augment import find_augmentation
+from folds.recipes import Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
+from models.build import check_size
+from models.losses import find_loss
+from models.variants import Variant
+
+# field: the least and the highest value that works, both included
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch": (1, 100_000),
+    "accumulate": (1, 100_000),
+    "warmup": (0, 1),
+    "plateau_patience": (0, 100_000),
+    "patience": (0, 100_000),
+    "ema": (0, 0.999999),
+    "weight_decay": (0, 10),
+    "clip": (0, 1e9),
+    "min_delta": (0, 1),
+}
+_WORDS: dict[str, Any] = {"optimiser": Optimiser, "schedule": Schedule, "precision": Precision, "monitor": Monitor}
+
+
+def plan_of(variant: Variant, recipe: str, changes: dict[str, Any]) -> Recipe:
+    """The variant's recipe, or the one named `recipe` unless that is "", with `changes` of its fields.
+
+    A fitted variant keeps its own, unchanged.
+
+    Raises:
+        UserError: no recipe has that name.
+    """
+    if variant.fitted:
+        return find_recipe(variant.recipe)
+    return replace(find_recipe(recipe or variant.recipe), **changes)
+
+
+def with_weights(variant: Variant, weights: Literal["", "imagenet", "none"]) -> Variant:
+    """The variant with other starting weights of its encoder; "" leaves it alone.
+
+    Raises:
+        UserError: ImageNet weights are asked for a network that has no encoder.
+    """
+    if weights == "imagenet" and variant.network != "smp":
+        raise UserError(f"{variant.name} has no encoder that ImageNet weights exist for: leave --weights out.")
+    return replace(variant, weights=weights) if weights else variant
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot work on any data.
+
+    Raises:
+        UserError: an unknown loss, augmentation, optimiser, schedule, precision or monitor, a number outside its
+            range, or fp16 without a GPU; the message says what works.
+    """
+    find_loss(recipe.loss)
+    find_augmentation(recipe.augment)
+    for field, words in _WORDS.items():
+        value = getattr(recipe, field)
+        if value not in get_args(words):
+            raise UserError(f"unknown {field} {value!r} in recipe {recipe.name}; known: {', '.join(get_args(words))}.")
+    for field, (low, high) in _RANGES.items():
+        value = getattr(recipe, field)
+        if not low <= value <= high:
+            nearest = min(max(value, low), high)
+            raise UserError(f"{field} {value} of recipe {recipe.name} cannot work: {nearest} would.")
+    if not recipe.learning_rate > 0:
+        raise UserError(f"learning_rate {recipe.learning_rate} of recipe {recipe.name} must be above 0: try 1e-4.")
+    if not 0 < recipe.plateau_factor < 1:
+        raise UserError(f"plateau_factor {recipe.plateau_factor} of recipe {recipe.name} must be between 0 and 1.")
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError(f"recipe {recipe.name} trains in fp16, which needs a GPU: choose precision auto or float32.")
+
+
+def check_plan(variant: Variant, recipe: Recipe, full: Size) -> None:
+    """Refuse what `check_recipe` refuses, and a network that cannot take the competition's frames.
+
+    Args:
+        variant, recipe: what shall be trained, and how; the recipe of a fitted variant is not looked at.
+        full: (height, width) of the competition's images.
+
+    Raises:
+        UserError: the message computes a value that works.
+    """
+    check_size(variant, full)
+    if not variant.fitted:
+        check_recipe(recipe)
+
+
+def check_batch(recipe: Recipe, images: int, *, where: str) -> None:
+    """Refuse a batch, or a step, larger than the data.
+
+    Args:
+        recipe: its `batch` and `accumulate`.
+        images: to train on.
+        where: names them in the message.
+
+    Raises:
+        UserError: the message computes a value that works.
+    """
+    if recipe.batch > images:
+        raise UserError(f"a batch of {recipe.batch} is larger than {where} ({images} images): --batch {images} works.")
+    batches = images // recipe.batch
+    if recipe.accumulate > batches:
+        raise UserError(
+            f"recipe {recipe.name} adds up {recipe.accumulate} batches of {recipe.batch} a step, and {where} give "
+            f"{batches}: --accumulate {batches} works."
+        )

@@ -1,0 +1,62 @@
+"""Runs folders made on the spot: networks with random weights, with all that makes them members of an ensemble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import atomic
+from ensemble.members import Member, find_members
+from models import checkpoint
+from models.build import build
+from models.variants import Variant
+
+UNET = Variant(
+    name="tiny-unet",
+    network="smp",
+    architecture="Unet",
+    encoder="tu-mobilenetv3_small_050",
+    options={"decoder_channels": (16, 8, 8, 8, 8)},
+    size=(64, 96),
+    recipe="demo",
+)
+AVERAGE = Variant(name="tiny-average", network="average-mask", size=(40, 60), recipe="fitted", tta=(), fitted=True)
+
+
+def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: str) -> Member:
+    """Write a variant with random weights into `root` and find it as a member."""
+    for k in range(folds):
+        torch.manual_seed(k)
+        network = build(variant, pretrained=False)
+        if variant.fitted:
+            mask = np.zeros(variant.size, np.uint8)
+            cv2.circle(mask, (variant.size[1] // 2, variant.size[0] // 2), variant.size[0] // 3 + k, 255, -1)
+            network.fit([mask])  # type: ignore[operator]
+        folder = root / variant.name / f"fold{k}"
+        checkpoint.save(folder, network, variant)
+        facts = {"variant": variant.to_json(), "folds_digest": "f", "data_digest": "d", **manifest}
+        atomic.write_json(folder / "manifest.json", facts)
+    return find_members(root, [variant.name], folds)[0]
+
+
+def save_blend(root: Path, members: list[Member], weights: list[float], threshold: float = 0.0) -> None:
+    """Write the part of a blend that prediction reads."""
+    blend = {
+        "name": "blend",
+        "members": [m.name for m in members],
+        "weights": weights,
+        "threshold": threshold,
+        "weights_digests": {m.name: m.weights_digest for m in members},
+        "cv": {"dice": 0.5},
+    }
+    atomic.write_json(root / "blend" / "blend.json", blend)
+
+
+def write_photograph(path: Path, height: int, width: int, seed: int = 0) -> None:
+    """Write a smooth colour picture."""
+    spots = np.random.default_rng(seed).integers(0, 255, (4, 5, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC))

@@ -1,0 +1,159 @@
+"""Training itself, on a few images at a small size: that it learns, resumes and averages as it says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from command_line import UserError
+from competition import COMPETITIONS
+from folds import cache
+from folds.fold import FoldTask, run_fold
+from folds.images import find_training_set
+from folds.module import SegmentationModule
+from folds.recipes import RECIPES, Recipe
+from folds.store import LogitStore
+from folds.train import _is_done
+from models.frame import frame_of
+from models.variants import VARIANTS, Variant
+
+# a few steps at a high rate: enough to see the loss fall
+QUICK = replace(RECIPES["demo"], epochs=2, batch=2, learning_rate=5e-3, schedule="constant", patience=0, clip=0.0)
+TINY = replace(VARIANTS["a-unet-128"], name="tiny", size=(32, 48), options={"widths": (4, 8)})
+
+
+@pytest.fixture
+def task(ellipses: Path, tmp_path: Path):
+    training = find_training_set(COMPETITIONS["carvana"], ellipses)
+    truth = cache.truth(training, tmp_path / "cache", jobs=1)
+
+    def make(variant: Variant, recipe: Recipe, folder: str = "run") -> FoldTask:
+        frame = frame_of(variant)
+        store = tmp_path / folder / "oof.zarr"
+        LogitStore.create(store, training.names, (1, *variant.size))
+        return FoldTask(
+            training=training,
+            truth=truth,
+            frames=cache.frames(training, frame, truth, tmp_path / "cache", jobs=1),
+            variant=variant,
+            recipe=recipe,
+            fold=0,
+            train=np.arange(8),
+            held_out=np.arange(8, 12),
+            folder=tmp_path / folder / "fold0",
+            store=store,
+            folds_digest="",
+            seed=0,
+            # two threads on so little work wait for each other most of the time
+            threads=1,
+            bar=False,
+        )
+
+    return make
+
+
+def curve(folder: Path, column: str) -> list[float]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        replace(VARIANTS["a-cnn-128"], size=(64, 96)),
+        replace(VARIANTS["dilated-unet-1024x1536"], size=(64, 96), options={"widths": (8, 16, 16, 32)}),
+        replace(VARIANTS["b-dense-unet-768"], size=(64, 96), options={"widths": (8, 16), "block": "dense"}),
+        replace(VARIANTS["unet-mobilenetv3"], size=(64, 96)),
+    ],
+    ids=lambda variant: variant.name,
+)
+def test_the_loss_falls(variant: Variant, task) -> None:
+    made = task(variant, QUICK)
+    manifest = run_fold(made)
+    losses = curve(made.folder, "train_loss")
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert manifest["steps"] == 8
+    # what was trained on is left to the other folds
+    assert set(LogitStore.open(made.store).missing()) == set(made.training.names[:8])
+
+
+RESUMED = {
+    "averaged, cosine": replace(QUICK, ema=0.9, schedule="cosine", augment="flip-affine-hsv"),
+    "rmsprop, plateau, accumulated": replace(
+        QUICK, optimiser="rmsprop", schedule="plateau", plateau_patience=0, accumulate=2, monitor="val_loss", patience=5
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED)
+def test_a_run_that_was_stopped_ends_with_the_same_weights(
+    recipe: Recipe, task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(recipe, epochs=3)
+    whole = task(TINY, recipe, "whole")
+    manifest = run_fold(whole)
+
+    stopped = task(TINY, recipe, "stopped")
+    step = SegmentationModule.training_step
+
+    def fail_in_the_third_epoch(self: SegmentationModule, batch, index: int):
+        if self.current_epoch == 2 and index == 1:
+            raise RuntimeError("stopped here")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", fail_in_the_third_epoch)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        run_fold(stopped)
+    monkeypatch.setattr(SegmentationModule, "training_step", step)
+    again = run_fold(stopped)
+    assert again["steps"] == manifest["steps"]
+    assert again["dice"] == manifest["dice"]
+    # the kept weights may be of an epoch before the stop; the last epoch's figures are not
+    for column in ("train_loss", "val_loss"):
+        assert curve(stopped.folder, column)[-1] == curve(whole.folder, column)[-1]
+    expected = safetensors.torch.load_file(whole.folder / "weights.safetensors")
+    for name, tensor in safetensors.torch.load_file(stopped.folder / "weights.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_two_batches_accumulated_are_one_step(task) -> None:
+    assert run_fold(task(TINY, QUICK, "one"))["steps"] == 8
+    assert run_fold(task(TINY, replace(QUICK, accumulate=2), "two"))["steps"] == 4
+
+
+def test_averaging_keeps_other_weights_than_the_last(task) -> None:
+    plain, averaged = task(TINY, QUICK, "plain"), task(TINY, replace(QUICK, ema=0.9), "averaged")
+    run_fold(plain)
+    run_fold(averaged)
+    first, second = (safetensors.torch.load_file(t.folder / "weights.safetensors") for t in (plain, averaged))
+    # training itself is the same, so what differs is what was kept and validated
+    assert curve(plain.folder, "train_loss") == curve(averaged.folder, "train_loss")
+    assert curve(plain.folder, "val_loss") != curve(averaged.folder, "val_loss")
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_early_stopping_needs_more_than_its_least_gain(task) -> None:
+    recipe = replace(QUICK, epochs=6, patience=1, min_delta=1.0, monitor="val_loss")
+    assert run_fold(task(TINY, recipe))["epochs_run"] == 2
+
+
+def test_a_fold_from_before_a_field_existed_is_still_finished(task) -> None:
+    made = task(TINY, QUICK)
+    run_fold(made)
+    assert _is_done(made)
+    path = made.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for field in ("accumulate", "ema", "optimiser", "precision"):
+        del manifest["recipe"][field]
+    path.write_text(json.dumps(manifest))
+    assert _is_done(made)
+    with pytest.raises(UserError, match="another recipe"):
+        _is_done(replace(made, recipe=replace(QUICK, ema=0.9)))

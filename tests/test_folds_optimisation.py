@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from folds import optimisation
+from folds.recipes import RECIPES
+
+DEMO = RECIPES["demo"]
+
+
+def rates(name: str, steps: int, warmup: float = 0.25) -> list[float]:
+    recipe = replace(DEMO, schedule=name, warmup=warmup, learning_rate=1e-2)
+    chosen = optimisation.optimiser([torch.nn.Parameter(torch.zeros(1))], recipe)
+    schedule = optimisation.schedule(chosen, recipe, steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(chosen.param_groups[0]["lr"])
+        chosen.step()
+        if schedule:
+            schedule["scheduler"].step()
+    return seen
+
+
+def test_cosine_rises_to_the_rate_and_falls_to_nothing() -> None:
+    seen = rates("cosine", 100)
+    top = seen.index(max(seen))
+    assert max(seen) == pytest.approx(1e-2)
+    assert top == 24
+    assert seen[0] == pytest.approx(1e-2 / 25)
+    assert seen[:top] == sorted(seen[:top])
+    assert seen[top:] == sorted(seen[top:], reverse=True)
+    assert seen[-1] < 1e-5
+    assert rates("cosine", 10, warmup=0)[0] == pytest.approx(1e-2)
+    # shorter than any warm-up
+    assert all(rate > 0 for rate in rates("cosine", 1, warmup=1.0))
+
+
+def test_one_cycle_rises_and_falls_and_constant_does_not() -> None:
+    seen = rates("one-cycle", 100)
+    assert max(seen) == pytest.approx(1e-2)
+    assert seen[-1] < 1e-5
+    assert set(rates("constant", 5)) == {1e-2}
+
+
+@pytest.mark.parametrize(("monitor", "sign"), [("val_loss", -1), ("val_dice", 1)])
+def test_plateau_waits_for_its_patience_and_ignores_gains_below_its_threshold(monitor: str, sign: int) -> None:
+    recipe = replace(RECIPES["a-unet"], monitor=monitor)
+    chosen = optimisation.optimiser([torch.nn.Parameter(torch.zeros(1))], recipe)
+    schedule = optimisation.schedule(chosen, recipe, 10)
+    assert schedule is not None
+    assert schedule["monitor"] == monitor
+    value, seen = 0.5, []
+    for gain in (0.1, 0.1, 5e-5, 0, 0, 0, 0, 0):
+        value += sign * gain
+        schedule["scheduler"].step(value)
+        seen.append(chosen.param_groups[0]["lr"])
+    # four epochs that do not count, then the fifth lowers the rate
+    assert seen == pytest.approx([1e-4] * 6 + [1e-5] * 2)
+
+
+@pytest.mark.parametrize("name", ["adamw", "rmsprop", "sgd"])
+def test_every_optimiser_descends(name: str) -> None:
+    value = torch.nn.Parameter(torch.tensor([3.0]))
+    chosen = optimisation.optimiser([value], replace(DEMO, optimiser=name, learning_rate=0.05, weight_decay=0))
+    for _ in range(200):
+        chosen.zero_grad()
+        value.square().sum().backward()
+        chosen.step()
+    assert abs(float(value.detach())) < 0.3
+
+
+def test_precision_is_float32_without_a_gpu_that_has_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, bf16, wanted in ((False, True, "32-true"), (True, False, "32-true"), (True, True, "bf16-mixed")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+        monkeypatch.setattr(
+            "torch.cuda.is_bf16_supported", lambda including_emulation=True, bf16=bf16: bf16 or including_emulation
+        )
+        assert optimisation.precision(DEMO) == wanted
+    assert optimisation.precision(replace(DEMO, precision="fp16")) == "16-mixed"
+
+
+def test_the_moving_average_is_the_sum_it_says() -> None:
+    average = optimisation.MovingAverage(0.5)
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.zeros(2))
+    module.register_buffer("seen", torch.tensor(0))
+    averaged = torch.optim.swa_utils.AveragedModel(module, use_buffers=True, **average._kwargs)
+    expected = None
+    for step, value in enumerate((1.0, 4.0, 2.0, 8.0)):
+        with torch.no_grad():
+            module.weight.fill_(value)
+            module.seen.fill_(step)
+        averaged.update_parameters(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+    assert averaged.module.weight.tolist() == pytest.approx([expected] * 2)
+    assert int(averaged.module.seen) == 3

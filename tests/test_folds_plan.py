@@ -1,0 +1,94 @@
+from dataclasses import replace
+
+import pytest
+
+from command_line import UserError
+from folds.augment import find_augmentation
+from folds.plan import check_batch, check_plan, check_recipe, plan_of, with_weights
+from folds.recipes import RECIPES, Recipe
+from models.variants import VARIANTS
+
+FULL = (1280, 1918)
+DEMO = RECIPES["demo"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_has_a_recipe_that_can_work(name: str) -> None:
+    variant = VARIANTS[name]
+    check_plan(variant, plan_of(variant, "", {}), FULL)
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n != "fitted"])
+def test_every_recipe_is_accepted(name: str) -> None:
+    check_recipe(RECIPES[name])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("loss", "hinge", "unknown loss 'hinge'; known: bce"),
+        ("augment", "swirl", "unknown augmentation 'swirl'; known: none"),
+        ("optimiser", "adagrad", "unknown optimiser 'adagrad' in recipe demo; known: adamw"),
+        ("schedule", "steps", "unknown schedule 'steps'"),
+        ("precision", "fp8", "unknown precision 'fp8'"),
+        ("monitor", "accuracy", "unknown monitor"),
+        ("accumulate", 0, "accumulate 0 of recipe demo cannot work: 1 would"),
+        ("batch", -2, "batch -2 of recipe demo cannot work: 1 would"),
+        ("epochs", 0, "epochs 0"),
+        ("ema", 1.0, "ema 1.0 of recipe demo cannot work: 0.999999 would"),
+        ("learning_rate", -1e-3, "must be above 0"),
+        ("learning_rate", float("nan"), "must be above 0"),
+        ("plateau_factor", 1.0, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(field: str, value: object, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_recipe(replace(DEMO, **{field: value}))
+
+
+def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="needs a GPU"):
+        check_recipe(replace(DEMO, precision="fp16"))
+
+
+def test_a_batch_larger_than_the_data_is_refused_with_one_that_fits() -> None:
+    check_batch(DEMO, 8, where="the images")
+    with pytest.raises(UserError, match="--batch 7 works"):
+        check_batch(DEMO, 7, where="the images")
+    with pytest.raises(UserError, match="--accumulate 2 works"):
+        check_batch(replace(DEMO, accumulate=4), 23, where="the images")
+    check_batch(replace(DEMO, accumulate=2), 23, where="the images")
+
+
+def test_a_size_that_the_network_cannot_take_is_refused() -> None:
+    with pytest.raises(UserError, match="divisible by 32"):
+        check_plan(replace(VARIANTS["unet-mobilenetv3"], size=(150, 256)), DEMO, FULL)
+
+
+def test_plans_take_the_command_lines_changes_and_fitted_variants_do_not() -> None:
+    assert plan_of(VARIANTS["unet-mobilenetv3"], "a-unet", {"batch": 3}) == replace(RECIPES["a-unet"], batch=3)
+    assert plan_of(VARIANTS["average-mask"], "a-unet", {"batch": 3}) == RECIPES["fitted"]
+    with pytest.raises(UserError, match="unknown recipe 'x'"):
+        plan_of(VARIANTS["unet-mobilenetv3"], "x", {})
+
+
+def test_weights_can_be_left_out_everywhere_and_asked_for_where_there_are_some() -> None:
+    assert with_weights(VARIANTS["unet-resnet34-512"], "none").weights == "none"
+    assert with_weights(VARIANTS["unet-resnet18"], "imagenet").weights == "imagenet"
+    assert with_weights(VARIANTS["unet-resnet34-512"], "") is VARIANTS["unet-resnet34-512"]
+    with pytest.raises(UserError, match="a-cnn-128 has no encoder"):
+        with_weights(VARIANTS["a-cnn-128"], "imagenet")
+
+
+def test_the_published_recipes_are_as_published() -> None:
+    unet: Recipe = RECIPES["a-unet"]
+    assert (unet.optimiser, unet.learning_rate, unet.batch) == ("rmsprop", 1e-4, 16)
+    assert (unet.plateau_factor, unet.plateau_patience, unet.plateau_threshold) == (0.1, 4, 1e-4)
+    assert (unet.patience, unet.min_delta, unet.monitor) == (8, 1e-4, "val_loss")
+    cnn = RECIPES["a-cnn"]
+    assert (cnn.optimiser, cnn.weight_decay, cnn.learning_rate, cnn.epochs) == ("adamw", 0, 1e-3, 20)
+    assert cnn.augment == "none"
+    assert RECIPES["b-unet"].batch == 4
+    (_, rotate) = find_augmentation(RECIPES["c-unet"].augment)()
+    assert rotate.rotate == (-8, 8)
