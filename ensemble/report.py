@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,16 @@ def _galleries(
     album = Album(folder / REPORT_PICTURES_DIR, REPORT_PICTURES_DIR)
     images, nested = scores["image"].astype(str).tolist(), scores["nested"].to_numpy()
 
+    drawn: dict[int, Case] = {}
+
     def draw(position: int, note: str) -> Case:
+        # the worst images tend to be the disputed ones too
+        if position in drawn:
+            return replace(drawn[position], note=note)
         name = images[position]
         truth = read_mask(training.mask_path(name), reader.full)
-        return case(album, reader, trusted, name, training.image_path(name), truth, note)
+        drawn[position] = case(album, reader, trusted, name, training.image_path(name), truth, note)
+        return drawn[position]
 
     worst = [draw(int(i), f"Dice {nested[i]:.4f}") for i in np.argsort(nested, kind="stable")[:_WORST]]
     disputed, suspects = [], []

@@ -53,15 +53,15 @@ def reduce(picture: np.ndarray, width_px: int) -> np.ndarray:
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
         original, picture = picture, picture.copy()
         for colour in (_FALSE_ALARM, _MISS, _DISPUTED):
-            where = (original == colour).all(2)
-            if where.any():
-                picture[cv2.dilate(where.astype(np.uint8), kernel).astype(bool)] = colour
+            where = cv2.inRange(original, colour, colour)
+            if cv2.hasNonZero(where):
+                picture[cv2.dilate(where, kernel) > 0] = colour
     return cv2.resize(picture, (width_px, round(width_px * height / width)), interpolation=cv2.INTER_AREA)
 
 
 def _encoded(picture: np.ndarray, suffix: str) -> bytes:
     bgr = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    options = [cv2.IMWRITE_JPEG_QUALITY, 80] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 6]
+    options = [cv2.IMWRITE_JPEG_QUALITY, 80] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
     ok, data = cv2.imencode(suffix, bgr, options)
     if not ok:
         raise ValueError(f"a picture of shape {picture.shape} cannot be written as {suffix}")

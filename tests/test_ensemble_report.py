@@ -20,7 +20,7 @@ from PIL import Image
 from competition import COMPETITIONS
 from ensemble import disagreement, fit, report
 from ensemble import report_figures as gathered
-from ensemble.report_pictures import error_picture, reduce
+from ensemble.report_pictures import Album, error_picture, reduce
 from ensemble.report_scan import Scan, threshold_dice, trusted_networks
 from folds.store import LogitStore
 from folds.train import main as train
@@ -182,14 +182,14 @@ def test_the_image_that_both_networks_contradict_is_the_first_suspect(reported: 
     assert re.search(r"<strong>([^<]*)</strong>", section)[1] == name
 
 
-def test_pictures_of_an_earlier_report_go(reported: tuple[Path, Path]) -> None:
-    data, root = reported
-    stale = root / "blend" / "report" / "old-truth.png"
-    stale.write_bytes(b"")
-    before = (root / "blend" / "report.html").read_bytes()
-    report.main(data=data, runs=root.parent, jobs=1)
-    assert not stale.exists()
-    assert (root / "blend" / "report.html").read_bytes() == before
+def test_pictures_of_an_earlier_report_go(tmp_path: Path) -> None:
+    for name in ("old-truth.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    album = Album(tmp_path, "report")
+    pane = album.pane("a_01.jpg", "the truth", np.ones((20, 30), bool))
+    album.remove_others()
+    assert pane.link == "report/a_01-the-truth.png"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_01-the-truth.png", "notes.txt"]
 
 
 def test_the_page_is_not_blank_in_a_browser(reported: tuple[Path, Path], tmp_path: Path) -> None:
