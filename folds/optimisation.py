@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import lr_scheduler
@@ -97,3 +98,8 @@ class MovingAverage(WeightAveraging):
             torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + done) / (10 + done)))
 
         super().__init__(multi_avg_fn=torch.no_grad()(update))
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Make the average where the network will train: at this moment it is still on the CPU."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
