@@ -69,20 +69,23 @@ def compare(member: Member, names: Sequence[str], folder: Path, size: Size, roun
     frames = np.stack([member.frame.load(folder / name, size)[0] for name in names])
     batches = [frames[k : k + batch] for k in range(0, len(frames), batch)]
     forward_alone_s(lanes, batches[: lanes.count])
-    alone, whole = [], []
+    alone, whole, cpu_ratios = [], [], []
     for k in range(rounds):
+        cpu_start = time.process_time()
         alone.append(forward_alone_s(lanes, batches))
+        cpu_between = time.process_time()
         store = member.folder / f"round{k}.zarr"
         start = time.perf_counter()
         predict(member, names, folder, size, lanes=lanes, store=store)
         whole.append(time.perf_counter() - start)
+        cpu_ratios.append((time.process_time() - cpu_between) / (cpu_between - cpu_start))
         shutil.rmtree(store)
     ratios = [w / a for w, a in zip(whole, alone, strict=True)]
     height, width = member.variant.size
     print(
         f"{member.name:18} {height}x{width}  batch {batch:2}  forward alone {median(alone) / len(names) * 1e3:7.1f} ms"
         f"  end to end {median(whole) / len(names) * 1e3:7.1f} ms an image  ratio {median(ratios):.3f}"
-        f" ({min(ratios):.3f} .. {max(ratios):.3f})",
+        f" ({min(ratios):.3f} .. {max(ratios):.3f})  of CPU time {median(cpu_ratios):.3f}",
         flush=True,
     )
 

@@ -99,3 +99,14 @@ def test_cut_off_and_foreign_files_are_named(tmp_path: Path) -> None:
             decode(tmp_path / name)
     with pytest.raises(UserError, match="64x64 pixels"):
         Frame((8, 8)).load(whole, (1280, 1918))
+
+
+def test_exif_orientation_of_a_photograph_that_is_nearly_square(tmp_path: Path) -> None:
+    """At 1/8 both sides are 126 pixels long, which does not show that they were swapped."""
+    from PIL import Image
+
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((1001, 1008, 3), np.uint8)).save(path, exif=exif)
+    assert decode(path, (64, 96))[1] == (1008, 1001)
