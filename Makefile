@@ -69,7 +69,7 @@ submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what 
 	$(PY) -m submit.upload $(WHERE) $(ARGS)
 
 predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
-	$(PY) -m ensemble.mask --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
+	$(PY) -m ensemble.photographs --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
 
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m ensemble.report $(WHERE)

@@ -18,12 +18,12 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, program
 from competition import find_competition
-from ensemble import report_page
 from ensemble.blends import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
-from ensemble.masks import MaskReader
+from ensemble.mask_reader import MaskReader
 from ensemble.members import TEST_STORE, Member, find_members
-from ensemble.report_pictures import Album, case
-from ensemble.report_scan import trusted_networks
+from ensemble.report import page
+from ensemble.report.pictures import Album, case
+from ensemble.report.scan import trusted_networks
 from folds.store import LogitStore
 
 _CHUNK = 32
@@ -163,7 +163,7 @@ def main(
         for image, of_frame, of_object in zip(*(ranked[column].tolist() for column in ranked.columns), strict=True)
     ]
     album.remove_others()
-    report_page.write(
+    page.write(
         folder / DISAGREEMENT_PAGE_FILE,
         "disagreement.html.j2",
         title=f"{facts.title}: where networks disagree",

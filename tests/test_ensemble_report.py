@@ -18,10 +18,11 @@ import zarr
 from PIL import Image
 
 from competition import COMPETITIONS
-from ensemble import disagreement, fit, report
-from ensemble import report_figures as gathered
-from ensemble.report_pictures import Album, error_picture, reduce
-from ensemble.report_scan import Scan, threshold_dice, trusted_networks
+from ensemble import disagreement, fit
+from ensemble.report import figures as gathered
+from ensemble.report import write as report
+from ensemble.report.pictures import Album, error_picture, reduce
+from ensemble.report.scan import Scan, threshold_dice, trusted_networks
 from folds.store import LogitStore
 from folds.train import main as train
 from models import checkpoint

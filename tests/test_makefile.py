@@ -63,4 +63,7 @@ def test_predict_names_its_folders() -> None:
         text=True,
         check=True,
     )
-    assert '-m ensemble.mask --images "my photos" --out "x" --competition studio --variant "" --cutout' in done.stdout
+    assert (
+        '-m ensemble.photographs --images "my photos" --out "x" --competition studio --variant "" --cutout'
+        in done.stdout
+    )

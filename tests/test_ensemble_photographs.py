@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ensemble import mask
 from ensemble.mixture import find_mixture
+from ensemble.photographs import main as mask_photographs
 from ensemble.predictor import Lanes
 from models.frame import decode
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
@@ -25,7 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(runs: Path, images: Path, out: Path, **options: object) -> None:
-    mask.main(images=images, out=out, competition="studio", runs=runs, **options)
+    mask_photographs(images=images, out=out, competition="studio", runs=runs, **options)
 
 
 def pixels(path: Path) -> np.ndarray:

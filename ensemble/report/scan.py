@@ -10,7 +10,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from ensemble.masks import MaskReader
+from ensemble.mask_reader import MaskReader
 from folds.cache import Truth
 from kernels import rle
 

@@ -1,4 +1,4 @@
-"""`python -m ensemble.mask`: masks and cut-outs of any photographs, with a blend or one variant; `make predict`."""
+"""`python -m ensemble.photographs`: masks and cut-outs of any photographs, by a blend or a variant; `make predict`."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import matplotlib
 import numpy as np
 
 import atomic
-from ensemble.masks import MaskReader
-from ensemble.report_charts import data_uri
+from ensemble.mask_reader import MaskReader
+from ensemble.report.charts import data_uri
 from models.frame import decode
 
 matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""`python -m ensemble.report`: a blend's figures as table, contact sheet and HTML page; `make report` calls it."""
+"""The program behind `make report`: a blend's figures as table, contact sheet and HTML page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 
 from command_line import UserError, program
 from competition import find_competition
-from ensemble import report_charts as charts
-from ensemble import report_figures as gathered
-from ensemble import report_page
 from ensemble.blends import (
     CONTACT_SHEET_FILE,
     REPORT_FILE,
@@ -26,10 +22,12 @@ from ensemble.blends import (
     read_blend,
     table_lines,
 )
-from ensemble.masks import MaskReader
+from ensemble.mask_reader import MaskReader
 from ensemble.members import find_members
-from ensemble.report_pictures import Album, Case, case, contact_sheet
-from ensemble.report_scan import THRESHOLDS, Scan, scan, trusted_networks
+from ensemble.report import charts, page
+from ensemble.report import figures as gathered
+from ensemble.report.pictures import Album, Case, case, contact_sheet
+from ensemble.report.scan import THRESHOLDS, Scan, scan, trusted_networks
 from folds import cache
 from folds.images import TrainingSet, find_training_set, read_mask
 
@@ -142,7 +140,7 @@ def main(
     score_file = folder / SCORE_FILE
     test_dice = json.loads(score_file.read_text())["test_dice"] if score_file.exists() else None
     curves = gathered.learning_curves(root, names, folds)
-    report_page.write(
+    page.write(
         folder / REPORT_FILE,
         "report.html.j2",
         title=f"{facts.title}: {name}",
@@ -172,7 +170,3 @@ def main(
         print(f"submission     {folder / SUBMISSION_FILE}")
     print(f"contact sheet  {folder / CONTACT_SHEET_FILE}")
     print(f"report         {folder / REPORT_FILE}")
-
-
-if __name__ == "__main__":
-    tyro.cli(main)

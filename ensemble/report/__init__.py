@@ -1,0 +1,1 @@
+"""A blend's figures and pictures: table, contact sheet, and one self-contained HTML page."""
