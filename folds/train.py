@@ -20,11 +20,12 @@ from tqdm import tqdm
 from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import cache, split
-from folds.fold import FoldTask, read_manifest, run_fold
+from folds.fold import run_fold
 from folds.images import TrainingSet, find_training_set
 from folds.plan import check_batch, check_plan, plan_of, with_weights
 from folds.recipes import Recipe
 from folds.store import LogitStore
+from folds.task import FoldTask, read_manifest
 from models.build import build
 from models.frame import frame_of
 from models.variants import Variant, parse_variants
