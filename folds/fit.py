@@ -70,8 +70,12 @@ def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
         rank=rank,
         world=task.devices,
     )
+    workers = worker_count(task)
+    if workers:
+        # imported once by the server that the workers are forked from, and not by each of them
+        multiprocessing.set_forkserver_preload(["folds.fold"])
     pin = torch.cuda.is_available()
-    return loader(samples, sampler, task.recipe.batch // task.devices, workers=worker_count(task), pin=pin)
+    return loader(samples, sampler, task.recipe.batch // task.devices, workers=workers, pin=pin)
 
 
 def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **more: Any) -> lightning.Trainer:
