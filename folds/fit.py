@@ -73,7 +73,7 @@ def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
     workers = worker_count(task)
     if workers:
         # imported once by the server that the workers are forked from, and not by each of them
-        multiprocessing.set_forkserver_preload(["folds.fold"])
+        multiprocessing.set_forkserver_preload([__name__])
     pin = torch.cuda.is_available()
     return loader(samples, sampler, task.recipe.batch // task.devices, workers=workers, pin=pin)
 

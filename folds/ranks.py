@@ -66,7 +66,9 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, count: int) -> Any:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    # spawned rather than forked from here, where threads have run
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
     processes, pipes = [], []
     outcomes: dict[int, Any] = {}
     try:
