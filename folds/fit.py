@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -24,7 +24,7 @@ from folds.cache import CachedFrames
 from folds.divergence import LossWatch
 from folds.failures import explained
 from folds.module import SegmentationModule
-from folds.progress import EpochRecord
+from folds.progress import Bar, EpochRecord
 from folds.ranks import Rank, run_ranks
 from folds.samples import EpochSampler, Samples, loader
 from folds.task import FoldTask
@@ -78,6 +78,11 @@ def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
     return loader(samples, sampler, task.recipe.batch // task.devices, workers=workers, pin=pin)
 
 
+def train_loader(task: FoldTask) -> Any:
+    """The batches that one process trains on."""
+    return _loader(task, 0, train=True)
+
+
 def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **more: Any) -> lightning.Trainer:
     """Lightning's trainer of a fold.
 
@@ -94,7 +99,7 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
     if recipe.ema:
         callbacks.append(optimisation.MovingAverage(recipe.ema))
     if task.bar:
-        callbacks.append(TQDMProgressBar(leave=True))
+        callbacks.append(Bar())
     strategy: Any = "auto"
     if task.devices > 1:
         strategy = DDPStrategy(
@@ -120,6 +125,8 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
         enable_model_summary=False,
         enable_progress_bar=task.bar,
         num_sanity_val_steps=0,
+        # no metric is logged by the step
+        log_every_n_steps=10**9,
         **more,
     )
 

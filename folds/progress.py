@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import lightning
 import numpy as np
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import atomic
@@ -75,6 +75,19 @@ def panels(image: np.ndarray, mask: np.ndarray, logits: np.ndarray) -> np.ndarra
     factor = min(1.0, _SHOWN_WIDTH_PX / image.shape[1])
     size = (3 * max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     return cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar; a fold's bars stay, one an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> Any:
+        """What stands beside the bar: without the name of a folder that is always the same."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class EpochRecord(Callback):
