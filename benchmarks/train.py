@@ -43,11 +43,15 @@ _WARM = 3
 
 @dataclass(frozen=True)
 class Figures:
-    """Seconds a step of both, the median ratio of the rounds, and what else the table shows."""
+    """Seconds a step of both, the median ratio of the rounds, and what else the table shows.
+
+    `cpu_ratio` is the ratio of CPU time of the training process: on a CPU, other programs do not change it.
+    """
 
     bare_s: float
     ours_s: float
     ratio: float
+    cpu_ratio: float
     batch: int
     parameters: int
     peak_bytes: int
@@ -57,33 +61,37 @@ class _Stopwatch(Callback):
     """Times the steps after the first few, reading included."""
 
     def __init__(self) -> None:
-        self.begin = self.end = 0.0
+        self.begin = self.end = (0.0, 0.0)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Note when the last warm step and the last step of all ended."""
         if trainer.global_step == _WARM:
-            _finish()
-            self.begin = time.perf_counter()
+            self.begin = _now()
         elif trainer.global_step == trainer.max_steps:
-            _finish()
-            self.end = time.perf_counter()
+            self.end = _now()
 
 
-def _finish() -> None:
+def _now() -> tuple[float, float]:
+    """Seconds by the clock and of this process's CPU time, once the GPU has nothing left to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
 
 
-def _ours_s(task: FoldTask, network: torch.nn.Module, gpus: list[int], steps: int) -> float:
+def _per_step(begin: tuple[float, float], end: tuple[float, float], steps: int) -> tuple[float, float]:
+    return (end[0] - begin[0]) / steps, (end[1] - begin[1]) / steps
+
+
+def _ours_s(task: FoldTask, network: torch.nn.Module, gpus: list[int], steps: int) -> tuple[float, float]:
     watch = _Stopwatch()
     trainer = fit.make_trainer(
         task, gpus, [watch], max_steps=_WARM + steps, limit_val_batches=0, enable_checkpointing=False
     )
     trainer.fit(fit.module_of(task, network), fit.train_loader(task))
-    return (watch.end - watch.begin) / steps
+    return _per_step(watch.begin, watch.end, steps)
 
 
-def _bare_s(task: FoldTask, network: torch.nn.Module, device: torch.device, steps: int) -> float:
+def _bare_s(task: FoldTask, network: torch.nn.Module, device: torch.device, steps: int) -> tuple[float, float]:
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     images, masks, _ = next(iter(fit.train_loader(task)))
     batch = normalise(images.to(device), task.variant)
@@ -93,8 +101,7 @@ def _bare_s(task: FoldTask, network: torch.nn.Module, device: torch.device, step
     bf16 = optimisation.precision(task.recipe) == "bf16-mixed"
     for step in range(_WARM + steps):
         if step == _WARM:
-            _finish()
-            begin = time.perf_counter()
+            begin = _now()
         with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
             logits = network(batch)
         loss = loss_of(logits.float(), target)
@@ -103,8 +110,7 @@ def _bare_s(task: FoldTask, network: torch.nn.Module, device: torch.device, step
         if task.recipe.clip:
             torch.nn.utils.clip_grad_norm_(network.parameters(), task.recipe.clip)
         chosen.step()
-    _finish()
-    return (time.perf_counter() - begin) / steps
+    return _per_step(begin, _now(), steps)
 
 
 def _measure(task: FoldTask, steps: int, rounds: int) -> Figures:
@@ -117,8 +123,9 @@ def _measure(task: FoldTask, steps: int, rounds: int) -> Figures:
         bare.append(_bare_s(task, network, device, steps))
         ours.append(_ours_s(task, network, gpus, steps))
     peak = torch.cuda.max_memory_allocated() if gpus else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    ratio = median(b / o for b, o in zip(bare, ours, strict=True))
-    return Figures(median(bare), median(ours), ratio, task.recipe.batch, parameter_count(network), peak)
+    ratio, cpu_ratio = (median(b[i] / o[i] for b, o in zip(bare, ours, strict=True)) for i in (0, 1))
+    bare_s, ours_s = median(b[0] for b in bare), median(o[0] for o in ours)
+    return Figures(bare_s, ours_s, ratio, cpu_ratio, task.recipe.batch, parameter_count(network), peak)
 
 
 def _task(
@@ -180,7 +187,8 @@ def main(
     default = "unet-mobilenetv3,fpn-regnetx" + (",unet-resnet34-full" if torch.cuda.is_available() else "")
     source = data or find_competition(competition).default_data()
     print(
-        f"{'':22}{'batch':>6}{'bare ms':>10}{'ours ms':>10}{'ratio':>8}{'images/s':>10}{'peak MB':>9}{'parameters':>13}"
+        f"{'':22}{'batch':>6}{'bare ms':>10}{'ours ms':>10}{'ratio':>8}{'by CPU':>8}{'images/s':>10}{'peak MB':>9}"
+        f"{'parameters':>13}"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in (variant or default).split(","):
@@ -190,6 +198,7 @@ def main(
                 seen = pool.submit(_measure, task, steps, rounds).result()
             print(
                 f"{name:22}{seen.batch:>6}{seen.bare_s * 1e3:>10.1f}{seen.ours_s * 1e3:>10.1f}{seen.ratio:>8.3f}"
+                f"{seen.cpu_ratio:>8.3f}"
                 f"{seen.batch / seen.ours_s:>10.1f}{seen.peak_bytes / 2**20:>9.0f}{seen.parameters:>13,}",
                 flush=True,
             )

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch._utils import ExceptionWrapper
 
 from command_line import UserError
-from folds.failures import out_of_memory
+from folds.devices import lease
+from folds.failures import explained, out_of_memory
 from folds.fold import run_fold
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
@@ -119,6 +121,33 @@ def test_a_dead_loading_process_is_said(task) -> None:
     made = replace(made, frames=DyingFrames(made.frames, os.getpid()), workers=1)
     with pytest.raises(UserError, match=r"loads the images of tiny fold 0 died.*--workers"):
         run_fold(made)
+
+
+def test_a_fault_found_by_a_loading_process_is_said_without_its_traceback(task) -> None:
+    made = task(TINY, QUICK)
+    try:
+        raise UserError("a.jpg is cut off: copy it again.")
+    except UserError:
+        # what torch makes of an error in a worker
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UserError) as caught, explained(made):
+        wrapped.reraise()
+    assert str(caught.value) == "a.jpg is cut off: copy it again."
+
+
+def test_folds_at_once_take_their_own_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("folds.devices._name", str)
+    with lease(1, tmp_path) as first, lease(2, tmp_path) as second:
+        assert (first, second) == ([0], [1, 2])
+        # none is free: shared rather than waited for
+        with lease(2, tmp_path) as third:
+            assert len(set(third)) == 2
+    with lease(2, tmp_path) as again:
+        assert again == [0, 1]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with lease(1, tmp_path) as none:
+        assert none == []
 
 
 @pytest.fixture(scope="module")
