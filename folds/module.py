@@ -14,6 +14,7 @@ import torch
 from competition import Size
 from folds import optimisation
 from folds.cache import Truth
+from folds.divergence import LossWatch
 from folds.recipes import Recipe
 from folds.scoring import full_size_dice
 from models.frame import Frame
@@ -31,15 +32,24 @@ class SegmentationModule(lightning.LightningModule):
         network: maps (N, C, h, w) to logits (N, K, h, w).
         variant, recipe: what it is, how it is trained.
         frame, truth, full: what full-size validation Dice needs.
+        watch: is shown every loss.
     """
 
     def __init__(
-        self, network: torch.nn.Module, variant: Variant, recipe: Recipe, frame: Frame, truth: Truth, full: Size
+        self,
+        network: torch.nn.Module,
+        variant: Variant,
+        recipe: Recipe,
+        frame: Frame,
+        truth: Truth,
+        full: Size,
+        watch: LossWatch,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._variant = variant
         self._recipe = recipe
+        self._watch = watch
         # a function, since averaging the weights copies the module, and a copy of the truth is large
         self._dice = lambda plane, position: full_size_dice(plane, frame, truth.of(position), full)
         self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = find_loss(recipe.loss)
@@ -49,20 +59,30 @@ class SegmentationModule(lightning.LightningModule):
         logits = self.network(normalise(images, self._variant))
         return logits, self._loss(logits.float(), masks[:, None].float() / 255)
 
-    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """One step's loss, a scalar."""
         loss = self._logits_and_loss(batch)[1]
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[0]))
+        self._watch.add(loss, batch[2], phase="train", epoch=self.current_epoch, batch=index)
+        self.log(
+            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[0]), sync_dist=True
+        )
         return loss
 
-    def validation_step(self, batch: Batch, _: int) -> None:
-        """Log the loss at the network's size and the Dice at the competition's."""
+    def on_validation_start(self) -> None:
+        """No weights that a loss was lost with are validated or saved."""
+        self._watch.flush()
+
+    def validation_step(self, batch: Batch, index: int) -> torch.Tensor:
+        """Log the loss at the network's size and the Dice at the competition's. Returns the logits."""
         logits, loss = self._logits_and_loss(batch)
+        self._watch.add(loss, batch[2], phase="validation", epoch=self.current_epoch, batch=index)
         planes = logits[:, 0].float().cpu().numpy()
+        self._watch.flush()
         scores = [self._dice(plane, int(position)) for plane, position in zip(planes, batch[2], strict=True)]
         count = len(scores)
-        self.log("val_loss", loss, batch_size=count)
-        self.log("val_dice", float(np.mean(scores)), prog_bar=True, batch_size=count)
+        self.log("val_loss", loss, batch_size=count, sync_dist=True)
+        self.log("val_dice", float(np.mean(scores)), prog_bar=True, batch_size=count, sync_dist=True)
+        return logits
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""

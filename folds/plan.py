@@ -115,3 +115,22 @@ def check_batch(recipe: Recipe, images: int, *, where: str) -> None:
             f"recipe {recipe.name} adds up {recipe.accumulate} batches of {recipe.batch} a step, and {where} give "
             f"{batches}: --accumulate {batches} works."
         )
+
+
+def check_devices(recipe: Recipe, devices: int) -> None:
+    """Refuse a number of devices that cannot share the recipe's batches, or that this machine does not have.
+
+    Raises:
+        UserError: the message computes a value that works.
+    """
+    gpus = torch.cuda.device_count()
+    most = gpus or 100_000
+    if not 1 <= devices <= most:
+        raise UserError(
+            f"--devices {devices} cannot work with {gpus} GPUs: --devices {min(max(1, devices), most)} does."
+        )
+    if recipe.batch % devices:
+        whole = -(-recipe.batch // devices) * devices
+        raise UserError(
+            f"a batch of {recipe.batch} cannot be shared by {devices} devices alike: --batch {whole} works."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import torch
 
@@ -18,26 +19,49 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
 
     The epoch travels with the position, so that workers that outlive an epoch still draw the right augmentation.
     Lightning calls `set_epoch` before each epoch, also when a run resumes.
+
+    Several processes that share every batch together yield what one alone would: of each batch, process `rank` of
+    `world` takes every `world`-th image from number `rank` on.
+
+    Args:
+        positions: (N,) of the images.
+        seed: of the order.
+        shuffle: anew each epoch; a last batch that is not whole is left out then, unless it is the only one, since
+            one image alone would break batch norm at 1x1, and the order changes, so that no image is lost.
+        batch: images a step, all processes together.
+        rank, world: which of how many processes this is.
     """
 
-    def __init__(self, positions: np.ndarray, *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, positions: np.ndarray, *, seed: int, shuffle: bool, batch: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
         self._positions = positions
         self._seed = seed
         self._shuffle = shuffle
+        self._batch = batch
+        self._rank = rank
+        self._world = world
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration belongs to."""
         self._epoch = epoch
 
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def _part(self) -> np.ndarray:
+        """This process's positions in this epoch's order."""
         order = self._positions
         if self._shuffle:
             order = np.random.default_rng((self._seed, self._epoch)).permutation(order)
-        return iter([(self._epoch, int(position)) for position in order])
+            if len(order) > self._batch:
+                order = order[: len(order) // self._batch * self._batch]
+        batches = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
+        return np.concatenate([batch[self._rank :: self._world] for batch in batches])
+
+    def __len__(self) -> int:
+        return len(self._part())
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self._epoch, int(position)) for position in self._part()])
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
@@ -54,3 +78,33 @@ class Samples(torch.utils.data.Dataset[Sample]):
             image, mask = self._augmentation(image, mask, epoch=epoch, position=position)
         # flips give views of negative stride, which torch cannot take; memory maps are read-only
         return np.array(image), np.array(mask), position
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(1)
+
+
+def loader(
+    samples: torch.utils.data.Dataset[Sample], sampler: EpochSampler, batch: int, *, workers: int, pin: bool
+) -> torch.utils.data.DataLoader[Sample]:
+    """Batches of `samples` in `sampler`'s order.
+
+    Args:
+        samples: by (epoch, position).
+        sampler: the order.
+        batch: images a batch, of this process.
+        workers: processes that read ahead; they live as long as the loader. The batches do not depend on them.
+        pin: collate into page-locked memory, from which a GPU copies while it computes.
+    """
+    # a forked child of a process whose threads have run may hang
+    context = "forkserver" if workers else None
+    return torch.utils.data.DataLoader(
+        samples,
+        batch,
+        sampler=sampler,
+        num_workers=workers,
+        multiprocessing_context=context,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+    )

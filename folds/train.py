@@ -20,11 +20,13 @@ from tqdm import tqdm
 from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import cache, split
-from folds.fold import FoldTask, read_manifest, run_fold
+from folds.cluster import train_on_cluster
+from folds.fold import run_fold
 from folds.images import TrainingSet, find_training_set
-from folds.plan import check_batch, check_plan, plan_of, with_weights
+from folds.plan import check_batch, check_devices, check_plan, plan_of, with_weights
 from folds.recipes import Recipe
 from folds.store import LogitStore
+from folds.task import FoldTask, read_manifest
 from models.build import build
 from models.frame import frame_of
 from models.variants import Variant, parse_variants
@@ -36,12 +38,12 @@ def folds_digest(table: pd.DataFrame) -> str:
     return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
 
 
-def _jobs(asked: int, tasks: int) -> int:
-    """Processes to train in: as many as asked, else one a GPU, else one a core."""
+def _jobs(asked: int, tasks: int, devices: int) -> int:
+    """Folds to train at once: as many as asked, else as the GPUs, or else the cores, are enough for."""
     if asked:
         return min(asked, tasks)
-    devices = torch.cuda.device_count() or os.cpu_count() or 1
-    return max(1, min(devices, tasks))
+    available = torch.cuda.device_count() or os.cpu_count() or 1
+    return max(1, min(available // devices, tasks))
 
 
 def _is_done(task: FoldTask) -> bool:
@@ -90,12 +92,20 @@ def _tasks(
     table: pd.DataFrame,
     root: Path,
     seed: int,
+    workers: int,
+    devices: int,
 ) -> list[FoldTask]:
     """The variant's folds as tasks, its OOF store and frame cache made."""
     column = table["fold"].to_numpy()
     if not variant.fitted:
         for fold in folds:
             check_batch(recipe, int((column != fold).sum()), where=f"what fold {fold} trains on")
+            held_out = int((column == fold).sum())
+            if held_out < devices:
+                raise UserError(
+                    f"fold {fold} holds {held_out} images out, too few for {devices} devices: "
+                    f"--devices {held_out} works."
+                )
     frames = cache.frames(training, frame_of(variant), known, root / "cache")
     folder = root / variant.name
     digest = folds_digest(table)
@@ -123,9 +133,18 @@ def _tasks(
             store=store.path,
             folds_digest=digest,
             seed=seed,
+            workers=workers,
+            devices=devices,
         )
         for fold in folds
     ]
+
+
+def _done_line(manifest: dict[str, Any]) -> str:
+    return (
+        f"{manifest['variant']['name']} fold {manifest['fold']}  done: Dice {manifest['dice']:.4f} out of fold"
+        f" at full size, {manifest['seconds']:.0f} s"
+    )
 
 
 def _run(tasks: list[FoldTask], jobs: int) -> None:
@@ -139,10 +158,7 @@ def _run(tasks: list[FoldTask], jobs: int) -> None:
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     calls = (joblib.delayed(run_fold)(replace(task, threads=threads, bar=False)) for task in tasks)
     for manifest in tqdm(parallel(calls), "folds", len(tasks), unit="fold", disable=None):
-        tqdm.write(
-            f"{manifest['variant']['name']} fold {manifest['fold']}  done: Dice {manifest['dice']:.4f} out of fold"
-            f" at full size, {manifest['seconds']:.0f} s"
-        )
+        tqdm.write(_done_line(manifest))
 
 
 def _print_table(variants: list[Variant], root: Path, count: int) -> None:
@@ -173,6 +189,10 @@ def main(
     folds_csv: Path | None = None,
     seed: int = 0,
     jobs: int = 0,
+    precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
+    workers: int = -1,
+    devices: int = 1,
+    cluster: str = "",
 ) -> None:
     """Train variants on folds; a finished fold is skipped, a killed one goes on from its last epoch.
 
@@ -192,7 +212,13 @@ def main(
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the split, the weights, the order and the augmentation.
         jobs: folds trained at once; by default one a GPU, else one a core.
+        precision: what is computed in, instead of the recipe's.
+        workers: processes that load and augment images for each device; 0 loads between the steps, -1 chooses.
+        devices: GPUs, or processes on a CPU, that share every batch of a fold.
+        cluster: address of a dask scheduler (tcp://host:8786) whose workers train the folds; one fold each GPU=1.
     """
+    if workers < -1:
+        raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     facts: Competition = find_competition(competition)
     variants = [with_weights(each, weights) for each in parse_variants(variant)]
     changes: dict[str, Any] = {
@@ -202,17 +228,24 @@ def main(
             ("batch", batch),
             ("accumulate", accumulate),
             ("learning_rate", learning_rate),
+            ("precision", precision),
         )
         if value
     }
     plans = [plan_of(each, recipe, changes) for each in variants]
+    data = data or facts.default_data()
+    if cluster:
+        # other machines have other working folders
+        runs, data = runs.absolute(), data.absolute()
     root = runs / facts.name
     for each, plan in zip(variants, plans, strict=True):
         check_plan(each, plan, facts.size)
+        if not each.fitted:
+            check_devices(plan, devices)
         if each.weights != "none" and not (root / each.name).exists():
             # downloads what the folds will start from, or says at once that it cannot be had
             build(each)
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     for plan in plans:
         check_batch(plan, len(training.names), where=f"the images of {training.data}")
     known = cache.truth(training, root / "cache")
@@ -221,13 +254,16 @@ def main(
     chosen = split.parse_folds(fold, count)
     waiting: list[FoldTask] = []
     for each, plan in zip(variants, plans, strict=True):
-        for task in _tasks(each, plan, chosen, training, known, table, root, seed):
+        for task in _tasks(each, plan, chosen, training, known, table, root, seed, workers, devices):
             if _is_done(task):
                 print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")
             else:
                 waiting.append(task)
-    if waiting:
-        _run(waiting, _jobs(jobs, len(waiting)))
+    if waiting and cluster:
+        for manifest in train_on_cluster(waiting, cluster):
+            print(_done_line(manifest))
+    elif waiting:
+        _run(waiting, _jobs(jobs, len(waiting), devices))
     _print_table(variants, root, count)
 
 

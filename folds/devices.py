@@ -1,0 +1,55 @@
+"""Which GPUs a fold trains on: folds that run at once on one machine each take their own."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+
+def _name(index: int) -> str:
+    """A name of GPU `index` that every process on the machine agrees on, whatever GPUs each can see."""
+    return str(torch.cuda.get_device_properties(index).uuid)
+
+
+@contextmanager
+def lease(count: int, folder: Path | None = None) -> Iterator[list[int]]:
+    """Take `count` GPUs for as long as the context lasts; a process that dies gives its GPUs back.
+
+    Args:
+        count: of GPUs.
+        folder: of the lock files; the machine's temporary folder by default, which all its processes share.
+
+    Yields:
+        Indices of GPUs that no other lease holds, lowest first; where too few are free, of GPUs that are shared.
+        Empty on a machine without GPUs.
+    """
+    available = torch.cuda.device_count()
+    if not available:
+        yield []
+        return
+    root = folder or Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
+    root.mkdir(parents=True, exist_ok=True)
+    taken: list[int] = []
+    with ExitStack() as held:
+        for index in range(available):
+            if len(taken) == count:
+                break
+            file = held.enter_context((root / f"{_name(index)}.lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            taken.append(index)
+        others = [index for index in range(available) if index not in taken]
+        # more folds at once than GPUs: spread over them by process
+        start = os.getpid() % max(1, len(others))
+        taken += (others[start:] + others[:start])[: count - len(taken)]
+        yield sorted(taken)

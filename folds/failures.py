@@ -1,0 +1,81 @@
+"""What goes wrong while a network trains, said in one sentence with the cure."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from command_line import UserError
+from folds.task import FoldTask
+from models.build import divisor
+
+
+def _smaller_batch(batch: int, accumulate: int, devices: int) -> tuple[int, int]:
+    """At most half the batch, and how often it must be accumulated so that a step sees as many images, or nearly."""
+    step = batch * accumulate
+    halves = [b for b in range(devices, batch // 2 + 1, devices) if step % b == 0]
+    if halves and halves[-1] * 4 >= batch:
+        return halves[-1], step // halves[-1]
+    smaller = batch // 2 // devices * devices
+    return smaller, max(1, round(step / smaller))
+
+
+def out_of_memory(task: FoldTask) -> str:
+    """The sentence for a fold whose batch does not fit the memory, with values that would need half of it."""
+    variant, recipe = task.variant, task.recipe
+    (height, width), batch = variant.size, recipe.batch
+    where = "the memory"
+    if torch.cuda.is_available():
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        where = f"the GPU's {total_bytes / 2**30:.0f} GiB ({free_bytes / 2**30:.0f} GiB left)"
+    fault = f"{task.label} ran out of memory: a batch of {batch} at {height}x{width} does not fit {where}"
+    if batch >= 2 * task.devices:
+        smaller, accumulate = _smaller_batch(batch, recipe.accumulate, task.devices)
+        return (
+            f"{fault}; --batch {smaller} --accumulate {accumulate} needs about {batch // smaller} times less and keeps "
+            f"{smaller * accumulate} images a step (now {batch * recipe.accumulate})."
+        )
+    step = divisor(variant)
+    half = [max(step, round(side / 2 / step) * step) for side in variant.size]
+    precision = "" if recipe.precision in ("bf16", "fp16") else ", or train with --precision bf16"
+    return (
+        f"{fault}, and no smaller batch exists: give the variant the size {half[0]}x{half[1]} in models/variants.py, "
+        f"which needs about {height * width / half[0] / half[1]:.0f} times less{precision}."
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch has no type of its own for the memory of the CPU
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _dead_worker(task: FoldTask, error: RuntimeError) -> str:
+    fate = re.search(r"is (killed by signal: \w+)|(exit(?:ed|s)? unexpectedly(?: with exit code \d+)?)", str(error))
+    how = f" ({fate.group(1) or fate.group(2)})" if fate else ""
+    return (
+        f"a process that loads the images of {task.label} died{how}, most often for want of memory: train with fewer "
+        "--workers (0 loads without any); the same command goes on from the last completed epoch."
+    )
+
+
+@contextmanager
+def explained(task: FoldTask) -> Iterator[None]:
+    """Turn what a fold can fail of into a UserError; what is not known here passes."""
+    try:
+        yield
+    except UserError as error:
+        # one raised in a loading process carries that process's traceback
+        if str(error).startswith("Caught UserError in DataLoader worker"):
+            raise UserError(str(error).rstrip().rsplit("UserError: ", 1)[-1]) from error
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            raise UserError(out_of_memory(task)) from error
+        if "DataLoader worker" in str(error):
+            raise UserError(_dead_worker(task, error)) from error  # type: ignore[arg-type]
+        raise

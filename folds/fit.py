@@ -1,0 +1,198 @@
+"""Training one fold's network by gradient with Lightning, in this process or spread over several devices."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import logging
+import multiprocessing
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from folds import optimisation
+from folds.augment import Augmentation
+from folds.cache import CachedFrames
+from folds.divergence import LossWatch
+from folds.failures import explained
+from folds.module import SegmentationModule
+from folds.progress import Bar, EpochRecord
+from folds.ranks import Rank, run_ranks
+from folds.samples import EpochSampler, Samples, loader
+from folds.task import FoldTask
+from models.build import build
+from models.frame import frame_of
+
+# more processes than this only wait for each other
+_MOST_WORKERS = 8
+
+
+def worker_count(task: FoldTask) -> int:
+    """Processes that load samples for one device: as many as the task asks for, else chosen by what there is to do."""
+    if multiprocessing.current_process().daemon:
+        # such a process, as dask's nanny starts them, may not have children
+        return 0
+    if task.workers >= 0:
+        return task.workers
+    cores = (task.threads or os.cpu_count() or 1) // task.devices
+    if torch.cuda.is_available():
+        return max(1, min(_MOST_WORKERS, cores - 1))
+    # on a CPU the network needs the cores, and cached frames cost next to nothing
+    return 0 if isinstance(task.frames, CachedFrames) or cores < 2 else 1
+
+
+def set_up(task: FoldTask) -> None:
+    """Seed this process, set its threads, and silence what Lightning says about other set-ups than this one."""
+    if task.threads:
+        torch.set_num_threads(task.threads)
+        cv2.setNumThreads(task.threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    lightning.seed_everything(task.seed + task.fold, verbose=False)
+
+
+def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
+    seed = task.seed + task.fold
+    samples = Samples(task.frames, Augmentation(task.recipe.augment, seed) if train else None)
+    sampler = EpochSampler(
+        task.train if train else task.held_out,
+        seed=seed,
+        shuffle=train,
+        batch=task.recipe.batch,
+        rank=rank,
+        world=task.devices,
+    )
+    workers = worker_count(task)
+    if workers:
+        # imported once by the server that the workers are forked from, and not by each of them
+        multiprocessing.set_forkserver_preload([__name__])
+    pin = torch.cuda.is_available()
+    return loader(samples, sampler, task.recipe.batch // task.devices, workers=workers, pin=pin)
+
+
+def train_loader(task: FoldTask) -> Any:
+    """The batches that one process trains on."""
+    return _loader(task, 0, train=True)
+
+
+def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **more: Any) -> lightning.Trainer:
+    """Lightning's trainer of a fold.
+
+    Args:
+        task: the fold.
+        gpus: indices of the GPUs to train on; none is the CPU.
+        callbacks: beside those of the recipe and the progress bar.
+        more: further arguments of the trainer.
+    """
+    recipe = task.recipe
+    if recipe.patience:
+        mode = "max" if recipe.monitor == "val_dice" else "min"
+        callbacks.append(EarlyStopping(recipe.monitor, recipe.min_delta, recipe.patience, mode=mode, check_finite=True))
+    if recipe.ema:
+        callbacks.append(optimisation.MovingAverage(recipe.ema))
+    if task.bar:
+        callbacks.append(Bar())
+    strategy: Any = "auto"
+    if task.devices > 1:
+        strategy = DDPStrategy(
+            process_group_backend="nccl" if gpus else "gloo",
+            # the encoders have layers whose output no decoder reads
+            find_unused_parameters=True,
+            # the statistics are alike on all GPUs by synchronised batch norm
+            broadcast_buffers=False,
+        )
+    return lightning.Trainer(
+        max_epochs=recipe.epochs,
+        precision=optimisation.precision(recipe),
+        accumulate_grad_batches=recipe.accumulate,
+        accelerator="cuda" if gpus else "cpu",
+        devices=gpus or task.devices,
+        strategy=strategy,
+        sync_batchnorm=bool(gpus) and task.devices > 1,
+        # the sampler knows its rank
+        use_distributed_sampler=False,
+        logger=[TensorBoardLogger(task.folder, name="", version="tensorboard")],
+        callbacks=callbacks,
+        gradient_clip_val=recipe.clip or None,
+        enable_model_summary=False,
+        enable_progress_bar=task.bar,
+        num_sanity_val_steps=0,
+        # no metric is logged by the step
+        log_every_n_steps=10**9,
+        **more,
+    )
+
+
+def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
+    """The fold's network as Lightning trains it."""
+    precision = optimisation.precision(task.recipe)
+    watch = LossWatch(task.folder, task.training.names, task.label, task.recipe, precision)
+    full = task.training.competition.size
+    return SegmentationModule(network, task.variant, task.recipe, frame_of(task.variant), task.truth, full, watch)
+
+
+def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
+    """Train; returns facts for the manifest and, as "best", the path of the best epoch's checkpoint."""
+    # two are kept: a run that is killed before its state is saved must still find the best epoch before
+    best = ModelCheckpoint(
+        task.resume_folder, filename="best", monitor="val_dice", mode="max", save_last=True, save_top_k=2
+    )
+    record = EpochRecord(task.folder, task.label, lines=not task.bar)
+    trainer = make_trainer(task, gpus, [best, record])
+    state = task.last_state
+    try:
+        trainer.fit(
+            module_of(task, network),
+            _loader(task, rank, train=True),
+            _loader(task, rank, train=False),
+            ckpt_path=str(state) if state.exists() else None,
+            weights_only=True,
+        )
+    except SystemExit:
+        # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    return {
+        "epochs_run": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "precision": str(trainer.precision),
+        "alarms": record.alarms,
+        "best": best.best_model_path,
+    }
+
+
+def _train_as_rank(task: FoldTask, gpus: list[int], rank: Rank) -> dict[str, Any]:
+    set_up(task)
+    with explained(task):
+        return _train(task, build(task.variant, pretrained=not task.last_state.exists()), gpus, rank.index)
+
+
+def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> dict[str, Any]:
+    """Train by gradient; the network ends with the weights of its best epoch.
+
+    Args:
+        task: the fold.
+        network: its network, from which training starts unless a state to go on from is there.
+        gpus: indices of the GPUs to train on; none is the CPU.
+
+    Returns:
+        Facts for the manifest: epochs_run, steps, precision, alarms.
+
+    Raises:
+        UserError: the training cannot go on; the message says what to change.
+        KeyboardInterrupt: Ctrl-C; the state after the last completed epoch is there.
+    """
+    if task.devices == 1:
+        facts = _train(task, network, gpus, 0)
+    else:
+        facts = run_ranks(_train_as_rank, task, gpus, count=task.devices)
+    state = torch.load(Path(facts.pop("best")), map_location="cpu", weights_only=True)["state_dict"]
+    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in state.items()})
+    return facts

@@ -1,0 +1,187 @@
+"""What a fold's training leaves behind to look at: metrics.csv, its picture, TensorBoard's images, alarms."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning
+import numpy as np
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import atomic
+
+METRICS_FILE = "metrics.csv"
+CURVES_FILE = "curves.png"
+_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_dice")
+# epochs of Dice 0 in a row that are an alarm
+_DEAD_EPOCHS = 3
+# drawing takes a tenth of a second or more: on short epochs it would be felt
+_DRAW_EVERY_S = 60
+_SHOWN = 3
+_SHOWN_WIDTH_PX = 192
+
+Row = dict[str, float]
+
+
+def draw_curves(rows: list[Row], label: str, path: Path) -> None:
+    """Draw loss and Dice by epoch into a PNG.
+
+    Args:
+        rows: of metrics.csv, at least one.
+        label: title.
+        path: of the picture; replaced whole.
+    """
+    # without pyplot, which keeps state for the whole process; imported late, since it takes a second
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), dpi=100, layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    epochs = [row["epoch"] + 1 for row in rows]
+    for key, name in (("train_loss", "training"), ("val_loss", "validation")):
+        losses.plot(epochs, [row[key] for row in rows], marker=".", label=name)
+    losses.set(xlabel="epoch", ylabel="loss", title=label)
+    losses.legend()
+    scores.plot(epochs, [row["val_dice"] for row in rows], marker=".", color="tab:green")
+    best = max(rows, key=lambda row: row["val_dice"])
+    scores.set(xlabel="epoch", ylabel="Dice at full size", title=f"best {best['val_dice']:.4f}")
+    for axes in (losses, scores):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    with atomic.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def panels(image: np.ndarray, mask: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """One sample for the eye: image, true mask, predicted probability, side by side.
+
+    Args:
+        image: (h, w, 3) uint8.
+        mask: (h, w) uint8 coverage.
+        logits: (h, w) float32.
+
+    Returns:
+        (h', 3 w', 3) uint8, reduced to a width of at most 192 px a panel.
+    """
+    with np.errstate(over="ignore"):
+        probability = np.rint(255 / (1 + np.exp(-logits))).astype(np.uint8)
+    shown = np.concatenate([image, *(np.repeat(plane[..., None], 3, 2) for plane in (mask, probability))], axis=1)
+    factor = min(1.0, _SHOWN_WIDTH_PX / image.shape[1])
+    size = (3 * max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    return cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar; a fold's bars stay, one an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> Any:
+        """What stands beside the bar: without the name of a folder that is always the same."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class EpochRecord(Callback):
+    """Writes metrics.csv whole after each epoch, its picture beside it, and a few validation masks for TensorBoard.
+
+    Its rows lie in Lightning's checkpoints: a resumed run has the rows of the epochs before, and no other.
+
+    Args:
+        folder: of the fold.
+        label: variant and fold.
+        lines: print one line an epoch, for runs whose output is shared with others or kept in a log.
+
+    Attributes:
+        rows: of metrics.csv.
+        alarms: sentences about what is wrong with this training though it goes on.
+    """
+
+    def __init__(self, folder: Path, label: str, *, lines: bool) -> None:
+        self._folder = folder
+        self._label = label
+        self._lines = lines
+        self._start = self._drawn = time.perf_counter()
+        self._resumed_at = 0
+        self.rows: list[Row] = []
+        self.alarms: list[str] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"rows": self.rows, "alarms": self.alarms}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.rows, self.alarms = list(state_dict["rows"]), list(state_dict["alarms"])
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop at once where the run had stopped early before it was killed."""
+        self._resumed_at = trainer.current_epoch
+        if any(stopping.wait_count >= stopping.patience for stopping in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show TensorBoard the first few masks; `outputs` are the logits (N, K, h, w)."""
+        if batch_idx or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        images, masks, positions = (part[:_SHOWN].cpu().numpy() for part in batch)
+        planes = outputs[:_SHOWN, 0].float().cpu().numpy()
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for image, mask, plane, position in zip(images, masks, planes, positions, strict=True):
+                    logger.experiment.add_image(
+                        f"validation/{position}", panels(image, mask, plane), trainer.current_epoch, dataformats="HWC"
+                    )
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the epoch's row; print its line; raise the alarm."""
+        metrics = trainer.callback_metrics
+        row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1}
+        row |= {key: float(metrics[key]) for key in _COLUMNS[2:]}
+        self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
+        with atomic.replacing(self._folder / METRICS_FILE) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        if time.perf_counter() - self._drawn > _DRAW_EVERY_S:
+            draw_curves(self.rows, self._label, self._folder / CURVES_FILE)
+            self._drawn = time.perf_counter()
+        done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
+        if self._lines:
+            left = (time.perf_counter() - self._start) / (done - self._resumed_at) * (epochs - done)
+            print(
+                f"{self._label}  epoch {done}/{epochs}  loss {row['train_loss']:.4f}  Dice {row['val_dice']:.4f}"
+                f"  {left:.0f} s left",
+                flush=True,
+            )
+        dead = min(_DEAD_EPOCHS, epochs)
+        if not self.alarms and len(self.rows) >= dead and all(r["val_dice"] < 1e-6 for r in self.rows[-dead:]):
+            alarm = (
+                f"validation Dice of {self._label} was 0 for {dead} epochs up to epoch {done}: mixed precision "
+                "underflows or the network is dead; try --precision float32, or a lower --learning-rate."
+            )
+            self.alarms.append(alarm)
+            print(f"warning: {alarm}", flush=True)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draw the whole curve."""
+        if self.rows and trainer.is_global_zero:
+            draw_curves(self.rows, self._label, self._folder / CURVES_FILE)

@@ -1,0 +1,88 @@
+"""What one fold is made of, and where its pieces lie."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from folds.cache import Frames, Truth
+from folds.images import TrainingSet
+from folds.recipes import Recipe
+from models.variants import Variant
+
+MANIFEST_FILE = "manifest.json"
+RECIPE_FILE = "recipe.json"
+_RESUME_DIR = "resume"
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """Everything one fold needs; pickles to a worker.
+
+    Attributes:
+        folder: `runs/<competition>/<variant>/fold<k>`.
+        fold: its number.
+        train, held_out: positions in `training.names`.
+        store: path of the variant's OOF store, already created.
+        folds_digest: digest of the fold table, for the manifest.
+        seed: of weights, order and augmentation; the fold number is added.
+        threads: of torch and OpenCV; 0 leaves them alone.
+        bar: show Lightning's progress bar; otherwise one line an epoch.
+        workers: processes that load and augment samples, on each device; 0 loads between the steps, -1 chooses.
+        devices: GPUs, or processes on a CPU, that share every batch.
+    """
+
+    training: TrainingSet
+    truth: Truth
+    frames: Frames
+    variant: Variant
+    recipe: Recipe
+    fold: int
+    train: np.ndarray
+    held_out: np.ndarray
+    folder: Path
+    store: Path
+    folds_digest: str
+    seed: int
+    threads: int = 0
+    bar: bool = True
+    workers: int = -1
+    devices: int = 1
+
+    @property
+    def label(self) -> str:
+        """Variant and fold, for messages."""
+        return f"{self.variant.name} fold {self.fold}"
+
+    @property
+    def resume_folder(self) -> Path:
+        """Where the training state lies until the fold is complete."""
+        return self.folder / _RESUME_DIR
+
+    @property
+    def last_state(self) -> Path:
+        """The state after the last completed epoch."""
+        return self.resume_folder / "last.ckpt"
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a completed fold; None where there is none."""
+    try:
+        value: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    return value
+
+
+def read_recipe(folder: Path) -> dict[str, Any] | None:
+    """The recipe that a fold was begun with, whole as today's; None where there is none."""
+    try:
+        value: dict[str, Any] = json.loads((folder / RECIPE_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    # one from before a field existed was trained with what is now its default
+    return {**Recipe(name="", epochs=0, batch=0).to_json(), **value}

@@ -1,0 +1,161 @@
+"""The same training whatever reads, computes or hosts it: loading processes, several devices, a cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import dask
+import distributed
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from command_line import UserError
+from folds import fit
+from folds.augment import Augmentation
+from folds.cluster import train_on_cluster
+from folds.fold import run_fold
+from folds.plan import check_devices
+from folds.samples import EpochSampler, Samples, loader
+from folds.store import LogitStore
+from models.variants import VARIANTS
+from tests.test_folds_fold import curve
+from tests.tiny_folds import QUICK, TINY, Make, maker
+
+# no batch norm, whose statistics would be those of a part of the batch
+PLAIN = replace(VARIANTS["dilated-unet-1024x1536"], name="plain", size=(32, 48), options={"widths": (4, 8, 8, 8)})
+
+
+@pytest.fixture
+def task(ellipses: Path, tmp_path: Path) -> Make:
+    return maker(ellipses, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def preloaded() -> None:
+    multiprocessing.set_forkserver_preload(["folds.fit"])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_loading_processes_change_no_sample(task) -> None:
+    frames = task(TINY, QUICK).frames
+
+    def epochs(workers: int) -> list[torch.Tensor]:
+        samples = Samples(frames, Augmentation("flip-affine-hsv", 3))
+        sampler = EpochSampler(np.arange(9), seed=3, shuffle=True, batch=2)
+        batches = loader(samples, sampler, 2, workers=workers, pin=False)
+        seen = []
+        # workers outlive the epoch
+        for epoch in (0, 1):
+            sampler.set_epoch(epoch)
+            seen += [part for batch in batches for part in batch]
+        return seen
+
+    alone, read_ahead = epochs(0), epochs(2)
+    # four whole batches an epoch, of image, mask and position
+    assert len(alone) == len(read_ahead) == 2 * 4 * 3
+    assert all(torch.equal(a, b) for a, b in zip(alone, read_ahead, strict=True))
+    assert not torch.equal(alone[2], alone[14])
+
+
+@pytest.mark.parametrize(("count", "shuffle"), [(8, True), (11, True), (11, False), (3, True)])
+def test_ranks_share_the_batches_that_one_process_would_see(count: int, shuffle: bool) -> None:
+    positions = np.arange(100, 100 + count)
+
+    def order(rank: int, world: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(positions, seed=5, shuffle=shuffle, batch=4, rank=rank, world=world)
+        sampler.set_epoch(7)
+        assert len(sampler) == len(list(sampler))
+        return list(sampler)
+
+    whole, (first, second) = order(0, 1), (order(0, 2), order(1, 2))
+    assert len(whole) == (count // 4 * 4 if shuffle and count > 4 else count)
+    for start in range(0, len(whole), 4):
+        half = start // 2
+        assert sorted(whole[start : start + 4]) == sorted(first[half : half + 2] + second[half : half + 2])
+    if shuffle and count > 4:
+        assert len(first) == len(second)
+
+
+def test_two_devices_train_as_one_does(task) -> None:
+    recipe = replace(QUICK, batch=4, epochs=3, optimiser="sgd", learning_rate=0.05, ema=0.5)
+    alone, shared = task(PLAIN, recipe, "alone"), replace(task(PLAIN, recipe, "shared"), devices=2)
+    one, two = run_fold(alone), run_fold(shared)
+    assert one["steps"] == two["steps"] == 6
+    for column in ("train_loss", "val_loss", "val_dice"):
+        assert curve(shared.folder, column) == pytest.approx(curve(alone.folder, column), rel=1e-5)
+    assert two["dice"] == pytest.approx(one["dice"], rel=1e-4)
+    assert LogitStore.open(shared.store).missing() == list(shared.training.names[:8])
+    # more epochs of a finished training: none
+    assert len(curve(shared.folder, "val_dice")) == 3
+
+
+def test_a_failure_on_one_device_is_said(task) -> None:
+    wild = task(PLAIN, replace(QUICK, batch=4, optimiser="sgd", learning_rate=1e25))
+    with pytest.raises(UserError, match=r"diverged\.json"):
+        run_fold(replace(wild, devices=2))
+
+
+def test_devices_must_share_batches_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_devices(QUICK, 2)
+    with pytest.raises(UserError, match="--batch 3 works"):
+        check_devices(QUICK, 3)
+    with pytest.raises(UserError, match="--devices 1 does"):
+        check_devices(QUICK, 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(UserError, match="with 1 GPUs: --devices 1 does"):
+        check_devices(QUICK, 2)
+
+
+def test_workers_are_chosen_by_what_there_is_to_do(task, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = replace(task(TINY, QUICK), threads=16)
+    assert fit.worker_count(made) == 0
+    assert fit.worker_count(replace(made, workers=3)) == 3
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert fit.worker_count(made) == 8
+    assert fit.worker_count(replace(made, devices=4)) == 3
+    assert fit.worker_count(replace(made, threads=1)) == 1
+
+
+def test_each_worker_of_a_cluster_trains_folds_on_its_own_gpu(task, ellipses: Path) -> None:
+    tasks = [task(TINY, QUICK, f"run{i}") for i in range(3)]
+    with (
+        # from the processes that have everything imported already
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, resources={"GPU": 1}, dashboard_address=None, processes=True
+        ) as cluster,
+    ):
+        manifests = train_on_cluster(tasks, cluster.scheduler_address)
+        with distributed.Client(cluster) as client:
+            logs = client.run(lambda dask_worker: [entry[:3] for entry in dask_worker.state.log])
+    # every fold waited for a GPU, which is what dask calls constrained, and two could not run at once in one worker
+    folds = [[entry for entry in log if "run_fold" in entry[0]] for log in logs.values()]
+    assert len(folds) == 2
+    assert sum(entry[2] == "constrained" for log in folds for entry in log) == 3
+    assert all(any(entry[2] == "executing" for entry in log) for log in folds)
+    assert [manifest["steps"] for manifest in manifests] == [8, 8, 8]
+    here = run_fold(task(TINY, QUICK, "here"))
+    assert {manifest["dice"] for manifest in manifests} == {here["dice"]}
+
+
+def test_a_cluster_that_is_not_there_is_said(task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("folds.cluster._CONNECT_S", 1)
+    with pytest.raises(UserError, match="--cluster tcp://host:8786"):
+        train_on_cluster([task(TINY, QUICK)], "tcp://127.0.0.1:9")
+
+
+def test_curves_and_a_few_masks_are_kept_to_look_at(task) -> None:
+    made = task(TINY, QUICK)
+    run_fold(made)
+    assert (made.folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    (events,) = (made.folder / "tensorboard").glob("events*")
+    board = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+    tags = board.Tags()["images"]
+    assert len(tags) == 2
+    shown = board.Images(tags[0])
+    assert len(shown) == 2
+    assert (shown[0].width, shown[0].height) == (3 * 48, 32)
