@@ -25,7 +25,7 @@ _MODULE_OF = {
     "google-crc32c": "google_crc32c",
 }
 # needed for tests, reports, clusters, or here alone
-_NOT_THERE = ("dask", "distributed", "matplotlib", "jinja2", "kaggle", "six")
+_NOT_THERE = ("dask", "distributed", "jinja2", "kaggle", "six")
 
 
 def requirements() -> dict[str, str]:
