@@ -18,8 +18,8 @@ from ensemble.index import DisagreementIndex, single_dice
 from ensemble.members import find_members
 from ensemble.postprocess_gain import measure
 from ensemble.selection import (
+    VOTED,
     Candidate,
-    FittedThreshold,
     bootstrap_interval,
     choose,
     evaluate_all,
@@ -27,6 +27,7 @@ from ensemble.selection import (
     fit_threshold,
 )
 from ensemble.stacking import BLENDERS
+from ensemble.voting import combination
 from folds import cache, split
 from folds.images import find_training_set
 from models.variants import parse_variants
@@ -40,13 +41,19 @@ _BAND = (-0.5, 0.5)
 _HOPELESS = 5.0
 
 
-def _threshold(fitted: FittedThreshold, chosen: Candidate, groups: np.ndarray) -> tuple[float, dict[str, Any]]:
-    """The threshold to use: the fitted one if its nested gain is surely above 0, else 0; and the figures."""
+def _threshold(
+    chosen: Candidate, index: DisagreementIndex, fold: np.ndarray, groups: np.ndarray
+) -> tuple[float, np.ndarray, dict[str, Any] | None]:
+    """The threshold to use: the fitted one if its nested gain is surely above 0, else 0; the images' nested Dice with
+    it; and the figures. Votes keep their own threshold, one half."""
+    if chosen.vote != "logits":
+        return 0.0, chosen.nested, None
+    fitted = fit_threshold(chosen, index, fold)
     gain = fitted.nested - chosen.nested
     low, high = bootstrap_interval(gain, groups)
     kept = low > 0
     report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
-    return fitted.value if kept else 0.0, report
+    return (fitted.value, fitted.nested, report) if kept else (0.0, chosen.nested, report)
 
 
 @program
@@ -65,8 +72,8 @@ def main(
     Args:
         competition: a name from competition.py.
         members: variants to choose from, a comma list; all takes every variant whose folds are all trained.
-        blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights)
-            instead of choosing one.
+        blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights;
+            probability, geometric, majority, each also as weighted-...) instead of choosing one.
         name: of the result, and of its folder in the runs folder.
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
@@ -74,8 +81,8 @@ def main(
         postprocess: measure repairs of the mask and keep those that surely gain, or leave them out.
     """
     facts = find_competition(competition)
-    if blend and blend not in BLENDERS:
-        raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(BLENDERS)}.")
+    if blend and blend not in (*BLENDERS, *VOTED):
+        raise UserError(f"unknown way of blending {blend!r}; known: {', '.join((*BLENDERS, *VOTED))}.")
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
     if not (root / "folds.csv").exists():
@@ -103,9 +110,7 @@ def main(
     candidates = evaluate_all(index, fold)
     by_name = {candidate.name: candidate for candidate in candidates}
     chosen = by_name[blend] if blend else choose(candidates, groups)
-    fitted = fit_threshold(chosen, index, fold)
-    threshold, threshold_report = _threshold(fitted, chosen, groups)
-    nested = fitted.nested if threshold_report["kept"] else chosen.nested
+    threshold, nested, threshold_report = _threshold(chosen, index, fold, groups)
 
     def of_all(weights: np.ndarray) -> np.ndarray:
         everyone = np.zeros(len(names))
@@ -117,6 +122,7 @@ def main(
     result = {
         "name": name,
         "kind": chosen.name,
+        "vote": chosen.vote,
         "members": [names[i] for i in used],
         "weights": [float(weights[i]) for i in used],
         "threshold": threshold,
@@ -149,6 +155,7 @@ def main(
             facts.size,
             fold,
             groups,
+            combine=combination(chosen.vote),
             jobs=jobs,
         )
     scores = pd.DataFrame({"image": training.names, "group": groups, "fold": fold, "nested": nested})

@@ -9,29 +9,40 @@ from typing import Any
 from command_line import UserError
 from ensemble.blends import read_blend
 from ensemble.members import Member, find_members
+from ensemble.voting import Combine, combination
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A linear combination of members: masks are where the weighted sum of their logits is above `threshold`.
+    """A combination of members: masks are where their combined logits are above `threshold`.
 
     Attributes:
+        weights: of the members, in order.
         repairs: (name, size in pixels) of the postprocessing steps (ensemble/postprocess.py) that the blend has kept.
+        vote: how weighted members are combined: "logits" for the weighted mean of their logits, or another vote.
     """
 
     members: tuple[Member, ...]
     weights: tuple[float, ...]
     threshold: float
     repairs: tuple[tuple[str, int], ...] = ()
+    vote: str = "logits"
+
+    @property
+    def combine(self) -> Combine:
+        """From the members' logits, their frames, `weights` and a full size to full-size logits."""
+        return combination(self.vote)
 
     def state(self) -> dict[str, Any]:
         """What tells its masks from another's; JSON-able."""
-        return {
+        state: dict[str, Any] = {
             "weights": {m.name: w for m, w in zip(self.members, self.weights, strict=True)},
             "weights_digests": {m.name: m.weights_digest for m in self.members},
             "threshold": self.threshold,
             "postprocess": [list(repair) for repair in self.repairs],
         }
+        # a linear blend is what it always was
+        return state if self.vote == "logits" else {**state, "vote": self.vote}
 
 
 def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
@@ -53,7 +64,7 @@ def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
         if member.weights_digest != fitted["weights_digests"].get(member.name):
             raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
     repairs = tuple((name, size_px) for name, size_px in fitted.get("postprocess_kept", []))
-    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs)
+    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs, fitted.get("vote", "logits"))
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:

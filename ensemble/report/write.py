@@ -28,6 +28,7 @@ from ensemble.report import charts, page
 from ensemble.report import figures as gathered
 from ensemble.report.pictures import Album, Case, case, contact_sheet
 from ensemble.report.scan import THRESHOLDS, Scan, scan, trusted_networks
+from ensemble.voting import combination
 from folds import cache
 from folds.images import TrainingSet, find_training_set, read_mask
 
@@ -57,6 +58,7 @@ def _reader(blend: dict[str, Any], root: Path, names: list[str], folds: int, tra
         threshold=blend["threshold"],
         repairs=[(step, size_px) for step, size_px in blend.get("postprocess_kept", [])],
         full=training.competition.size,
+        combine=combination(blend.get("vote", "logits")),
     )
 
 
