@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from command_line import UserError
+from ensemble import conv_stacker
 from ensemble.blends import read_blend
 from ensemble.members import Member, find_members
-from ensemble.voting import Combine, combination
+from ensemble.voting import Combine, combination, weighted_logits
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class Mixture:
     Attributes:
         weights: of the members, in order.
         repairs: (name, size in pixels) of the postprocessing steps (ensemble/postprocess.py) that the blend has kept.
-        vote: how weighted members are combined: "logits" for the weighted mean of their logits, or another vote.
+        vote: how weighted members are combined: "logits" for the weighted mean of their logits, or another vote, or
+            the name of a stacker with the digest of what it has learned.
+        combine: from the members' logits, their frames, `weights` and a full size to full-size logits.
     """
 
     members: tuple[Member, ...]
@@ -27,11 +31,7 @@ class Mixture:
     threshold: float
     repairs: tuple[tuple[str, int], ...] = ()
     vote: str = "logits"
-
-    @property
-    def combine(self) -> Combine:
-        """From the members' logits, their frames, `weights` and a full size to full-size logits."""
-        return combination(self.vote)
+    combine: Combine = weighted_logits
 
     def state(self) -> dict[str, Any]:
         """What tells its masks from another's; JSON-able."""
@@ -64,7 +64,26 @@ def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
         if member.weights_digest != fitted["weights_digests"].get(member.name):
             raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
     repairs = tuple((name, size_px) for name, size_px in fitted.get("postprocess_kept", []))
-    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs, fitted.get("vote", "logits"))
+    combine = find_combination(root / blend, fitted, fitted["members"])
+    vote = " ".join(str(fitted[key]) for key in ("vote", "stacker_digest") if key in fitted) or "logits"
+    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs, vote, combine)
+
+
+def find_combination(folder: Path, fitted: dict[str, Any], names: Sequence[str]) -> Combine:
+    """How a fitted blend combines networks' logits.
+
+    Args:
+        folder: of the blend.
+        fitted: its blend.json.
+        names: the networks whose logits will be given, in order.
+
+    Raises:
+        UserError: the files of its stacker are missing or of another fit.
+    """
+    vote = fitted.get("vote", "logits")
+    if vote == conv_stacker.NAME:
+        return conv_stacker.load(folder, names, fitted["stacker_digest"])
+    return combination(vote)
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:
