@@ -85,6 +85,7 @@ bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.stream
 	$(PY) -m benchmarks.store
 	$(PY) -m benchmarks.predict
+	$(PY) -m benchmarks.blend
 
 clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache runs/*/cache
