@@ -214,6 +214,48 @@ def test_the_page_is_not_blank_in_a_browser(reported: tuple[Path, Path], tmp_pat
             assert part.std() > 5
 
 
+# says on the console how many pictures the page has and which of them do not show
+PROBE = """<script>
+Promise.all([...document.images].map(image => {
+  image.loading = "eager";
+  return image.decode().then(() => null, () => image.alt);
+})).then(faults => console.log(`pictures: ${faults.length}, broken: ${faults.filter(fault => fault !== null)}.`));
+</script>"""
+
+
+def console(browser: str, page: Path, profile: Path) -> list[str]:
+    """What a browser's console says while it loads a page."""
+    done = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+            "--virtual-time-budget=20000", f"--user-data-dir={profile}", "--dump-dom", page.as_uri(),
+        ],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return re.findall(r":CONSOLE[^\]]*\] \"(.*)\", source:", done.stderr)
+
+
+def test_the_browsers_console_reports_no_error_and_all_pictures_load(
+    reported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on the PATH")
+    text = (reported[1] / "blend" / "report.html").read_text()
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", PROBE + "</body>"))
+    pictures = len(re.findall("<img ", text))
+    assert console(browser, page, tmp_path / "profile") == [f"pictures: {pictures}, broken: ."]
+    # an error and a broken picture would have been heard of
+    broken = '<img src="data:image/png;base64,AAAA" alt="nothing"><script>missing();</script>'
+    page.write_text(text.replace("</body>", broken + PROBE + "</body>"))
+    heard = console(browser, page, tmp_path / "profile")
+    assert heard == [
+        "Uncaught ReferenceError: missing is not defined",
+        f"pictures: {pictures + 1}, broken: nothing.",
+    ]
+
+
 def test_disagreement_counts_every_pixel_and_ranks(reported: tuple[Path, Path]) -> None:
     data, root = reported
     shutil.copytree(data / "train", data / "test", dirs_exist_ok=True)
