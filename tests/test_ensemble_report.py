@@ -278,6 +278,36 @@ def test_disagreement_counts_every_pixel_and_ranks(reported: tuple[Path, Path]) 
     assert len(page.links) == 2 * 4
 
 
+def test_networks_that_have_not_predicted_are_named_and_predict_when_asked(
+    reported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, root = tmp_path / "data", tmp_path / "runs" / "carvana"
+    shutil.copytree(reported[1], root, ignore=shutil.ignore_patterns("test.zarr", "report", "cache"))
+    names = [f"{car}_01.jpg" for car in CARS[1::-1]]
+    (data / "test").mkdir(parents=True)
+    for name in names:
+        shutil.copy(reported[0] / "train" / name, data / "test" / name)
+    rows = "".join(f"{name},1 1\n" for name in names)
+    (data / "sample_submission.csv").write_text(",".join(CARVANA.header) + "\n" + rows)
+    with pytest.raises(SystemExit, match=r"none has predicted the test set.*make disagreement ARGS=--predict"):
+        disagreement.main(data=data, runs=root.parent, jobs=1)
+    # the second variant is a copy of the first by another name, so both are average masks
+    networks = root / "unet-mobilenetv3"
+    shutil.rmtree(networks)
+    shutil.copytree(root / "average-mask", networks)
+    for fold in networks.glob("fold*"):
+        content = json.loads((fold / "manifest.json").read_text())
+        content["variant"]["name"] = "unet-mobilenetv3"
+        (fold / "manifest.json").write_text(json.dumps(content))
+    disagreement.main(data=data, runs=root.parent, predict=True, jobs=1)
+    for variant in ("average-mask", "unet-mobilenetv3"):
+        # in the submission's order, so that a submission finds them
+        assert LogitStore.open(root / variant / "test.zarr").names == names
+    table = pd.read_csv(root / "blend" / "disagreement.csv")
+    assert table["image"].tolist() == names
+    assert (table["disagreement"] == 0).all()
+
+
 def test_threshold_curve_equals_thresholding_anew() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(40, 50)).astype(np.float32)
