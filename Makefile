@@ -17,7 +17,7 @@ WHERE  = --competition $(C) --data $(DATA)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test check data fold folds fit ensemble submission submit predict report \
-	notebook-push notebook-pull bench clean
+	disagreement notebook-push notebook-pull bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, wi
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m ensemble.report $(WHERE)
 
+disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
+	$(PY) -m ensemble.disagreement $(WHERE) --members "$(filter-out all,$(V))" $(ARGS)
+
 notebook-push: setup  ## train V on the folds F on Kaggle's GPUs and fetch the result; ARGS='--blend NAME' predicts there
 	$(PY) -m notebooks.push --competition $(C) --variant "$(V)" --fold $(F) $(ARGS)
 
@@ -86,6 +89,7 @@ bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.stream
 	$(PY) -m benchmarks.store
 	$(PY) -m benchmarks.predict
+	$(PY) -m benchmarks.blend
 
 clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache runs/*/cache

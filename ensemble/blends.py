@@ -54,9 +54,10 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     lines.append(row(f"{blend['name']} = {blend['kind']}", blend["cv"]))
     weights = ", ".join(f"{w:.3f} {name}" for name, w in zip(blend["members"], blend["weights"], strict=True))
     fit = blend["threshold_fit"]
-    verdict = "kept" if fit["kept"] else "not kept, as its interval is not above 0"
     lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")
-    lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
+    if fit is not None:
+        verdict = "kept" if fit["kept"] else "not kept, as its interval is not above 0"
+        lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
     for step, figures in blend.get("postprocess", {}).items():
         verdict = "kept" if figures["kept"] else "not kept, as its interval is not above 0"
         lines.append(f"{step} ({figures['size_px']} px) gains {figures['nested_gain']:+.6f}: {verdict}")

@@ -1,6 +1,6 @@
 """`python -m ensemble.disagreement`: on which test images networks disagree; failures can be found so without truth.
 
-Reads the stored test logits; writes a table of all images and a page of the worst.
+Reads the stored test logits; writes a table of all images and a page of the worst. `make disagreement` calls it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
+from competition import Competition, find_competition
 from ensemble.blends import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
 from ensemble.mask_reader import MaskReader
 from ensemble.members import TEST_STORE, Member, find_members
+from ensemble.predictor import predict as predict_images
 from ensemble.report import page
 from ensemble.report.pictures import Album, case
 from ensemble.report.scan import trusted_networks
+from folds.images import list_images
 from folds.store import LogitStore
 
 _CHUNK = 32
@@ -86,6 +88,17 @@ def _predicted(members: Sequence[Member]) -> list[tuple[Member, LogitStore]]:
     return found
 
 
+def _test_names(members: Sequence[Member], data: Path, competition: Competition) -> list[str]:
+    """The test images in the submission's order, as stores that are there already have them."""
+    for member in members:
+        if (member.folder / TEST_STORE).is_dir():
+            return LogitStore.open(member.folder / TEST_STORE).names
+    sample = data / competition.sample_file
+    if sample.exists():
+        return pd.read_csv(sample, dtype=str)[competition.header[0]].tolist()
+    return list_images(data / competition.test_dir, competition)
+
+
 @program
 def main(
     competition: str = "carvana",
@@ -94,6 +107,7 @@ def main(
     data: Path | None = None,
     runs: Path = Path("runs"),
     worst: int = 50,
+    predict: bool = False,
     jobs: int = -1,
 ) -> None:
     """Write disagreement.csv and disagreement.html, the images on which networks disagree most.
@@ -106,6 +120,7 @@ def main(
         data: the competition's files; data/<competition> by default.
         runs: where trained variants and the blend are.
         worst: images on the page.
+        predict: have the networks that have not predicted the test set do so first; only what is missing is predicted.
         jobs: processes, as joblib counts them.
     """
     facts = find_competition(competition)
@@ -122,12 +137,17 @@ def main(
         names = list(dice)
         wanted = [names[i] for i in trusted_networks(np.array(list(dice.values())))]
     folds = len(list((root / wanted[0]).glob("fold*/manifest.json")))
-    found = _predicted(find_members(root, wanted, folds))
+    candidates = find_members(root, wanted, folds)
+    if predict:
+        images = _test_names(candidates, data, facts)
+        for member in candidates:
+            predict_images(member, images, data / facts.test_dir, facts.size)
+    found = _predicted(candidates)
     if len(found) < 2:
         have = ", ".join(member.name for member, _ in found) or "none"
         raise UserError(
             f"of {', '.join(wanted)}, {have} has predicted the test set, and it takes two networks to disagree: "
-            "submit a blend of several (make fit ARGS='--blend equal-mean', make submission)."
+            "have the others predict it too (make disagreement ARGS=--predict)."
         )
     images = found[0][1].names
     for member, store in found[1:]:

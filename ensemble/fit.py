@@ -13,20 +13,23 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import find_competition
+from ensemble import conv_stacker as conv
 from ensemble.blends import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.index import DisagreementIndex, single_dice
 from ensemble.members import find_members
 from ensemble.postprocess_gain import measure
 from ensemble.selection import (
+    VOTED,
     Candidate,
-    FittedThreshold,
     bootstrap_interval,
     choose,
     evaluate_all,
     figures,
     fit_threshold,
 )
+from ensemble.stacker_worth import evaluate_stacker
 from ensemble.stacking import BLENDERS
+from ensemble.voting import Combine, combination
 from folds import cache, split
 from folds.images import find_training_set
 from models.variants import parse_variants
@@ -40,13 +43,19 @@ _BAND = (-0.5, 0.5)
 _HOPELESS = 5.0
 
 
-def _threshold(fitted: FittedThreshold, chosen: Candidate, groups: np.ndarray) -> tuple[float, dict[str, Any]]:
-    """The threshold to use: the fitted one if its nested gain is surely above 0, else 0; and the figures."""
+def _threshold(
+    chosen: Candidate, index: DisagreementIndex, fold: np.ndarray, groups: np.ndarray
+) -> tuple[float, np.ndarray, dict[str, Any] | None]:
+    """The threshold to use: the fitted one if its nested gain is surely above 0, else 0; the images' nested Dice with
+    it; and the figures. Votes keep their own threshold, one half."""
+    if chosen.vote != "logits":
+        return 0.0, chosen.nested, None
+    fitted = fit_threshold(chosen, index, fold)
     gain = fitted.nested - chosen.nested
     low, high = bootstrap_interval(gain, groups)
     kept = low > 0
     report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
-    return fitted.value if kept else 0.0, report
+    return (fitted.value, fitted.nested, report) if kept else (0.0, chosen.nested, report)
 
 
 @program
@@ -59,23 +68,26 @@ def main(
     runs: Path = Path("runs"),
     jobs: int = -1,
     postprocess: Literal["measure", "off"] = "measure",
+    conv_stacker: bool = False,
 ) -> None:
     """Choose the blend of trained variants by its nested Dice at full size; writes blend.json.
 
     Args:
         competition: a name from competition.py.
         members: variants to choose from, a comma list; all takes every variant whose folds are all trained.
-        blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights)
-            instead of choosing one.
+        blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights;
+            probability, geometric, majority, each also as weighted-...; conv-stacker) instead of choosing one.
         name: of the result, and of its folder in the runs folder.
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
         jobs: processes, as joblib counts them.
         postprocess: measure repairs of the mask and keep those that surely gain, or leave them out.
+        conv_stacker: also fit a small convolutional network on the logits, which takes minutes.
     """
     facts = find_competition(competition)
-    if blend and blend not in BLENDERS:
-        raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(BLENDERS)}.")
+    ways = (*BLENDERS, *VOTED, conv.NAME)
+    if blend and blend not in ways:
+        raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
     if not (root / "folds.csv").exists():
@@ -96,16 +108,17 @@ def main(
     singles = single_dice(stores, frames, training.names, known, facts.size, jobs=jobs)
     errors = 1 - singles.mean(0)
     hopeful = np.flatnonzero(errors <= _HOPELESS * errors.min())
-    index = DisagreementIndex.build(
-        [stores[i] for i in hopeful], [frames[i] for i in hopeful], training.names, known, facts.size,
-        band=_BAND, jobs=jobs,
-    )  # fmt: skip
+    able = [stores[i] for i in hopeful], [frames[i] for i in hopeful], training.names, known, facts.size
+    index = DisagreementIndex.build(*able, band=_BAND, jobs=jobs)
     candidates = evaluate_all(index, fold)
+    stacker: Combine | None = None
+    if conv_stacker or blend == conv.NAME:
+        linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
+        candidate, stacker = evaluate_stacker(linear, *able, fold, jobs=jobs)
+        candidates.append(candidate)
     by_name = {candidate.name: candidate for candidate in candidates}
     chosen = by_name[blend] if blend else choose(candidates, groups)
-    fitted = fit_threshold(chosen, index, fold)
-    threshold, threshold_report = _threshold(fitted, chosen, groups)
-    nested = fitted.nested if threshold_report["kept"] else chosen.nested
+    threshold, nested, threshold_report = _threshold(chosen, index, fold, groups)
 
     def of_all(weights: np.ndarray) -> np.ndarray:
         everyone = np.zeros(len(names))
@@ -113,10 +126,14 @@ def main(
         return everyone
 
     weights = of_all(chosen.weights)
-    used = np.flatnonzero(weights > 0)
+    stacked = chosen.vote == conv.NAME
+    # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
+    used = hopeful if stacked else np.flatnonzero(weights > 0)
+    combine = combination(chosen.vote) if stacker is None or not stacked else stacker
     result = {
         "name": name,
         "kind": chosen.name,
+        "vote": chosen.vote,
         "members": [names[i] for i in used],
         "weights": [float(weights[i]) for i in used],
         "threshold": threshold,
@@ -149,8 +166,12 @@ def main(
             facts.size,
             fold,
             groups,
+            combine=combine,
             jobs=jobs,
         )
+    if isinstance(combine, conv.ConvStacker):
+        combine.save(root / name, [names[i] for i in used])
+        result["stacker_digest"] = combine.digest()
     scores = pd.DataFrame({"image": training.names, "group": groups, "fold": fold, "nested": nested})
     for i, member_name in enumerate(names):
         scores[member_name] = singles[:, i]

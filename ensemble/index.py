@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
+from ensemble.voting import voted
 from folds.cache import Truth
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
@@ -178,6 +179,36 @@ class DisagreementIndex:
         # the kernel lets go of the interpreter, so threads share the index without copying it
         with ThreadPoolExecutor() as pool:
             return np.stack(list(pool.map(one, chosen)))
+
+    def vote_dice(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:
+        """Full-size Dice of a vote.
+
+        Where all networks' logits have one sign, so has every vote of them; so votes, too, need only the open pixels.
+
+        Args:
+            vote: key of `ensemble.voting.PROBABILITIES`.
+            weights: (M,), at least 0.
+            images: positions to score; all by default.
+
+        Returns:
+            (len(images),) float64; two empty masks score 1.
+
+        Raises:
+            ValueError: the band does not hold 0: the index would not be exact.
+        """
+        if not self.band[0] <= 0 <= self.band[1]:
+            raise ValueError(f"votes have the threshold 0, which is not within {self.band}")
+
+        def one(position: int) -> float:
+            mask = voted(vote, list(self.logits[position]), weights.tolist())
+            intersection, predicted, true = (int(count) for count in self.agreed[position])
+            total = predicted + int(mask.sum()) + true
+            both = intersection + int((mask & self.truths[position].view(bool)).sum())
+            return 2 * both / total if total else 1.0
+
+        chosen = range(len(self.truths)) if images is None else images
+        with ThreadPoolExecutor() as pool:
+            return np.array(list(pool.map(one, chosen)))
 
 
 def fold_rows(fold: np.ndarray, held_out: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from competition import Size
 from ensemble.postprocess import apply_kept
-from ensemble.voting import weighted_logits
+from ensemble.voting import Combine, weighted_logits
 from folds.store import LogitStore
 from models.frame import Frame
 
@@ -24,6 +24,7 @@ class MaskReader:
         threshold: on the blended logits.
         repairs: postprocessing steps (name, size in pixels) of the blend.
         full: (H, W) of the full frame.
+        combine: how the networks' logits become the blend's.
     """
 
     names: Sequence[str]
@@ -33,6 +34,7 @@ class MaskReader:
     threshold: float
     repairs: Sequence[tuple[str, int]]
     full: Size
+    combine: Combine = weighted_logits
 
     def planes(self, image: str) -> list[np.ndarray]:
         """The networks' logits of an image, (h, w) float32 each at its own size."""
@@ -44,7 +46,7 @@ class MaskReader:
 
     def logits(self, planes: Sequence[np.ndarray]) -> np.ndarray:
         """(H, W) float32: the blend's full-size logits."""
-        return weighted_logits(planes, self.frames, self.weights, self.full)
+        return self.combine(planes, self.frames, self.weights, self.full)
 
     def blend(self, planes: Sequence[np.ndarray]) -> np.ndarray:
         """(H, W) bool: the blend's mask, thresholded and repaired."""

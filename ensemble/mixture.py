@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from command_line import UserError
+from ensemble import conv_stacker
 from ensemble.blends import read_blend
 from ensemble.members import Member, find_members
+from ensemble.voting import Combine, combination, weighted_logits
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A linear combination of members: masks are where the weighted sum of their logits is above `threshold`.
+    """A combination of members: masks are where their combined logits are above `threshold`.
 
     Attributes:
+        weights: of the members, in order.
         repairs: (name, size in pixels) of the postprocessing steps (ensemble/postprocess.py) that the blend has kept.
+        vote: how weighted members are combined: "logits" for the weighted mean of their logits, or another vote, or
+            the name of a stacker with the digest of what it has learned.
+        combine: from the members' logits, their frames, `weights` and a full size to full-size logits.
     """
 
     members: tuple[Member, ...]
     weights: tuple[float, ...]
     threshold: float
     repairs: tuple[tuple[str, int], ...] = ()
+    vote: str = "logits"
+    combine: Combine = weighted_logits
 
     def state(self) -> dict[str, Any]:
         """What tells its masks from another's; JSON-able."""
-        return {
+        state: dict[str, Any] = {
             "weights": {m.name: w for m, w in zip(self.members, self.weights, strict=True)},
             "weights_digests": {m.name: m.weights_digest for m in self.members},
             "threshold": self.threshold,
             "postprocess": [list(repair) for repair in self.repairs],
         }
+        # a linear blend is what it always was
+        return state if self.vote == "logits" else {**state, "vote": self.vote}
 
 
 def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
@@ -53,7 +64,26 @@ def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
         if member.weights_digest != fitted["weights_digests"].get(member.name):
             raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
     repairs = tuple((name, size_px) for name, size_px in fitted.get("postprocess_kept", []))
-    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs)
+    combine = find_combination(root / blend, fitted, fitted["members"])
+    vote = " ".join(str(fitted[key]) for key in ("vote", "stacker_digest") if key in fitted) or "logits"
+    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs, vote, combine)
+
+
+def find_combination(folder: Path, fitted: dict[str, Any], names: Sequence[str]) -> Combine:
+    """How a fitted blend combines networks' logits.
+
+    Args:
+        folder: of the blend.
+        fitted: its blend.json.
+        names: the networks whose logits will be given, in order.
+
+    Raises:
+        UserError: the files of its stacker are missing or of another fit.
+    """
+    vote = fitted.get("vote", "logits")
+    if vote == conv_stacker.NAME:
+        return conv_stacker.load(folder, names, fitted["stacker_digest"])
+    return combination(vote)
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:

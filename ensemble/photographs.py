@@ -22,7 +22,6 @@ from ensemble.mixture import Mixture, find_mixture
 from ensemble.pipeline import overlapped
 from ensemble.predictor import DECODERS, Lanes, Place, places, raise_unreadable, stacked
 from ensemble.tiles import predict_in_tiles
-from ensemble.voting import weighted_logits
 from models.frame import Frame, decode
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
@@ -83,7 +82,7 @@ class NetworkLogits:
 
     def blended(self, mixture: Mixture) -> np.ndarray:
         """(H, W) float32 at the photograph's own size, the threshold taken off: foreground is above 0."""
-        full = weighted_logits(self.planes, self.frames, mixture.weights, self.size)
+        full = mixture.combine(self.planes, self.frames, mixture.weights, self.size)
         return full - np.float32(mixture.threshold)
 
 

@@ -25,7 +25,6 @@ from competition import Size, find_competition
 from ensemble.members import Member
 from ensemble.mixture import Mixture, find_mixture
 from ensemble.predictor import DECODERS, Lanes, predict
-from ensemble.voting import weighted_logits
 from folds.images import list_images
 from folds.store import LogitStore
 from kernels.rle import encode_logits_text
@@ -159,7 +158,7 @@ def measure(
     seconds = []
     for name in names:
         start = time.perf_counter()
-        full = weighted_logits([store.read(name)[0] for store in stores], frames, mixture.weights, size)
+        full = mixture.combine([store.read(name)[0] for store in stores], frames, mixture.weights, size)
         text_bytes += len(encode_logits_text(full, threshold=mixture.threshold))
         seconds.append(time.perf_counter() - start)
     return Plan(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from competition import Size
 from ensemble.postprocess import STEPS, Step, apply_kept
 from ensemble.selection import bootstrap_interval
-from ensemble.voting import weighted_logits
+from ensemble.voting import Combine, weighted_logits
 from folds.cache import Truth
 from folds.store import LogitStore
 from kernels import rle
@@ -30,11 +30,10 @@ def _blend_runs(
     threshold: float,
     names: Sequence[str],
     full: Size,
+    combine: Combine,
 ) -> list[np.ndarray]:
     cv2.setNumThreads(1)
-    return [
-        rle.encode(weighted_logits([s.read(n)[0] for s in stores], frames, weights, full) > threshold) for n in names
-    ]
+    return [rle.encode(combine([s.read(n)[0] for s in stores], frames, weights, full) > threshold) for n in names]
 
 
 def _repaired(
@@ -93,6 +92,7 @@ def measure(
     fold: np.ndarray,
     groups: np.ndarray,
     *,
+    combine: Combine = weighted_logits,
     jobs: int = -1,
 ) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     """The nested Dice gain of every step over a blend's full-size out-of-fold masks.
@@ -105,6 +105,7 @@ def measure(
         names, truth: the training images and their masks.
         full: (H, W).
         fold, groups: (N,) fold and group of every image.
+        combine: how the networks' logits become the blend's.
         jobs: processes, as joblib counts them.
 
     Returns:
@@ -114,7 +115,7 @@ def measure(
     """
     parallel = joblib.Parallel(n_jobs=jobs)
     chunks = _chunks(len(names))
-    calls = (joblib.delayed(_blend_runs)(stores, frames, weights, threshold, names[c], full) for c in chunks)
+    calls = (joblib.delayed(_blend_runs)(stores, frames, weights, threshold, names[c], full, combine) for c in chunks)
     masks = [runs for chunk in parallel(calls) for runs in chunk]
     truths = [np.array(truth.of(position)) for position in range(len(names))]
 

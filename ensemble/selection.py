@@ -58,16 +58,19 @@ class Candidate:
     """One way of blending and its worth.
 
     Attributes:
-        name: key of `BLENDERS`.
+        name: key of `BLENDERS`, of `VOTED`, or another's own.
         weights: (M,) fitted on all images; what would be used on the test set.
         nested: (N,) Dice of every image under weights fitted without its fold.
         nested_weights: (M,) weights fitted without a fold, by fold.
+        vote: what is done with weights and networks: "logits" for their weighted mean, a key of
+            `ensemble.voting.PROBABILITIES`, or the name of a stacker.
     """
 
     name: str
     weights: np.ndarray
     nested: np.ndarray
     nested_weights: dict[int, np.ndarray]
+    vote: str = "logits"
 
 
 def evaluate(name: str, make: Callable[[], Blender], index: DisagreementIndex, fold: np.ndarray) -> Candidate:
@@ -86,6 +89,33 @@ def evaluate(name: str, make: Callable[[], Blender], index: DisagreementIndex, f
         nested_weights[held_out] = make().fit(index, seen).weights_
         nested[unseen] = index.dice(nested_weights[held_out], images=unseen)[:, 0]
     return Candidate(name, make().fit(index, np.arange(len(fold))).weights_, nested, nested_weights)
+
+
+def evaluate_vote(name: str, vote: str, linear: Candidate, index: DisagreementIndex, fold: np.ndarray) -> Candidate:
+    """The worth of a vote with the weights of a linear candidate; the vote itself has nothing to learn.
+
+    Args:
+        name: for the result.
+        vote: key of `ensemble.voting.PROBABILITIES`.
+        linear: its weights without a fold are those that the images of that fold are scored with.
+        index, fold: as `evaluate`.
+    """
+    nested = np.empty(len(fold))
+    for held_out, weights in linear.nested_weights.items():
+        unseen = fold_rows(fold, held_out)[1]
+        nested[unseen] = index.vote_dice(vote, weights, images=unseen)
+    return Candidate(name, linear.weights, nested, linear.nested_weights, vote)
+
+
+# votes by name: whose weights they take, and how they combine; each follows the linear blend that it resembles
+VOTED = {
+    "probability": ("equal-mean", "probability"),
+    "geometric": ("equal-mean", "geometric"),
+    "majority": ("equal-mean", "majority"),
+    "weighted-probability": ("dice-weights", "probability"),
+    "weighted-geometric": ("dice-weights", "geometric"),
+    "weighted-majority": ("dice-weights", "majority"),
+}
 
 
 @dataclass(frozen=True)
@@ -113,8 +143,17 @@ def fit_threshold(candidate: Candidate, index: DisagreementIndex, fold: np.ndarr
 def evaluate_all(
     index: DisagreementIndex, fold: np.ndarray, blenders: Mapping[str, Callable[[], Blender]] = BLENDERS
 ) -> list[Candidate]:
-    """`evaluate` for every way of blending, simplest first."""
-    return [evaluate(name, make, index, fold) for name, make in blenders.items()]
+    """Every way of blending, simplest first: the linear ones, each followed by the votes that resemble it."""
+    candidates = []
+    for name, make in blenders.items():
+        linear = evaluate(name, make, index, fold)
+        candidates.append(linear)
+        candidates += [
+            evaluate_vote(its_name, vote, linear, index, fold)
+            for its_name, (weights_of, vote) in VOTED.items()
+            if weights_of == name
+        ]
+    return candidates
 
 
 def choose(candidates: list[Candidate], groups: np.ndarray) -> Candidate:

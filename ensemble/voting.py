@@ -8,6 +8,7 @@ size alone, so that a vote of one network alone is always that network's own ful
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,11 @@ from competition import Size
 from models.frame import Frame
 
 Vote = Callable[[Sequence[np.ndarray], Sequence[Frame], Sequence[float], Size], np.ndarray]
+# as `Vote`, but to full-size logits (H, W) float32, foreground where they are above the blend's threshold
+Combine = Callable[[Sequence[np.ndarray], Sequence[Frame], Sequence[float], Size], np.ndarray]
+
+# a hard vote knows no doubt: the logit of what it decides, beyond what 8 bits of alpha can show
+_SURE = 16.0
 
 
 def _used(planes: Sequence[np.ndarray], weights: Sequence[float]) -> list[tuple[np.ndarray, float]]:
@@ -127,20 +133,68 @@ def weighted_logits(
     return result
 
 
-def _above(combine: Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]) -> Vote:
-    def vote(logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size) -> np.ndarray:
-        used = [i for i, weight in enumerate(weights) if weight != 0]
-        planes = [frames[i].invert(logits[i], full) for i in used]
-        result = combine(planes, [weights[i] for i in used])
-        return result if result.dtype == bool else result > 0.5
+# from planes of one size and weights to probabilities or a mask; the weighted mean of logits is not among them
+PROBABILITIES: dict[str, Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]] = {
+    "probability": mean_probability,
+    "geometric": geometric_mean_probability,
+    "majority": majority_vote,
+}
 
-    return vote
+
+def voted(vote: str, planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The mask of a vote, bool in the shape of the planes.
+
+    Args:
+        vote: key of `PROBABILITIES`.
+        planes, weights: as `mean_probability`; planes may have any one shape.
+    """
+    result = PROBABILITIES[vote](planes, weights)
+    return result if result.dtype == bool else result > 0.5
+
+
+def _at_full_size(
+    logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+) -> tuple[list[np.ndarray], list[float]]:
+    used = [i for i, weight in enumerate(weights) if weight != 0]
+    return [frames[i].invert(logits[i], full) for i in used], [weights[i] for i in used]
+
+
+def vote_logits(
+    vote: str, logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+) -> np.ndarray:
+    """The logits of a vote's probability at full size; above 0 exactly where the vote's mask is.
+
+    Args:
+        vote: key of `PROBABILITIES`.
+        logits, frames, weights, full: as `weighted_logits`.
+
+    Returns:
+        (H, W) float32.
+    """
+    result = PROBABILITIES[vote](*_at_full_size(logits, frames, weights, full))
+    if result.dtype == bool:
+        return np.where(result, np.float32(_SURE), np.float32(-_SURE))
+    # 2 artanh(2p - 1) is the logit of p, and keeps the sign where the difference of two logarithms rounds it away
+    doubled = 2 * result - 1
+    limit = np.float32(np.tanh(_SURE / 2))
+    return np.float32(2) * np.arctanh(np.clip(doubled, -limit, limit, out=doubled))
+
+
+def combination(vote: str) -> Combine:
+    """How a blend of that vote combines its members' stored logits; pickles to workers.
+
+    Args:
+        vote: "logits" for the weighted mean of logits, or a key of `PROBABILITIES`.
+    """
+    return weighted_logits if vote == "logits" else partial(vote_logits, vote)
+
+
+def _mask_of(vote: str) -> Vote:
+    return lambda logits, frames, weights, full: voted(vote, *_at_full_size(logits, frames, weights, full))
 
 
 # from networks' stored logits, their frames, their weights and the full size to the full-size mask (H, W) bool
 VOTES: dict[str, Vote] = {
     "logits": lambda logits, frames, weights, full: weighted_logits(logits, frames, weights, full) > 0,
-    "probability": _above(mean_probability),
-    "geometric": _above(geometric_mean_probability),
-    "majority": _above(majority_vote),
+    **{vote: _mask_of(vote) for vote in PROBABILITIES},
 }

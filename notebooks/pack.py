@@ -66,6 +66,9 @@ def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
         raise UserError(f"{path} is damaged: choose the blend again (make fit).") from None
     yield from fold_files(root)
     yield f"runs/{root.name}/{blend}/blend.json", path
+    # of a convolutional stacker
+    for file in sorted(path.parent.glob("conv_stacker.*")):
+        yield f"runs/{root.name}/{blend}/{file.name}", file
     for member in members:
         folds = sorted(path.parent for path in (root / member).glob("fold*/manifest.json"))
         if not folds:

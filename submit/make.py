@@ -23,7 +23,6 @@ from ensemble.members import TEST_STORE
 from ensemble.mixture import Mixture, find_mixture
 from ensemble.postprocess import apply_kept
 from ensemble.predictor import UnreadableImagesError, predict
-from ensemble.voting import weighted_logits
 from folds.images import list_images
 from folds.store import LogitStore
 from kernels.rle import encode_logits_text, encode_text
@@ -47,13 +46,13 @@ class _Blender:
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(name, run-length text) of each image."""
-        frames = [member.frame for member in self.mixture.members]
+        frames, combine = [member.frame for member in self.mixture.members], self.mixture.combine
         for name in names:
             if name in self.empty:
                 yield name, b""
                 continue
             planes = [store.read(name)[0] for store in self.stores]
-            full = weighted_logits(planes, frames, self.mixture.weights, self.size)
+            full = combine(planes, frames, self.mixture.weights, self.size)
             if self.mixture.repairs:
                 yield name, encode_text(apply_kept(full > self.mixture.threshold, self.mixture.repairs))
             else:
@@ -159,6 +158,8 @@ def main(
         "postprocess": [list(repair) for repair in mixture.repairs],
         "weights_digests": {m.name: m.weights_digest for m in mixture.members},
     }
+    if mixture.vote != "logits":
+        fingerprint["vote"] = mixture.vote
     empty = sorted(blender.empty)
     if empty:
         fingerprint["empty_rows"] = empty

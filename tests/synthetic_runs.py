@@ -42,8 +42,10 @@ def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: str) -
     return find_members(root, [variant.name], folds)[0]
 
 
-def save_blend(root: Path, members: list[Member], weights: list[float], threshold: float = 0.0) -> None:
-    """Write the part of a blend that prediction reads."""
+def save_blend(
+    root: Path, members: list[Member], weights: list[float], threshold: float = 0.0, **entries: object
+) -> None:
+    """Write the part of a blend that prediction reads; `entries` are more of blend.json."""
     blend = {
         "name": "blend",
         "members": [m.name for m in members],
@@ -51,6 +53,7 @@ def save_blend(root: Path, members: list[Member], weights: list[float], threshol
         "threshold": threshold,
         "weights_digests": {m.name: m.weights_digest for m in members},
         "cv": {"dice": 0.5},
+        **entries,
     }
     atomic.write_json(root / "blend" / "blend.json", blend)
 

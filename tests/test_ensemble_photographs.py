@@ -162,3 +162,20 @@ def test_what_cannot_be_meant_is_refused(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="holds no photograph"):
         call(runs, tmp_path / "empty", out)
+
+
+def test_a_blend_that_votes_masks_photographs_by_its_vote(tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "studio"
+    members = [save_member(root, AVERAGE), save_member(root, UNET)]
+    write_photograph(tmp_path / "in" / "a.jpg", 120, 170)
+    for variant in (AVERAGE, UNET):
+        call(root.parent, tmp_path / "in", tmp_path / variant.name, variant=variant.name)
+    one, other = (pixels(tmp_path / v.name / "a_mask.png") for v in (AVERAGE, UNET))
+    assert (one != other).any()
+    save_blend(root, members, [0.5, 0.5], vote="majority")
+    call(root.parent, tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "a_mask.png"), np.minimum(one, other))
+    # masks of another vote are not mixed with these
+    save_blend(root, members, [0.5, 0.5])
+    with pytest.raises(SystemExit, match="masks of another blend"):
+        call(root.parent, tmp_path / "in", tmp_path / "out")

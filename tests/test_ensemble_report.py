@@ -214,6 +214,48 @@ def test_the_page_is_not_blank_in_a_browser(reported: tuple[Path, Path], tmp_pat
             assert part.std() > 5
 
 
+# says on the console how many pictures the page has and which of them do not show
+PROBE = """<script>
+Promise.all([...document.images].map(image => {
+  image.loading = "eager";
+  return image.decode().then(() => null, () => image.alt);
+})).then(faults => console.log(`pictures: ${faults.length}, broken: ${faults.filter(fault => fault !== null)}.`));
+</script>"""
+
+
+def console(browser: str, page: Path, profile: Path) -> list[str]:
+    """What a browser's console says while it loads a page."""
+    done = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+            "--virtual-time-budget=20000", f"--user-data-dir={profile}", "--dump-dom", page.as_uri(),
+        ],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return re.findall(r":CONSOLE[^\]]*\] \"(.*)\", source:", done.stderr)
+
+
+def test_the_browsers_console_reports_no_error_and_all_pictures_load(
+    reported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on the PATH")
+    text = (reported[1] / "blend" / "report.html").read_text()
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", PROBE + "</body>"))
+    pictures = len(re.findall("<img ", text))
+    assert console(browser, page, tmp_path / "profile") == [f"pictures: {pictures}, broken: ."]
+    # an error and a broken picture would have been heard of
+    broken = '<img src="data:image/png;base64,AAAA" alt="nothing"><script>missing();</script>'
+    page.write_text(text.replace("</body>", broken + PROBE + "</body>"))
+    heard = console(browser, page, tmp_path / "profile")
+    assert heard == [
+        "Uncaught ReferenceError: missing is not defined",
+        f"pictures: {pictures + 1}, broken: nothing.",
+    ]
+
+
 def test_disagreement_counts_every_pixel_and_ranks(reported: tuple[Path, Path]) -> None:
     data, root = reported
     shutil.copytree(data / "train", data / "test", dirs_exist_ok=True)
@@ -234,6 +276,36 @@ def test_disagreement_counts_every_pixel_and_ranks(reported: tuple[Path, Path]) 
     page = check_page(root / "blend" / "disagreement.html")
     assert table["disagreement"].idxmax() in page.text
     assert len(page.links) == 2 * 4
+
+
+def test_networks_that_have_not_predicted_are_named_and_predict_when_asked(
+    reported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, root = tmp_path / "data", tmp_path / "runs" / "carvana"
+    shutil.copytree(reported[1], root, ignore=shutil.ignore_patterns("test.zarr", "report", "cache"))
+    names = [f"{car}_01.jpg" for car in CARS[1::-1]]
+    (data / "test").mkdir(parents=True)
+    for name in names:
+        shutil.copy(reported[0] / "train" / name, data / "test" / name)
+    rows = "".join(f"{name},1 1\n" for name in names)
+    (data / "sample_submission.csv").write_text(",".join(CARVANA.header) + "\n" + rows)
+    with pytest.raises(SystemExit, match=r"none has predicted the test set.*make disagreement ARGS=--predict"):
+        disagreement.main(data=data, runs=root.parent, jobs=1)
+    # the second variant is a copy of the first by another name, so both are average masks
+    networks = root / "unet-mobilenetv3"
+    shutil.rmtree(networks)
+    shutil.copytree(root / "average-mask", networks)
+    for fold in networks.glob("fold*"):
+        content = json.loads((fold / "manifest.json").read_text())
+        content["variant"]["name"] = "unet-mobilenetv3"
+        (fold / "manifest.json").write_text(json.dumps(content))
+    disagreement.main(data=data, runs=root.parent, predict=True, jobs=1)
+    for variant in ("average-mask", "unet-mobilenetv3"):
+        # in the submission's order, so that a submission finds them
+        assert LogitStore.open(root / variant / "test.zarr").names == names
+    table = pd.read_csv(root / "blend" / "disagreement.csv")
+    assert table["image"].tolist() == names
+    assert (table["disagreement"] == 0).all()
 
 
 def test_threshold_curve_equals_thresholding_anew() -> None:

@@ -4,7 +4,9 @@ import pytest
 from ensemble.index import DisagreementIndex
 from ensemble.selection import bootstrap_interval, choose, evaluate, evaluate_all
 from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, GreedySelection
+from ensemble.voting import VOTES
 from kernels.blend import disagreement
+from models.frame import Frame
 
 FOLD = np.repeat(np.arange(5), 6)
 GROUPS = np.repeat([f"car{i}" for i in range(15)], 2)
@@ -127,3 +129,30 @@ def test_the_interval_draws_whole_groups() -> None:
     assert low < car_effect.mean() < high
     # as wide as 30 draws make it; 480 independent images would make it four times narrower
     assert high - low == pytest.approx(2 * 1.96 * car_effect.std() / np.sqrt(30), rel=0.25)
+
+
+@pytest.mark.parametrize("vote", ["probability", "geometric", "majority"])
+def test_votes_are_scored_exactly_from_the_disagreeing_pixels(vote: str, case: tuple) -> None:
+    planes, truths, index = case
+    for weights in (np.full(4, 0.25), np.array([0.5, 0.3, 0.2, 0.0])):
+        scores = index.vote_dice(vote, weights)
+        for score, plane, truth in zip(scores, planes, truths, strict=True):
+            mask = VOTES[vote](list(plane), [Frame(truth.shape)] * 4, list(weights), truth.shape)
+            assert score == 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+        np.testing.assert_array_equal(index.vote_dice(vote, weights, images=np.array([4, 2])), scores[[4, 2]])
+
+
+def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tuple) -> None:
+    index = case[2]
+    candidates = {c.name: c for c in evaluate_all(index, FOLD)}
+    assert list(candidates) == [
+        "best-single", "equal-mean", "probability", "geometric", "majority", "mean-of-best", "greedy", "logistic",
+        "dice-weights", "weighted-probability", "weighted-geometric", "weighted-majority",
+    ]  # fmt: skip
+    weighted, linear = candidates["weighted-probability"], candidates["dice-weights"]
+    for fold in range(5):
+        rows = np.flatnonzero(fold == FOLD)
+        expected = index.vote_dice("probability", linear.nested_weights[fold], images=rows)
+        np.testing.assert_array_equal(weighted.nested[rows], expected)
+    # a network that is wrong and sure of it sways a mean of logits more than a mean of probabilities
+    assert candidates["probability"].nested.mean() > candidates["equal-mean"].nested.mean()

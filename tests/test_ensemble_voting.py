@@ -3,6 +3,7 @@ import pytest
 
 from ensemble.voting import (
     VOTES,
+    combination,
     geometric_mean_probability,
     majority_vote,
     mean_probability,
@@ -91,3 +92,18 @@ def test_ties_are_background_whatever_the_rounding_and_extremes_do_not_overflow(
             vote([up, down], [1.0, -1.0])
         with pytest.raises(ValueError, match="no network"):
             vote([up], [0.0])
+
+
+@pytest.mark.parametrize("vote", ["probability", "geometric", "majority"])
+def test_the_logits_of_a_vote_have_the_sign_of_its_mask_and_the_size_of_its_probability(vote: str) -> None:
+    rng = np.random.default_rng(3)
+    frames = [Frame((60, 80))] * 4
+    logits = [rng.normal(scale=6, size=(60, 80)).astype(np.float32) for _ in frames]
+    logits[1][0] = -logits[0][0]
+    weights = [0.25] * 4
+    found = combination(vote)(logits, frames, weights, (60, 80))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found > 0, VOTES[vote](logits, frames, weights, (60, 80)))
+    assert np.isfinite(found).all()
+    if vote == "probability":
+        np.testing.assert_allclose(1 / (1 + np.exp(-found)), naive.mean_probability(logits, weights), atol=1e-5)

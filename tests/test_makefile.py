@@ -27,6 +27,8 @@ def test_help_is_the_default_and_lists_every_verb() -> None:
         "ensemble",
         "submission",
         "submit",
+        "report",
+        "disagreement",
         "clean",
     ):
         assert re.search(rf"^  make {verb} ", text, re.MULTILINE), verb

@@ -3,9 +3,18 @@ import gzip
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from competition import COMPETITIONS
+from ensemble.conv_stacker import ConvStacker
+from ensemble.patches import Patches
+from ensemble.postprocess import apply_kept
+from ensemble.voting import VOTES
+from folds.store import LogitStore
+from kernels import rle
+from models.frame import Frame
 from submit import make
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 
@@ -74,3 +83,72 @@ def test_nothing_readable_is_no_submission(case: tuple[Path, Path]) -> None:
         (case[0] / "test" / name).write_bytes(b"")
     with pytest.raises(SystemExit, match="none of the 5 images"):
         call(case, on_missing="empty")
+
+
+def spotted(case: tuple[Path, Path]) -> list[LogitStore]:
+    """Replace the members' test logits by smooth ones that disagree, with a hole and an island in each."""
+    call(case)
+    rng = np.random.default_rng(0)
+    stores = []
+    for variant in (AVERAGE, UNET):
+        store = LogitStore.open(case[1] / "studio" / variant.name / "test.zarr")
+        for name in NAMES:
+            plane = cv2.resize(rng.normal(scale=4, size=(5, 7)).astype(np.float32), variant.size[::-1])
+            plane[10:30, 10:40] += 12
+            plane[20, 20], plane[2, 2] = -12, 12
+            store.write(name, plane[None])
+        stores.append(store)
+    return stores
+
+
+@pytest.mark.parametrize(
+    ("vote", "repairs"),
+    [("logits", [("fill-holes", 10000), ("drop-islands", 10000)]), ("probability", []), ("majority", [])],
+)
+def test_the_rows_are_those_of_the_blends_vote_and_of_its_kept_repairs(
+    case: tuple[Path, Path], vote: str, repairs: list[tuple[str, int]]
+) -> None:
+    stores, root = spotted(case), case[1] / "studio"
+    before = rows(case)
+    members = [save_member(root, AVERAGE), save_member(root, UNET)]
+    weights = [0.45, 0.55]
+    save_blend(root, members, weights, vote=vote, postprocess_kept=repairs)
+    call(case, restart=True)
+    found = rows(case)
+    unrepaired = 0
+    for name in NAMES:
+        planes = [store.read(name)[0] for store in stores]
+        mask = VOTES[vote](planes, [Frame(AVERAGE.size), Frame(UNET.size)], weights, STUDIO.size)
+        assert found[name] == rle.encode_text(apply_kept(mask, repairs)).decode()
+        assert found[name] != before[name]
+        unrepaired += found[name] == rle.encode_text(mask).decode()
+    assert unrepaired == (0 if repairs else len(NAMES))
+    fingerprint = json.loads((root / "blend" / "manifest.json").read_text())["fingerprint"]
+    assert fingerprint["postprocess"] == [list(repair) for repair in repairs]
+    assert fingerprint.get("vote", "logits") == vote
+
+
+def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path]) -> None:
+    stores, root = spotted(case), case[1] / "studio"
+    rng = np.random.default_rng(0)
+    windows = Patches(
+        rng.normal(scale=4, size=(4, 2, 16, 16)).astype(np.float16),
+        rng.integers(0, 256, (4, 16, 16)).astype(np.uint8),
+        np.arange(4),
+    )
+    stacker = ConvStacker(steps=20, batch=4).fit(windows, np.arange(4), np.array([0.6, 0.4]))
+    # fitted on the members in another order than the blend's own
+    stacker.save(root / "blend", [UNET.name, AVERAGE.name])
+    members = [save_member(root, AVERAGE), save_member(root, UNET)]
+    entries = {"vote": "conv-stacker", "stacker_digest": stacker.digest()}
+    save_blend(root, members, [0.4, 0.6], **entries)
+    call(case, restart=True)
+    frames = [Frame(UNET.size), Frame(AVERAGE.size)]
+    for name, text in rows(case).items():
+        logits = stacker([store.read(name)[0] for store in stores[::-1]], frames, [], STUDIO.size)
+        assert text == rle.encode_text(logits > 0).decode()
+        linear = VOTES["logits"]([store.read(name)[0] for store in stores], frames[::-1], [0.4, 0.6], STUDIO.size)
+        assert text != rle.encode_text(linear).decode()
+    save_blend(root, members, [0.4, 0.6], **{**entries, "stacker_digest": "another"})
+    with pytest.raises(SystemExit, match="not of the fit that wrote the blend"):
+        call(case)

@@ -24,6 +24,7 @@ from ensemble.blends import (
 )
 from ensemble.mask_reader import MaskReader
 from ensemble.members import find_members
+from ensemble.mixture import find_combination
 from ensemble.report import charts, page
 from ensemble.report import figures as gathered
 from ensemble.report.pictures import Album, Case, case, contact_sheet
@@ -57,6 +58,7 @@ def _reader(blend: dict[str, Any], root: Path, names: list[str], folds: int, tra
         threshold=blend["threshold"],
         repairs=[(step, size_px) for step, size_px in blend.get("postprocess_kept", [])],
         full=training.competition.size,
+        combine=find_combination(root / blend["name"], blend, names),
     )
 
 

@@ -1,0 +1,194 @@
+"""A small convolutional stacker: what a linear blend of logits cannot do, as it sees one pixel at a time.
+
+A linear blend of the networks' logits, plus a correction by three 3x3 convolutions from all networks' logits around
+the pixel. Unfitted, the correction is 0 and the stacker is the linear blend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+
+import atomic
+from command_line import UserError
+from competition import Size
+from ensemble.patches import Patches, grid_of, on_grid
+from models.frame import Frame
+
+NAME = "conv-stacker"
+WEIGHTS_FILE = "conv_stacker.safetensors"
+FACTS_FILE = "conv_stacker.json"
+
+# logits of this size become inputs of size 1
+_SCALE = 4.0
+# pixels that the convolutions see around one; at a window's border they would see padding
+_REACH_PX = 3
+
+
+class _Correction(torch.nn.Sequential):
+    """(B, M, h, w) logits to (B, 1, h, w); 0 everywhere until it is fitted."""
+
+    def __init__(self, members: int, channels: int) -> None:
+        def convolution(inputs: int, outputs: int) -> torch.nn.Conv2d:
+            return torch.nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="replicate")
+
+        last = convolution(channels, 1)
+        torch.nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        torch.nn.init.zeros_(last.bias)
+        super().__init__(
+            convolution(members, channels), torch.nn.ReLU(), convolution(channels, channels), torch.nn.ReLU(), last
+        )
+
+
+class ConvStacker:
+    """Learns the correction of a linear blend from windows of out-of-fold logits.
+
+    A fitted one is called as any way to combine logits (`ensemble.voting.Combine`); it pickles to workers.
+
+    Args:
+        channels: of the two hidden layers.
+        steps: of the optimiser.
+        batch: windows a step.
+        rate: the highest learning rate; it rises and falls over the steps.
+        seed: of the first weights and of the order of windows.
+
+    Attributes:
+        weights_: (M,) of the linear blend.
+        state_: the convolutions' weights and biases by name, float32.
+    """
+
+    def __init__(self, channels: int = 8, steps: int = 400, batch: int = 16, rate: float = 1e-2, seed: int = 0) -> None:
+        self.channels = channels
+        self.steps = steps
+        self.batch = batch
+        self.rate = rate
+        self.seed = seed
+
+    def fit(self, patches: Patches, images: np.ndarray, weights: np.ndarray) -> ConvStacker:
+        """Learn from the windows of the images at these positions; returns self.
+
+        Args:
+            patches: windows of all images.
+            images: positions of those that may be seen.
+            weights: (M,) of the linear blend, fitted on no others.
+        """
+        seen = np.flatnonzero(np.isin(patches.image, images))
+        rng = np.random.default_rng(self.seed)
+        self.weights_ = np.asarray(weights, np.float32)
+        linear = torch.from_numpy(self.weights_)[:, None, None]
+        inside = np.s_[..., _REACH_PX:-_REACH_PX, _REACH_PX:-_REACH_PX]
+        threads = torch.get_num_threads()
+        # one thread adds in one order: the same weights whatever the number of cores
+        torch.set_num_threads(1)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                network = _Correction(len(weights), self.channels)
+            optimiser = torch.optim.Adam(network.parameters(), lr=self.rate)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=self.steps)
+            for _ in range(self.steps):
+                chosen = rng.choice(seen, self.batch)
+                logits = torch.from_numpy(patches.inputs[chosen].astype(np.float32))
+                target = torch.from_numpy(patches.targets[chosen].astype(np.float32) / 255)
+                found = (logits * linear).sum(1) + network(logits / _SCALE)[:, 0]
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(found[inside], target[inside])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+        finally:
+            torch.set_num_threads(threads)
+        self.state_ = {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
+        return self
+
+    def __call__(
+        self, logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+    ) -> np.ndarray:
+        """Full-size logits, foreground above 0.
+
+        Args:
+            logits: one (h, w) float32 array a network, in the order of the fit; not modified.
+            frames: the networks' frames, in the same order.
+            weights: not looked at, as the stacker has its own.
+            full: (H, W) of the full frame.
+
+        Returns:
+            (H, W) float32.
+        """
+        grid = grid_of(frames)
+        planes = torch.from_numpy(on_grid(logits, frames, grid, full))
+        network = _Correction(len(planes), self.channels)
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in self.state_.items()})
+        with torch.inference_mode():
+            linear = torch.tensordot(torch.from_numpy(self.weights_), planes, 1)
+            total = linear + network(planes[None] / _SCALE)[0, 0]
+        return grid.invert(total.numpy(), full)
+
+    def digest(self) -> str:
+        """Identifies what was learned."""
+        content = safetensors.numpy.save({"weights": self.weights_, **self.state_})
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+    def save(self, folder: Path, members: Sequence[str]) -> None:
+        """Write what was learned and from which members, in their order, into `folder`."""
+        with atomic.replacing(folder / WEIGHTS_FILE) as temporary:
+            safetensors.numpy.save_file({"weights": self.weights_, **self.state_}, temporary)
+        parameters = {key: getattr(self, key) for key in ("channels", "steps", "batch", "rate", "seed")}
+        atomic.write_json(folder / FACTS_FILE, {"members": list(members), **parameters, "digest": self.digest()})
+
+
+@dataclass(frozen=True)
+class _OfNetworks:
+    """A stacker for logits that come in another order, or with others among them."""
+
+    stacker: ConvStacker
+    positions: tuple[int, ...]
+
+    def __call__(
+        self, logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+    ) -> np.ndarray:
+        some = self.positions
+        return self.stacker([logits[i] for i in some], [frames[i] for i in some], [weights[i] for i in some], full)
+
+
+def load(folder: Path, names: Sequence[str], digest: str) -> _OfNetworks:
+    """The stacker of a blend.
+
+    Args:
+        folder: of the blend.
+        names: the networks whose logits it will be given, in order.
+        digest: what the blend says the stacker is.
+
+    Returns:
+        A way to combine those networks' logits (`ensemble.voting.Combine`).
+
+    Raises:
+        UserError: a file is missing or damaged, of another fit than the blend, or `names` lacks a member.
+    """
+    cure = "choose the blend again (make fit)."
+    try:
+        facts = json.loads((folder / FACTS_FILE).read_text())
+        state = safetensors.numpy.load_file(folder / WEIGHTS_FILE)
+        members = facts["members"]
+        stacker = ConvStacker(**{key: facts[key] for key in ("channels", "steps", "batch", "rate", "seed")})
+        stacker.weights_ = state.pop("weights")
+        stacker.state_ = state
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder / WEIGHTS_FILE} is missing: {cure}") from None
+    except (ValueError, KeyError, safetensors.SafetensorError):
+        raise UserError(f"the stacker in {folder} is damaged: {cure}") from None
+    if stacker.digest() != digest:
+        raise UserError(f"{folder / WEIGHTS_FILE} is not of the fit that wrote the blend: {cure}")
+    lacking = [name for name in members if name not in names]
+    if lacking:
+        raise UserError(f"the stacker in {folder} needs {lacking[0]}, which is not among the networks: {cure}")
+    return _OfNetworks(stacker, tuple(names.index(name) for name in members))

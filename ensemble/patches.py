@@ -1,0 +1,130 @@
+"""Small windows of several networks' logits with the truth, all on one grid: what a stacker that looks at a pixel's
+surroundings is fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from competition import Size
+from folds.cache import Truth
+from folds.store import LogitStore
+from kernels import rle
+from models.frame import Frame
+
+_CHUNK = 8
+# every so many windows, one lies anywhere and not where networks disagree: what they agree on must be left alone
+_ANYWHERE = 4
+
+
+def grid_of(frames: Sequence[Frame]) -> Frame:
+    """The frame with the most pixels; of equal ones the first."""
+    return max(frames, key=lambda frame: frame.size[0] * frame.size[1])
+
+
+def on_grid(logits: Sequence[np.ndarray], frames: Sequence[Frame], grid: Frame, full: Size) -> np.ndarray:
+    """Networks' logits, (h, w) float32 each at its own size, as (M, h, w) float32 at the size of `grid`."""
+
+    def one(plane: np.ndarray, frame: Frame) -> np.ndarray:
+        if frame == grid:
+            return plane
+        if frame.fit == grid.fit == "resize":
+            return cv2.resize(plane, grid.size[::-1], interpolation=cv2.INTER_LINEAR)
+        return grid.apply(frame.invert(plane, full))
+
+    return np.stack([one(plane, frame) for plane, frame in zip(logits, frames, strict=True)])
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Windows of many images.
+
+    Attributes:
+        inputs: (P, M, s, t) float16 logits.
+        targets: (P, s, t) uint8 coverage by the truth, 0 .. 255.
+        image: (P,) int64 position of the image that each comes from.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    image: np.ndarray
+
+
+def _windows(
+    stores: Sequence[LogitStore],
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    truth: Truth,
+    full: Size,
+    positions: range,
+    each: int,
+    side_px: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    cv2.setNumThreads(1)
+    grid = grid_of(frames)
+    height, width = (min(side_px, side) for side in grid.size)
+    inputs, targets = [], []
+    for position in positions:
+        # an image's windows depend on nothing but the image, however the work is spread
+        rng = np.random.default_rng((seed, position))
+        planes = on_grid([store.read(names[position])[0] for store in stores], frames, grid, full)
+        coverage = grid.apply_mask(rle.decode(truth.of(position), full))
+        signs = (planes > 0).sum(0)
+        disputed = np.flatnonzero((signs > 0) & (signs < len(planes)))
+        if not len(disputed):
+            doubt = np.abs(planes).min(0).ravel()
+            disputed = np.argpartition(doubt, min(each, len(doubt) - 1))[: each + 1]
+        for k in range(each):
+            at = rng.integers(coverage.size) if k % _ANYWHERE == _ANYWHERE - 1 else rng.choice(disputed)
+            y, x = divmod(int(at), coverage.shape[1])
+            top = min(max(0, y - height // 2), coverage.shape[0] - height)
+            left = min(max(0, x - width // 2), coverage.shape[1] - width)
+            window = np.s_[top : top + height, left : left + width]
+            inputs.append(planes[:, *window].astype(np.float16))
+            targets.append(coverage[window].copy())
+    return np.array(inputs), np.array(targets)
+
+
+def gather(
+    stores: Sequence[LogitStore],
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    truth: Truth,
+    full: Size,
+    *,
+    total: int = 8000,
+    side_px: int = 64,
+    seed: int = 0,
+    jobs: int = -1,
+) -> Patches:
+    """Draw windows from stored out-of-fold logits, most of them around pixels where networks disagree.
+
+    Args:
+        stores, frames: of the networks.
+        names, truth: the training images and their masks.
+        full: (H, W) of the full frame.
+        total: windows of all images together, about; every image gives the same number, from 1 to 16.
+        side_px: height and width of a window on the largest network's grid; less where that is smaller.
+        seed: of the draws.
+        jobs: processes, as joblib counts them.
+    """
+    count = len(names)
+    each = int(np.clip(total // count, 1, 16))
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    calls = (
+        joblib.delayed(_windows)(stores, frames, names, truth, full, chunk, each, side_px, seed) for chunk in chunks
+    )
+    inputs, targets = [], []
+    with tqdm(total=count, desc="draw windows", unit="image", disable=None) as bar:
+        for chunk, (some, their) in zip(chunks, parallel(calls), strict=True):
+            inputs.append(some)
+            targets.append(their)
+            bar.update(len(chunk))
+    return Patches(np.concatenate(inputs), np.concatenate(targets), np.repeat(np.arange(count), each))

@@ -1,0 +1,147 @@
+"""The convolutional stacker: it learns what a linear blend cannot, and its worth never comes from seen images."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command_line import UserError
+from ensemble import conv_stacker
+from ensemble.conv_stacker import ConvStacker
+from ensemble.index import DisagreementIndex
+from ensemble.patches import Patches, gather, grid_of, on_grid
+from ensemble.selection import Candidate, evaluate
+from ensemble.stacker_worth import evaluate_stacker
+from ensemble.stacking import DiceWeights
+from folds.cache import Truth
+from folds.store import LogitStore
+from kernels import rle
+from models.frame import Frame
+
+FULL = (48, 60)
+FRAMES = [Frame(FULL), Frame(FULL)]
+FOLD = np.repeat(np.arange(3), 4)
+NAMES = [f"{i:02d}.jpg" for i in range(len(FOLD))]
+
+
+def known(masks: Sequence[np.ndarray]) -> Truth:
+    runs = [rle.encode(mask) for mask in masks]
+    return Truth(
+        np.concatenate(runs), np.cumsum([0, *map(len, runs)]), np.array([mask.sum() for mask in masks], np.int64)
+    )
+
+
+def stored(folder: Path, planes: np.ndarray) -> list[LogitStore]:
+    """Stores of (N, M, h, w) logits."""
+    stores = []
+    for m in range(planes.shape[1]):
+        store = LogitStore.create(folder / f"{m}.zarr", NAMES, (1, *planes.shape[2:]))
+        for name, plane in zip(NAMES, planes[:, m], strict=True):
+            store.write(name, plane[None])
+        stores.append(store)
+    return stores
+
+
+def equal_mean() -> Candidate:
+    half = np.full(2, 0.5)
+    return Candidate("equal-mean", half, np.zeros(len(FOLD)), dict.fromkeys(range(3), half))
+
+
+def quick() -> ConvStacker:
+    return ConvStacker(steps=60, batch=6)
+
+
+def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path: Path) -> None:
+    # both networks are wrong in single pixels, here and there, and sure of it
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: FULL[0], : FULL[1]]
+    masks = [(y - 24) ** 2 + (x - 30) ** 2 < radius**2 for radius in rng.uniform(10, 20, len(FOLD))]
+    planes = np.stack([np.where(mask, 3.0, -3.0)[None].repeat(2, 0) for mask in masks]).astype(np.float32)
+    planes[rng.random(planes.shape) < 0.1] *= -1.5
+    stores, truth = stored(tmp_path, planes), known(masks)
+    index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    linear = evaluate("dice-weights", DiceWeights, index, FOLD)
+    candidate, fitted = evaluate_stacker(linear, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    assert linear.nested.mean() < 0.9
+    assert candidate.nested.mean() > 0.97
+    assert candidate.vote == conv_stacker.NAME
+
+    # again, the same; and as it was after a way to another process, and to disk
+    planes_0 = [store.read(NAMES[0])[0] for store in stores]
+    found = fitted(planes_0, FRAMES, [], FULL)
+    patches = gather(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    again = quick().fit(patches, np.arange(len(FOLD)), linear.weights)
+    assert again.digest() == fitted.digest()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted))(planes_0, FRAMES, [], FULL), found)
+    fitted.save(tmp_path / "blend", ["a", "b"])
+    back = conv_stacker.load(tmp_path / "blend", ["b", "other", "a"], fitted.digest())
+    shuffled = [planes_0[1], np.full(FULL, np.nan, np.float32), planes_0[0]]
+    np.testing.assert_array_equal(back(shuffled, [*FRAMES, FRAMES[0]], [0.0] * 3, FULL), found)
+    for names, digest, sentence in (
+        (["a"], fitted.digest(), "needs b"),
+        (["a", "b"], "0", "not of the fit"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            conv_stacker.load(tmp_path / "blend", names, digest)
+    (tmp_path / "blend" / conv_stacker.WEIGHTS_FILE).write_bytes(b"nothing")
+    with pytest.raises(UserError, match="damaged"):
+        conv_stacker.load(tmp_path / "blend", ["a", "b"], fitted.digest())
+    with pytest.raises(UserError, match="missing"):
+        conv_stacker.load(tmp_path, ["a", "b"], fitted.digest())
+
+
+class Memoriser:
+    """Knows by heart the truth of every image it was fitted on; of others it says what the mean of logits says."""
+
+    def fit(self, patches: Patches, images: np.ndarray, weights: np.ndarray) -> Memoriser:
+        self.known_ = {
+            patches.inputs[p].tobytes(): patches.targets[p] > 127
+            for p in np.flatnonzero(np.isin(patches.image, images))
+        }
+        return self
+
+    def __call__(self, logits: Sequence[np.ndarray], *_: Any) -> np.ndarray:
+        seen = self.known_.get(np.stack(logits).astype(np.float16).tobytes())
+        return np.where(seen, 1.0, -1.0).astype(np.float32) if seen is not None else np.mean(logits, 0)
+
+
+def test_a_stacker_that_memorises_gains_nothing_from_random_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    masks = [rng.random(FULL) < 0.5 for _ in FOLD]
+    stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
+    index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    chance = index.dice(np.full(2, 0.5))[:, 0]
+    candidate, fitted = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
+    # fitted on everything, it does know every image
+    for name, mask in zip(NAMES, masks, strict=True):
+        np.testing.assert_array_equal(fitted([s.read(name)[0] for s in stores], FRAMES, [], FULL) > 0, mask)
+
+    # nor does the real one find in noise what is not there
+    honest, _ = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    assert honest.nested.mean() < 2 / 3 + 0.01  # everything foreground is 2 / 3
+
+
+def test_networks_of_other_sizes_meet_on_the_grid_of_the_largest() -> None:
+    full = (50, 70)
+    frames = [Frame((10, 14)), Frame((56, 72), "pad"), Frame((25, 35))]
+    ramp = np.linspace(-1, 1, 70, dtype=np.float32)
+    image = np.tile(ramp, (50, 1))
+    logits = [frame.apply(image) for frame in frames]
+    assert grid_of(frames) is frames[1]
+    planes = on_grid(logits, frames, frames[1], full)
+    assert planes.shape == (3, 56, 72)
+    for plane in planes:
+        np.testing.assert_allclose(plane[:50, 2:-6], image[:, 2:-4], atol=0.06)
+    unfitted = ConvStacker().fit(
+        Patches(np.zeros((1, 3, 9, 9), np.float16), np.zeros((1, 9, 9), np.uint8), np.zeros(1)),
+        np.zeros(1),
+        np.array([0.0, 1.0, 0.0]),
+    )
+    unfitted.state_ = {name: np.zeros_like(array) for name, array in unfitted.state_.items()}
+    np.testing.assert_array_equal(unfitted(logits, frames, [], full), image)
