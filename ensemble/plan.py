@@ -22,9 +22,10 @@ import tyro
 
 from command_line import UserError, program
 from competition import Size, find_competition
+from ensemble.lanes import Lanes
 from ensemble.members import Member
 from ensemble.mixture import Mixture, find_mixture
-from ensemble.predictor import DECODERS, Lanes, predict
+from ensemble.predictor import DECODERS, predict
 from ensemble.voting import weighted_logits
 from folds.images import list_images
 from folds.store import LogitStore

@@ -211,6 +211,10 @@ class LogitStore:
         present = {entry.name for entry in self.path.iterdir()}
         return [name for i, name in enumerate(self.names) if f"c.{i}.0.0.0" not in present]
 
+    def missing_of(self, names: Sequence[str]) -> list[str]:
+        """Those of some images that are not written yet, without a look at all others."""
+        return [name for name in names if not self._chunk(self._position(name)).exists()]
+
     def verify(self) -> list[str]:
         """Compare every file with its checksum, without decoding it; a damaged one is removed, so that it counts as
         missing. Returns the names of the images whose logits were removed."""
