@@ -20,6 +20,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _CONNECT_S = 20
+_GPU = "GPU"
 # rounds in a row in which a process died and no task was completed
 _DEATHS = 3
 
@@ -54,7 +55,7 @@ def parallel(jobs: int = 1, cluster: str = "", shared: Sequence[Path] = ()) -> I
     from distributed import Client
 
     try:
-        client = Client(cluster, timeout=_CONNECT_S)
+        client = Client(cluster, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"no dask scheduler answers at {cluster} ({error}): start one with `dask scheduler`, and workers from the "
@@ -62,7 +63,11 @@ def parallel(jobs: int = 1, cluster: str = "", shared: Sequence[Path] = ()) -> I
         ) from None
     with client:
         _check_workers(client, cluster, shared)
-        with joblib.parallel_config(backend="dask", client=client):
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        # where workers offer GPUs (dask worker --resources GPU=1), a task takes one; otherwise one task a thread
+        with_gpus = any(_GPU in worker["resources"] for worker in workers)
+        needs: dict[str, Any] = {"resources": {_GPU: 1}} if with_gpus else {}
+        with joblib.parallel_config(backend="dask", client=client, **needs):
             yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered", batch_size=1)
 
 

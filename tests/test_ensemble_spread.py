@@ -8,7 +8,6 @@ from pathlib import Path
 
 import joblib
 import pytest
-from distributed import LocalCluster
 
 from command_line import UserError
 from ensemble import predictor
@@ -95,6 +94,9 @@ def test_unreadable_images_are_told_by_the_processes(images: Path, expected: dic
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
+    # not at the top: every process that unpickles a function of this module would import it
+    from distributed import LocalCluster
+
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as started:
         yield started.scheduler_address
 
