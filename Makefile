@@ -84,6 +84,7 @@ notebook-pull: setup  ## fetch what was pushed to Kaggle and has finished
 	$(PY) -m notebooks.pull --competition $(C) $(ARGS)
 
 bench: .venv/.installed-dev  ## side-by-side measurements against peers
+	$(PY) -m benchmarks.render
 	$(PY) -m benchmarks.rle
 	$(PY) -m benchmarks.stream
 	$(PY) -m benchmarks.store
