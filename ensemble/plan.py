@@ -223,6 +223,9 @@ def plan_lines(plan: Plan, free_bytes: int, counts: Sequence[int]) -> list[str]:
         f"in all, on this machine ({where}): {duration(plan.seconds())}, {amount(plan.disk_bytes)} of disk "
         f"({amount(free_bytes)} free), {amount(plan.peak_bytes)} of memory"
     )
+    lines.append(
+        f"with submit.make --stream, which keeps no logits: {amount(plan.images * 2 * plan.text_bytes)} of disk"
+    )
     what = "in this machine" if plan.devices else "like this one"
     unit = "GPU" if plan.devices else "machine"
     lines += [f"by arithmetic, {count_of(n, unit)} {what}: {duration(plan.seconds(n))}" for n in counts]

@@ -34,6 +34,7 @@ def test_lines_warn_of_a_small_disk() -> None:
     assert "GPUs" not in text
     assert "all images: 2 min, 20.0 MB stored" in text
     assert "48.0 MB of disk (1000.0 GB free), 1.0 GB of memory" in text
+    assert "which keeps no logits: 18.0 MB of disk" in text
     assert "too small" not in text
     assert "by arithmetic, 2 GPUs in this machine: " in "\n".join(plan.plan_lines(make(1), 10**12, [2]))
     assert "too small" in "\n".join(plan.plan_lines(make(1), 10**6, [2]))
