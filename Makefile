@@ -16,7 +16,7 @@ WHERE  = --competition $(C) --data $(DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict report \
+.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict plan report \
 	disagreement notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -70,6 +70,9 @@ submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what 
 
 predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
 	$(PY) -m ensemble.photographs --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
+
+plan: setup  ## what predicting the test set will take (time, disk, memory), from a few of its images
+	$(PY) -m ensemble.plan $(WHERE) --variants "$(V)" $(ARGS)
 
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m ensemble.report $(WHERE)

@@ -25,8 +25,9 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import Size
+from ensemble.lanes import Lanes
 from ensemble.members import Member, find_members
-from ensemble.predictor import Lanes, predict
+from ensemble.predictor import predict
 from models import checkpoint
 from models.build import build
 from models.frame import decode

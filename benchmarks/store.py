@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import find_competition
+from ensemble.lanes import Predictor
 from ensemble.members import find_members
-from ensemble.predictor import Predictor
 from folds import cache, split
 from folds.images import find_training_set
 from folds.scoring import full_size_dice

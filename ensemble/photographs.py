@@ -18,9 +18,11 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, program
 from competition import Size, find_competition
+from ensemble.blocks import Place, places, raise_unreadable, stacked
+from ensemble.lanes import Lanes
 from ensemble.mixture import Mixture, find_mixture
 from ensemble.pipeline import overlapped
-from ensemble.predictor import DECODERS, Lanes, Place, places, raise_unreadable, stacked
+from ensemble.predictor import DECODERS
 from ensemble.tiles import predict_in_tiles
 from models.frame import Frame, decode
 

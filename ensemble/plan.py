@@ -22,9 +22,10 @@ import tyro
 
 from command_line import UserError, program
 from competition import Size, find_competition
+from ensemble.lanes import Lanes
 from ensemble.members import Member
 from ensemble.mixture import Mixture, find_mixture
-from ensemble.predictor import DECODERS, Lanes, predict
+from ensemble.predictor import DECODERS, predict
 from folds.images import list_images
 from folds.store import LogitStore
 from kernels.rle import encode_logits_text
@@ -112,6 +113,27 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
+def amount(size_bytes: float) -> str:
+    """A number of bytes for people, in decimal units.
+
+    >>> amount(850), amount(29_000), amount(2_784_000), amount(74e9)
+    ('850 B', '29.0 kB', '2.8 MB', '74.0 GB')
+    """
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= step:
+            return f"{size_bytes / step:.1f} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def count_of(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> count_of(1, "core"), count_of(2, "GPU")
+    ('1 core', '2 GPUs')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def measure_member(
     member: Member, names: Sequence[str], folder: Path, size: Size, scratch: Path, folds: int, tta: Sequence[str] | None
 ) -> tuple[MemberCost, LogitStore]:
@@ -180,24 +202,32 @@ def plan_lines(plan: Plan, free_bytes: int, counts: Sequence[int]) -> list[str]:
         free_bytes: room on the disk of the runs folder.
         counts: numbers of GPUs (or machines) to reckon with.
     """
-    lines = [f"{plan.images} images"]
+    lines = [f"{plan.images} images; what one takes, measured on a few of them, and what all take:"]
+    for m in plan.members:
+        passes = f"{m.passes:g} forward {'pass' if m.passes == 1 else 'passes'} an image (folds times augmentations)"
+        lines += [
+            f"  {m.name}: {passes}",
+            f"    one image: reading {m.decode_s * 1e3:.1f} ms, forward {m.forward_s * 1e3:.1f} ms, from file "
+            f"to store, stages beside each other, {m.end_to_end_s * 1e3:.1f} ms; {amount(m.disk_bytes)} stored",
+            f"    all images: {duration(m.seconds(plan.images))}, {amount(plan.images * m.disk_bytes)} stored",
+        ]
     lines += [
-        f"  {m.name}: {m.passes:g} passes an image; decode {m.decode_s * 1e3:.1f} ms, forward "
-        f"{m.forward_s * 1e3:.1f} ms, end to end {m.end_to_end_s * 1e3:.1f} ms, {m.disk_bytes / 1e3:.1f} kB: "
-        f"{duration(m.seconds(plan.images))}, {plan.images * m.disk_bytes / 1e9:.2f} GB"
-        for m in plan.members
+        "  blending at full size and writing run lengths",
+        f"    one image: {plan.encode_s * 1e3:.1f} ms; {amount(plan.text_bytes)} of text",
+        f"    all images: {duration(plan.images * plan.encode_s)}",
     ]
+    cores = len(os.sched_getaffinity(0))
+    where = count_of(plan.devices, "GPU") if plan.devices else f"{count_of(cores, 'core')}, no GPU"
     lines.append(
-        f"  blend, full size, run lengths: {plan.encode_s * 1e3:.1f} ms, {plan.text_bytes / 1e3:.1f} kB: "
-        f"{duration(plan.images * plan.encode_s)}"
+        f"in all, on this machine ({where}): {duration(plan.seconds())}, {amount(plan.disk_bytes)} of disk "
+        f"({amount(free_bytes)} free), {amount(plan.peak_bytes)} of memory"
     )
-    where = f"{plan.devices} GPUs" if plan.devices else f"{len(os.sched_getaffinity(0))} cores, no GPU"
     lines.append(
-        f"this machine ({where}): {duration(plan.seconds())}, {plan.disk_bytes / 1e9:.2f} GB of disk "
-        f"({free_bytes / 1e9:.0f} GB free), {plan.peak_bytes / 1e9:.1f} GB of memory"
+        f"with submit.make --stream, which keeps no logits: {amount(plan.images * 2 * plan.text_bytes)} of disk"
     )
-    what = "GPUs here" if plan.devices else "such machines"
-    lines += [f"{count} {what}, by arithmetic: {duration(plan.seconds(count))}" for count in counts]
+    what = "in this machine" if plan.devices else "like this one"
+    unit = "GPU" if plan.devices else "machine"
+    lines += [f"by arithmetic, {count_of(n, unit)} {what}: {duration(plan.seconds(n))}" for n in counts]
     if plan.disk_bytes > free_bytes:
         lines.append("the disk is too small: choose fewer or smaller variants, or another --runs folder")
     return lines

@@ -8,6 +8,7 @@ Two ways to fit a frame to a network:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,43 @@ def _jpeg_size(data: bytes) -> Size | None:
     return None
 
 
+def _read(path: Path) -> bytes:
+    data = path.read_bytes()
+    # OpenCV fills what a truncated JPEG lacks with grey and says nothing
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-_TAIL_BYTES:]:
+        raise UserError(f"{path} is cut off (no end-of-image marker): copy the file again.")
+    return data
+
+
+def _reduction(data: bytes, at_least: Size | None) -> int:
+    """OpenCV's flag for the smallest of the codec's sizes that does not fall below `at_least`."""
+    full = _jpeg_size(data) if data[:2] == b"\xff\xd8" else None
+    if full is None or at_least is None:
+        return cv2.IMREAD_COLOR
+    # orientation may swap the sides, so both must do for either
+    low, need = min(full), max(at_least) if full[0] > full[1] else min(at_least)
+    high = max(full)
+    for factor, reduced in _REDUCED:
+        # near a square, the reduced picture may not show whether the orientation swapped the sides
+        swap_shows = full[0] == full[1] or -(-full[0] // factor) != -(-full[1] // factor)
+        if low >= factor * need and high >= factor * max(at_least) and swap_shows:
+            return reduced
+    return cv2.IMREAD_COLOR
+
+
+def _decoded(path: Path, data: bytes, flag: int) -> tuple[np.ndarray, Size]:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if image is None:
+        raise UserError(f"{path} is not an image that can be read: copy the file again or take it out of the folder.")
+    height, width = image.shape[:2]
+    full = None if flag == cv2.IMREAD_COLOR else _jpeg_size(data)
+    if full is None:
+        full = (height, width)
+    elif (height > width) != (full[0] > full[1]):
+        full = (full[1], full[0])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), full
+
+
 def decode(path: Path, at_least: Size | None = None) -> tuple[np.ndarray, Size]:
     """Decode an image file.
 
@@ -53,32 +91,8 @@ def decode(path: Path, at_least: Size | None = None) -> tuple[np.ndarray, Size]:
     Raises:
         UserError: not an image, or cut off; the message names the file.
     """
-    data = path.read_bytes()
-    flag, full = cv2.IMREAD_COLOR, None
-    if data[:2] == b"\xff\xd8":
-        # OpenCV fills what a truncated JPEG lacks with grey and says nothing
-        if b"\xff\xd9" not in data[-_TAIL_BYTES:]:
-            raise UserError(f"{path} is cut off (no end-of-image marker): copy the file again.")
-        full = _jpeg_size(data)
-        if full is not None and at_least is not None:
-            # orientation may swap the sides, so both must do for either
-            low, need = min(full), max(at_least) if full[0] > full[1] else min(at_least)
-            high = max(full)
-            for factor, reduced in _REDUCED:
-                # near a square, the reduced picture may not show whether the orientation swapped the sides
-                swap_shows = full[0] == full[1] or -(-full[0] // factor) != -(-full[1] // factor)
-                if low >= factor * need and high >= factor * max(at_least) and swap_shows:
-                    flag = reduced
-                    break
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    if image is None:
-        raise UserError(f"{path} is not an image that can be read: copy the file again or take it out of the folder.")
-    height, width = image.shape[:2]
-    if flag == cv2.IMREAD_COLOR or full is None:
-        full = (height, width)
-    elif (height > width) != (full[0] > full[1]):
-        full = (full[1], full[0])
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), full
+    data = _read(path)
+    return _decoded(path, data, _reduction(data, at_least))
 
 
 @dataclass(frozen=True)
@@ -111,13 +125,8 @@ class Frame:
         Raises:
             UserError: unreadable, cut off, of another size than `expected`, or too large for a network that pads.
         """
-        image, full = decode(path, self.size if self.fit == "resize" else None)
-        if expected is not None and full != expected:
-            raise UserError(
-                f"{path} has {full[0]}x{full[1]} pixels (height x width), expected {expected[0]}x{expected[1]}: "
-                "put the competition's own file back."
-            )
-        return self.apply(image), full
+        inputs, full = load_for([self], path, expected)
+        return inputs[self], full
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Fit an image to the network.
@@ -169,6 +178,36 @@ class Frame:
         if logits.shape == full:
             return logits
         return cv2.resize(logits, (full[1], full[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def load_for(frames: Iterable[Frame], path: Path, expected: Size | None = None) -> tuple[dict[Frame, np.ndarray], Size]:
+    """Read an image file as the inputs of several networks, each as `Frame.load` gives it.
+
+    The file is read once, and decoded once for each of the codec's sizes that the networks need: most often one.
+
+    Args, Raises: as `Frame.load`.
+
+    Returns:
+        Per frame (h, w, 3) uint8 RGB, and the image's full size.
+    """
+    data = _read(path)
+    decoded: dict[int, tuple[np.ndarray, Size]] = {}
+    inputs: dict[Frame, np.ndarray] = {}
+    full: Size = (0, 0)
+    for frame in frames:
+        if frame in inputs:
+            continue
+        flag = _reduction(data, frame.size if frame.fit == "resize" else None)
+        if flag not in decoded:
+            decoded[flag] = _decoded(path, data, flag)
+        image, full = decoded[flag]
+        if expected is not None and full != expected:
+            raise UserError(
+                f"{path} has {full[0]}x{full[1]} pixels (height x width), expected {expected[0]}x{expected[1]}: "
+                "put the competition's own file back."
+            )
+        inputs[frame] = frame.apply(image)
+    return inputs, full
 
 
 def frame_of(variant: Variant) -> Frame:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-import joblib
 import tyro
 from tqdm import tqdm
 
@@ -19,14 +19,16 @@ import provenance
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from ensemble.blends import SCORE_FILE, SUBMISSION_FILE, read_blend
+from ensemble.blocks import UnreadableImagesError
 from ensemble.members import TEST_STORE
 from ensemble.mixture import Mixture, find_mixture
-from ensemble.postprocess import apply_kept
-from ensemble.predictor import UnreadableImagesError, predict
+from ensemble.predictor import predict
 from folds.images import list_images
 from folds.store import LogitStore
-from kernels.rle import encode_logits_text, encode_text
+from folds.workers import run_all
 from submit.check import check, sample_names
+from submit.direct import write_direct
+from submit.rows import blended_row
 from submit.score import score
 from submit.stream import SubmissionStream
 
@@ -41,28 +43,22 @@ class _Blender:
 
     mixture: Mixture
     stores: Sequence[LogitStore]
-    size: Size
     empty: frozenset[str]
 
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    def rows(self, stream: SubmissionStream, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(name, run-length text) of each image."""
-        frames, combine = [member.frame for member in self.mixture.members], self.mixture.combine
         for name in names:
             if name in self.empty:
                 yield name, b""
                 continue
             planes = [store.read(name)[0] for store in self.stores]
-            full = combine(planes, frames, self.mixture.weights, self.size)
-            if self.mixture.repairs:
-                yield name, encode_text(apply_kept(full > self.mixture.threshold, self.mixture.repairs))
-            else:
-                yield name, encode_logits_text(full, threshold=self.mixture.threshold)
+            yield name, blended_row(self.mixture, planes, stream.size, stream.order)
 
     def write(self, stream: SubmissionStream, shard: int) -> int:
         """Write one shard of the submission; returns its number of rows."""
         cv2.setNumThreads(1)
         names = stream.shard_names(shard)
-        stream.write_shard(shard, self.rows(names))
+        stream.write_shard(shard, self.rows(stream, names))
         return len(names)
 
 
@@ -102,21 +98,37 @@ def rows_wanted(
     return names, folder
 
 
-def _predicted(mixture: Mixture, names: list[str], folder: Path, size: Size, on_missing: OnMissing) -> _Blender:
+def _with_way_out(error: UnreadableImagesError) -> UserError:
+    return UserError(f"{error} Or leave their rows empty (ARGS='--on-missing empty').")
+
+
+def _predicted(
+    mixture: Mixture, names: list[str], folder: Path, size: Size, on_missing: OnMissing, jobs: int, cluster: str
+) -> _Blender:
     """Logits of all images by all members; images that cannot be read are refused, or become empty rows."""
     stores: list[LogitStore] = []
     empty: set[str] = set()
     for member in mixture.members:
         try:
-            stores.append(predict(member, names, folder, size))
+            stores.append(predict(member, names, folder, size, jobs=jobs, cluster=cluster))
         except UnreadableImagesError as error:
             if on_missing == "refuse":
-                raise UserError(f"{error} Or leave their rows empty (ARGS='--on-missing empty').") from None
+                raise _with_way_out(error) from None
             empty.update(error.names)
             stores.append(LogitStore.open(member.folder / TEST_STORE))
     if len(empty) == len(names):
         raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
-    return _Blender(mixture, stores, size, frozenset(empty))
+    return _Blender(mixture, stores, frozenset(empty))
+
+
+def _encode(blender: _Blender, rows: SubmissionStream, jobs: int, cluster: str) -> None:
+    """Make the missing shards from stored logits."""
+    missing = rows.missing()
+    with tqdm(total=rows.count, desc="encode", unit="row", disable=None) as bar:
+        bar.update(rows.count - sum(len(rows.shard_names(k)) for k in missing))
+        shared = (rows.folder, *(store.path for store in blender.stores))
+        for count in run_all(partial(blender.write, rows), rows.missing, jobs=jobs, cluster=cluster, shared=shared):
+            bar.update(count)
 
 
 @program
@@ -128,7 +140,9 @@ def main(
     images: Path | None = None,
     on_missing: OnMissing = "refuse",
     restart: bool = False,
-    jobs: int = -1,
+    stream: bool = False,
+    jobs: int = 0,
+    cluster: str = "",
 ) -> None:
     """Write the submission of a blend: runs/<competition>/<blend>/submission.csv.gz, checked, with its manifest.
 
@@ -141,15 +155,22 @@ def main(
         on_missing: what becomes of images that are lacking or cannot be read: refuse to make a submission, or give
             them an empty row.
         restart: discard the shards of another submission (other images, blend or weights) of this blend's folder.
-        jobs: processes, as joblib counts them.
+        stream: keep no logits: every image goes straight to its row, through all networks at once.
+        jobs: processes, as joblib counts them; 0 predicts in one, with a thread for each core or GPU, and blends in
+            one for each core.
+        cluster: address of a dask scheduler (tcp://host:8786); its workers do the work, and must see the same folders.
     """
     facts = find_competition(competition)
     data = data or facts.default_data()
+    if cluster:
+        # the workers have working folders of their own
+        data, runs, images = data.resolve(), runs.resolve(), images and images.resolve()
     root = runs / facts.name
     blend = read_blend(root / name)
     mixture = find_mixture(root, name)
     names, folder = rows_wanted(facts, data, images, on_missing)
-    blender = _predicted(mixture, names, folder, facts.size, on_missing)
+    predictors = jobs or 1
+    blender = None if stream else _predicted(mixture, names, folder, facts.size, on_missing, predictors, cluster)
     fingerprint: dict[str, Any] = {
         "blend": name,
         "members": blend["members"],
@@ -160,10 +181,11 @@ def main(
     }
     if mixture.vote != "logits":
         fingerprint["vote"] = mixture.vote
-    empty = sorted(blender.empty)
-    if empty:
-        fingerprint["empty_rows"] = empty
-    stream = SubmissionStream(
+    if blender is None:
+        fingerprint["logits"] = "as the networks gave them"
+    elif blender.empty:
+        fingerprint["empty_rows"] = sorted(blender.empty)
+    rows = SubmissionStream(
         root / name / "shards",
         names,
         header=facts.header,
@@ -173,14 +195,17 @@ def main(
         fingerprint=fingerprint,
         restart=restart,
     )
-    missing = stream.missing()
-    # no process more than there are shards: starting one costs seconds
-    processes = max(1, min(len(missing), joblib.cpu_count() if jobs < 0 else jobs))
-    parallel = joblib.Parallel(n_jobs=processes, return_as="generator_unordered")
-    with tqdm(total=len(names), desc="encode", unit="row", disable=None) as bar:
-        bar.update(len(names) - sum(len(stream.shard_names(k)) for k in missing))
-        for rows in parallel(joblib.delayed(blender.write)(stream, k) for k in missing):
-            bar.update(rows)
+    if blender is None:
+        skip = on_missing == "empty"
+        try:
+            empty = write_direct(rows, mixture, folder, empty=skip, jobs=predictors, cluster=cluster)
+        except UnreadableImagesError as error:
+            raise _with_way_out(error) from None
+    else:
+        empty = sorted(blender.empty)
+        _encode(blender, rows, jobs or -1, cluster)
+    if len(empty) == len(names):
+        raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
     path = root / name / SUBMISSION_FILE
     truth = data / facts.test_masks_dir if facts.test_masks_dir and images is None else None
     entries: dict[str, Any] = {
@@ -190,7 +215,9 @@ def main(
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }
-    stream.join(path, entries)
+    if empty:
+        entries["empty_rows"] = empty
+    rows.join(path, entries)
     report = check(path, competition=facts, names=names)
     if not report.ok:
         raise UserError(f"{path} does not pass the check: {report}")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ensemble.lanes import Lanes
 from ensemble.mixture import find_mixture
 from ensemble.photographs import main as mask_photographs
-from ensemble.predictor import Lanes
 from models.frame import decode
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 

@@ -30,8 +30,13 @@ def test_the_arithmetic() -> None:
 
 def test_lines_warn_of_a_small_disk() -> None:
     text = "\n".join(plan.plan_lines(make(0), 10**12, [2]))
-    assert "2 such machines" in text
+    assert "by arithmetic, 2 machines like this one: 2 min" in text
+    assert "GPUs" not in text
+    assert "all images: 2 min, 20.0 MB stored" in text
+    assert "48.0 MB of disk (1000.0 GB free), 1.0 GB of memory" in text
+    assert "which keeps no logits: 18.0 MB of disk" in text
     assert "too small" not in text
+    assert "by arithmetic, 2 GPUs in this machine: " in "\n".join(plan.plan_lines(make(1), 10**12, [2]))
     assert "too small" in "\n".join(plan.plan_lines(make(1), 10**6, [2]))
 
 
@@ -45,13 +50,13 @@ def test_a_few_images_are_timed_and_nothing_is_left(tmp_path: Path, capsys: pyte
     plan.main(**where, images_count=100_064, gpus=(3,))
     printed = capsys.readouterr().out
     assert "100064 images" in printed
-    assert "tiny-unet: 4 passes an image" in printed
-    assert "tiny-average: 2 passes an image" in printed
-    assert "3 " in printed.splitlines()[-1]
+    assert "tiny-unet: 4 forward passes an image" in printed
+    assert "tiny-average: 2 forward passes an image" in printed
+    assert "3 machines like this one" in printed.splitlines()[-1]
     plan.main(**where, variants="tiny-unet", folds=1, tta="none")
     printed = capsys.readouterr().out
     assert "6 images" in printed
-    assert "tiny-unet: 1 passes an image" in printed
+    assert "tiny-unet: 1 forward pass an image" in printed
     assert sorted(tmp_path.rglob("*")) == before
     for options, sentence in (
         ({"tta": "spin"}, "unknown test-time"),

@@ -13,8 +13,10 @@ import safetensors.torch
 import torch
 
 from command_line import UserError
+from ensemble.blocks import UnreadableImagesError, places
+from ensemble.lanes import Lanes, Predictor
 from ensemble.pipeline import overlapped
-from ensemble.predictor import Lanes, Predictor, UnreadableImagesError, places, predict
+from ensemble.predictor import predict
 from folds.store import LogitStore, dequantise, quantise
 from models import checkpoint
 from tests.synthetic_runs import UNET, save_member, write_photograph

@@ -1,4 +1,9 @@
+import os
 import pickle
+import platform
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +60,45 @@ def test_a_store_is_read_and_continued_with_the_code_it_was_made_with(tmp_path: 
     expected = dequantise(quantise(logits(0), knee=0.5, scale=128), knee=0.5, scale=128)
     np.testing.assert_array_equal(again.read("0.jpg"), expected)
     assert not np.array_equal(expected, dequantise(quantise(logits(0))))
+
+
+def test_the_bytes_are_those_that_zarr_writes(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.write("2.jpg", logits(2))
+    chunk = store.path / "c.2.0.0.0"
+    ours = chunk.read_bytes()
+    chunk.unlink()
+    zarr.open_array(store.path, mode="r+")[2] = quantise(logits(2))
+    assert chunk.read_bytes() == ours
+    assert [path.name for path in store.path.glob("c.*")] == ["c.2.0.0.0"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from folds.store import LogitStore
+Path.replace = lambda self, other: os.kill(os.getpid(), 9)
+LogitStore.open(Path(sys.argv[1])).write("1.jpg", np.zeros((2, 12, 20), np.float32))
+"""
+
+
+def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.write("0.jpg", logits(0))
+    subprocess.run([sys.executable, "-c", KILLED, str(store.path)], cwd=Path(__file__).parent.parent, check=False)
+    (left,) = store.path.glob("*.partial")
+    # of this living process; of another machine, a moment and two hours old
+    living = store.path / f"c.2.0.0.0.{platform.node()}-{os.getpid()}-01234567.partial"
+    young, old = (store.path / f"c.3.0.0.{digits}.partial" for digits in ("0" * 32, "1" * 32))
+    for path in (living, young, old):
+        path.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    # workers only open; the main process creates
+    LogitStore.open(store.path)
+    assert left.exists()
+    assert make(tmp_path).missing() == NAMES[1:]
+    assert set(store.path.glob("*.partial")) == {living, young}
 
 
 def test_constant_logits_are_written_too(tmp_path: Path) -> None:

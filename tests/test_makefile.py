@@ -29,6 +29,7 @@ def test_help_is_the_default_and_lists_every_verb() -> None:
         "submit",
         "report",
         "disagreement",
+        "plan",
         "clean",
     ):
         assert re.search(rf"^  make {verb} ", text, re.MULTILINE), verb
@@ -69,3 +70,17 @@ def test_predict_names_its_folders() -> None:
         '-m ensemble.photographs --images "my photos" --out "x" --competition studio --variant "" --cutout'
         in done.stdout
     )
+
+
+def test_plan_takes_the_blend_or_variants() -> None:
+    for given in ("", "a,b"):
+        done = subprocess.run(
+            ["make", "-n", "plan", "C=studio", f"V={given}", "ARGS=--sample 8", "-o", "setup"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert (
+            f'-m ensemble.plan --competition studio --data data/studio --variants "{given}" --sample 8' in done.stdout
+        )

@@ -1,0 +1,167 @@
+"""A member's networks made ready, and as many copies of them as may run at a time."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from command_line import UserError
+from ensemble.halving import Halving
+from ensemble.members import Member
+from models import checkpoint
+from models.network_input import normalise
+from models.tta import find_transforms, mean_logits
+from models.variants import Variant
+
+# a forward pass takes about this many pixels; enough to be efficient, little enough for any machine
+_BATCH_PX = {"cpu": 1 << 20, "cuda": 1 << 23}
+
+
+class Predictor:
+    """A member's networks, ready to predict. May be called from several threads if `device` is the CPU.
+
+    Args:
+        member: the trained variant.
+        device: where to run; the GPU if there is one by default.
+        folds: use only the first so many of its folds; 0 uses all.
+        tta: test-time augmentations instead of the variant's own.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        device: torch.device | None = None,
+        *,
+        folds: int = 0,
+        tta: Sequence[str] | None = None,
+    ) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.variant = member.variant
+        self.frame = member.frame
+        self._transforms = find_transforms(self.variant.tta if tta is None else tta)
+        self._folders = member.folds[: folds or None]
+        self._networks = [
+            checkpoint.load(folder)[0].to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for folder in self._folders
+        ]
+        self._halving = Halving(self._mean, member.name)
+
+    def _autocast(self) -> torch.autocast:
+        # on a CPU, narrow floats are slower than float32; GPUs without bfloat16 have float16
+        on_gpu = self.device.type == "cuda"
+        narrow = torch.float16 if on_gpu and not torch.cuda.is_bf16_supported(False) else torch.bfloat16
+        return torch.autocast(self.device.type, narrow, enabled=on_gpu)
+
+    @torch.inference_mode()
+    def _mean(self, images: np.ndarray, networks: Sequence[torch.nn.Module] = ()) -> np.ndarray:
+        batch = normalise(torch.from_numpy(images).to(self.device), self.variant)
+        networks = networks or self._networks
+        with self._autocast():
+            total = mean_logits(networks[0], batch, self._transforms)
+            for network in networks[1:]:
+                total = total + mean_logits(network, batch, self._transforms)
+        mean: np.ndarray = (total / len(networks)).cpu().numpy()
+        return mean
+
+    def logits(self, images: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+        """Mean logits over the folds' networks and the test-time augmentations.
+
+        Args:
+            images: (N, h, w, 3) uint8 RGB at the network's size. Where the GPU's memory does not hold them all,
+                they go in halves, with a warning.
+            names: of the images, for messages.
+
+        Returns:
+            (N, K, h, w) float32, finite.
+
+        Raises:
+            UserError: a network gives NaN or infinity; the message names it and the image. Or memory does not even
+                hold one image.
+        """
+        logits = self._halving(images)
+        finite = np.isfinite(logits).reshape(len(logits), -1).all(1)
+        if not finite.all():
+            k = int(finite.argmin())
+            image = names[k] if k < len(names) else f"image {k} of the batch"
+            alone = zip(self._folders, self._networks, strict=True)
+            guilty = [f for f, network in alone if not np.isfinite(self._mean(images[k : k + 1], [network])).all()]
+            raise UserError(
+                f"the network {(guilty or self._folders)[0]} gives NaN or infinity for {image}: it diverged in "
+                "training; train the fold again with a lower learning rate, or in float32."
+            )
+        return logits
+
+
+class Lanes:
+    """Copies of some members' networks, one a forward pass that may run at a time.
+
+    On GPUs, a lane is a GPU. On a CPU, a lane is a core: a forward pass has one thread and all lanes share the
+    weights, which is as fast as one pass with all threads, and gives the same bits on any number of cores.
+
+    Args:
+        members: whose networks.
+        count: lanes; 0 takes one a GPU, else one a core this process may use.
+        folds, tta: as `Predictor` takes them.
+    """
+
+    def __init__(
+        self, members: Sequence[Member], count: int = 0, *, folds: int = 0, tta: Sequence[str] | None = None
+    ) -> None:
+        gpus = torch.cuda.device_count()
+        devices = [torch.device("cuda", k) for k in range(gpus)] or [torch.device("cpu")]
+        copies = [[Predictor(m, device, folds=folds, tta=tta) for m in members] for device in devices]
+        self.count = min(count or gpus, gpus) if gpus else count or len(os.sched_getaffinity(0))
+        self.device = devices[0].type
+        self._free: queue.Queue[list[Predictor]] = queue.Queue()
+        for k in range(self.count):
+            self._free.put(copies[k % len(copies)])
+
+    @contextmanager
+    def take(self) -> Iterator[list[Predictor]]:
+        """The members' predictors of a free lane, in the order of the members."""
+        predictors = self._free.get()
+        try:
+            yield predictors
+        finally:
+            self._free.put(predictors)
+
+    def set_up(self) -> None:
+        """To be called in each thread that will take a lane."""
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While this is open, this process's torch has as many threads a pass as the lanes want."""
+        threads = torch.get_num_threads()
+        self.set_up()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def batch(self, variant: Variant) -> int:
+        """Images of `variant` a forward pass."""
+        return max(1, min(64, _BATCH_PX[self.device] // (variant.size[0] * variant.size[1])))
+
+
+_lock = threading.Lock()
+_kept: dict[tuple[str, ...], Lanes] = {}
+
+
+def lanes_of_process(members: Sequence[Member]) -> Lanes:
+    """The members' networks, kept in this process for its next task; those of other members are let go."""
+    key = tuple(f"{member.folder} {member.weights_digest}" for member in members)
+    with _lock:
+        if key not in _kept:
+            _kept.clear()
+            _kept[key] = Lanes(members)
+        return _kept[key]

@@ -1,0 +1,197 @@
+"""From image files straight to rows of the submission: nothing is stored but the submission's own shards.
+
+Every image is read once, goes through all members' networks, and is blended at full size as the networks gave it,
+without the rounding of a logit store. The shards are the ledger: one that is whole is not made again.
+"""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import atomic
+from command_line import UserError
+from ensemble.blocks import Place, places, raise_unreadable, stacked
+from ensemble.lanes import Lanes, lanes_of_process
+from ensemble.mixture import Mixture
+from ensemble.pipeline import streamed
+from ensemble.predictor import Share
+from folds.workers import process_count, run_all
+from models.frame import Frame, load_for
+from submit.rows import blended_row
+from submit.spool import write_all
+from submit.stream import SubmissionStream
+
+_Fault = tuple[str, UserError]
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Makes shards of a submission from image files; pickles to workers.
+
+    Attributes:
+        stream: the submission.
+        mixture: what predicts.
+        folder: where the images are.
+        empty: images that cannot be read become empty rows; otherwise their shards are not written.
+        share: what the process may use of its machine.
+    """
+
+    stream: SubmissionStream
+    mixture: Mixture
+    folder: Path
+    empty: bool = False
+    share: Share = field(default_factory=Share)
+
+    def _load(self, place: Place) -> dict[Frame, np.ndarray]:
+        frames = [member.frame for member in self.mixture.members]
+        try:
+            return load_for(frames, self.folder / place.name, self.stream.size)[0]
+        except FileNotFoundError:
+            raise UserError(f"{self.folder / place.name} is missing: copy it there.") from None
+
+    def rows(
+        self, shards: Sequence[int], faults: list[_Fault], lanes: Lanes | None = None, bar: tqdm | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        """The rows (name, run-length text) of some shards, in order.
+
+        Args:
+            shards: their numbers. Blocks are cut from one shard at a time, so that a row is the same whatever other
+                shards are made.
+            faults: takes the images that cannot be read; unless they become empty rows, which then come last, theirs
+                are lacking.
+            lanes: the members' networks, if they are loaded already.
+            bar: is advanced.
+        """
+        ready = lanes or lanes_of_process(self.mixture.members)
+        batch = min(ready.batch(member.variant) for member in self.mixture.members)
+
+        def forward(images: list[tuple[Place, dict[Frame, np.ndarray]]]) -> Iterator[tuple[str, list[np.ndarray]]]:
+            block_names = [""] * images[0][0].length
+            for place, _ in images:
+                block_names[place.slot] = place.name
+            with ready.take() as predictors:
+                logits = [
+                    predictor.logits(
+                        stacked([(place, inputs[predictor.frame]) for place, inputs in images]), block_names
+                    )
+                    for predictor in predictors
+                ]
+            for place, _ in images:
+                yield place.name, [planes[place.slot, 0] for planes in logits]
+
+        def keep(result: tuple[str, list[np.ndarray]]) -> tuple[str, bytes]:
+            return result[0], blended_row(self.mixture, result[1], self.stream.size, self.stream.order)
+
+        unread: list[tuple[Place, UserError]] = []
+        shard_of = {name: shard for shard in shards for name in self.stream.shard_names(shard)}
+        with ready.running():
+            yield from streamed(
+                (b for k in shards for names in [self.stream.shard_names(k)] for b in places(names, names, batch)),
+                load=self._load,
+                forward=forward,
+                keep=keep,
+                faults=unread,
+                advance=bar.update if bar is not None else lambda count: None,
+                lanes=self.share.lanes_of(ready),
+                decoders=self.share.decoders,
+                writers=self.share.decoders,
+                lane_setup=ready.set_up,
+            )
+        faults += [(place.name, fault) for place, fault in unread]
+        if not self.empty:
+            return
+        by_shard: dict[int, list[str]] = {}
+        for place, _ in unread:
+            by_shard.setdefault(shard_of[place.name], []).append(place.name)
+        for shard, names in by_shard.items():
+            # before the shard can be whole: one with empty rows is known as such
+            atomic.write_json(_empty_path(self.stream, shard), names)
+            yield from ((name, b"") for name in names)
+
+    def write(self, shard: int) -> tuple[int, list[_Fault]]:
+        """Make one shard in a process of its own; returns its number of rows, and the images that cannot be read."""
+        faults: list[_Fault] = []
+        rows = list(self.rows([shard], faults))
+        count = len(self.stream.shard_names(shard))
+        if len(rows) == count:
+            self.stream.write_shard(shard, rows)
+        return count, faults
+
+    def readable(self, name: str) -> bool:
+        """Whether an image can be read (now)."""
+        try:
+            self._load(Place(name, 0, 1))
+        except UserError:
+            return False
+        return True
+
+
+def _empty_path(stream: SubmissionStream, shard: int) -> Path:
+    return stream.folder / f"empty-{shard:05}.json"
+
+
+def empty_rows(stream: SubmissionStream) -> list[str]:
+    """Names of the images that could not be read and have become empty rows."""
+    whole = {_empty_path(stream, k) for k in set(range(stream.shard_count)) - set(stream.missing())}
+    paths = sorted(path for path in stream.folder.glob("empty-*.json") if path in whole)
+    return [name for path in paths for name in json.loads(path.read_text())]
+
+
+def write_direct(
+    stream: SubmissionStream, mixture: Mixture, folder: Path, *, empty: bool = False, jobs: int = 1, cluster: str = ""
+) -> list[str]:
+    """Make the missing shards of a submission straight from image files.
+
+    Args:
+        stream: the submission, of images of one size.
+        mixture: what predicts.
+        folder: where the images are.
+        empty: images that cannot be read become empty rows. Their shards are made again once they can be read.
+        jobs: processes, as joblib counts them. One has a thread for each core, or for each GPU.
+        cluster: address of a dask scheduler whose workers do it instead; they must see the same folders.
+
+    Returns:
+        Names of the images that have become empty rows.
+
+    Raises:
+        UnreadableImagesError: images could not be read, and `empty` is not set; the shards without them are done.
+        UserError: a network gives NaN; as `submit.spool.write_all`; or processes keep dying.
+    """
+    processes = process_count(jobs)
+    spread = processes > 1 or bool(cluster)
+    work = Direct(stream, mixture, folder, empty, Share.one_of(processes, bool(cluster)) if spread else Share())
+    for shard in range(stream.shard_count):
+        path = _empty_path(stream, shard)
+        if path.exists() and (not empty or any(work.readable(name) for name in json.loads(path.read_text()))):
+            stream.shard_path(shard).unlink(missing_ok=True)
+            path.unlink()
+    faults: list[_Fault] = []
+    missing = stream.missing()
+    with tqdm(total=stream.count, desc="predict and encode", unit="row", disable=None) as bar:
+        bar.update(stream.count - sum(len(stream.shard_names(k)) for k in missing))
+        if missing and not spread:
+            write_all(stream, work.rows(missing, faults, Lanes(mixture.members), bar))
+        elif missing:
+
+            def pending() -> list[int]:
+                # a shard with images that cannot be read stays missing: it is not tried twice
+                bad = {name for name, _ in faults}
+                return [k for k in stream.missing() if bad.isdisjoint(stream.shard_names(k))]
+
+            shared = (folder, stream.folder, *(fold for member in mixture.members for fold in member.folds))
+            for count, some in run_all(work.write, pending, jobs=jobs, cluster=cluster, shared=shared):
+                bar.update(count)
+                faults += some
+    if not empty:
+        position = {name: k for k, name in enumerate(stream.names)}
+        ordered = sorted(faults, key=lambda fault: position[fault[0]])
+        raise_unreadable(ordered, stream.count, "done, but for those of the same shards")
+    return empty_rows(stream)
