@@ -22,6 +22,7 @@ _MODULE_OF = {
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "scikit-learn": "sklearn",
+    "google-crc32c": "google_crc32c",
 }
 # needed for tests, reports, clusters, or here alone
 _NOT_THERE = ("dask", "distributed", "matplotlib", "jinja2", "kaggle", "six")
