@@ -22,6 +22,7 @@ from ensemble.blocks import Place, places, raise_unreadable, stacked
 from ensemble.lanes import Lanes
 from ensemble.mixture import Mixture, find_mixture
 from ensemble.pipeline import overlapped
+from ensemble.postprocess import apply_kept
 from ensemble.predictor import DECODERS
 from ensemble.tiles import predict_in_tiles
 from models.frame import Frame, decode
@@ -31,6 +32,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
 STATE_FILE = "made_with.json"
 # tiles of one photograph a forward pass
 _TILES = 4
+# a logit of certain foreground
+_SURE = np.float32(16)
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,16 @@ class NetworkLogits:
     frames: list[Frame]
 
     def blended(self, mixture: Mixture) -> np.ndarray:
-        """(H, W) float32 at the photograph's own size, the threshold taken off: foreground is above 0."""
+        """(H, W) float32 at the photograph's own size, the threshold taken off: foreground is above 0.
+
+        What the blend's repairs add or take away becomes a sure thing.
+        """
         full = mixture.combine(self.planes, self.frames, mixture.weights, self.size)
-        return full - np.float32(mixture.threshold)
+        logits = full - np.float32(mixture.threshold)
+        if mixture.repairs:
+            repaired = apply_kept(logits > 0, mixture.repairs)
+            logits = np.where(repaired == (logits > 0), logits, np.where(repaired, _SURE, -_SURE))
+        return logits
 
 
 def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]) -> list[NetworkLogits]:

@@ -20,6 +20,8 @@ from kernels.rle import encode, parse
 from submit.writer import open_rows
 
 _AHEAD = 64
+# of the masks that ensemble.photographs writes
+_MASK_ENDING = "_mask.png"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,17 @@ class Score:
         return float(self.dice.mean())
 
 
+def _masks(folder: Path, competition: Competition) -> Iterator[tuple[str, np.ndarray]]:
+    """Rows of the masks that `make predict` has written into a folder."""
+    for path in sorted(folder.glob(f"*{_MASK_ENDING}")):
+        name = path.name.removesuffix(_MASK_ENDING) + competition.image_suffix
+        yield name, encode(read_mask(path, competition.size), order=competition.order)
+
+
 def _rows(path: Path, competition: Competition) -> Iterator[tuple[str, np.ndarray]]:
+    if path.is_dir():
+        yield from _masks(path, competition)
+        return
     with open_rows(path) as lines:
         lines.readline()
         for row, line in enumerate(lines, 1):
@@ -50,7 +62,7 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
     """Score a submission image by image.
 
     Args:
-        path: the submission, `.csv`, `.csv.gz` or `.zip`.
+        path: the submission, `.csv`, `.csv.gz` or `.zip`; or a folder of masks as `make predict` writes them.
         truth: a folder of masks, or a file in the submission's own format.
         competition: size, pixel order and mask names.
 
@@ -102,7 +114,7 @@ def main(
     """Print the mean Dice of a submission against known masks.
 
     Args:
-        file: the submission, .csv, .csv.gz or .zip.
+        file: the submission, .csv, .csv.gz or .zip, or a folder of masks from make predict.
         truth: folder of masks, or a CSV in the submission's own format.
         competition: a name from competition.py.
         per_image: write every image's Dice to this CSV.
