@@ -6,6 +6,7 @@ import models.torchvision_compat  # noqa: F401
 
 import hashlib
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +152,8 @@ def _run(tasks: list[FoldTask], jobs: int) -> None:
     if jobs == 1:
         for task in tasks:
             print(f"{task.variant.name} fold {task.fold}")
-            run_fold(task)
+            # a log or a pipe gets a line an epoch
+            run_fold(replace(task, bar=sys.stdout.isatty()))
         return
     # each process its share of the cores: two threads for one core slow each other down
     threads = max(1, (os.cpu_count() or 1) // jobs)
