@@ -53,3 +53,11 @@ def lease(count: int, folder: Path | None = None) -> Iterator[list[int]]:
         start = os.getpid() % max(1, len(others))
         taken += (others[start:] + others[:start])[: count - len(taken)]
         yield sorted(taken)
+
+
+def hardware(gpus: list[int]) -> str:
+    """What a fold is computed on, for its manifest: the name of its GPUs, or the number of CPU threads it may use."""
+    if gpus:
+        return f"{len(gpus)} x {torch.cuda.get_device_name(gpus[0])}"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU core{'s' if threads > 1 else ''}"

@@ -13,7 +13,7 @@ import torch
 
 import atomic
 import provenance
-from folds.devices import lease
+from folds.devices import hardware, lease
 from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
 from folds.fit import fit_network, set_up
@@ -83,6 +83,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
             facts = fit_network(task, network, gpus)
         checkpoint.save(task.folder, network, task.variant)
         scores = _write_oof(task, network, torch.device("cuda", gpus[0]) if gpus else torch.device("cpu"))
+        computed_on = hardware(gpus)
     manifest = {
         "variant": task.variant.to_json(),
         "recipe": task.recipe.to_json(),
@@ -95,6 +96,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         **facts,
         "dice": float(scores.mean()),
         "seconds": round(time.perf_counter() - start, 1),
+        "hardware": computed_on,
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }

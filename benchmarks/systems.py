@@ -1,0 +1,179 @@
+"""`python -m benchmarks.systems`: the published systems and our own on the real competition, trained and tabled.
+
+Each row is one run of `folds.train`; a row whose folds are finished is not trained again, so a killed call goes on
+where it was. The table holds what was measured, and says so of what was not.
+"""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from command_line import UserError, program
+from competition import find_competition
+from ensemble.members import OOF_STORE
+from ensemble.selection import figures
+from folds import cache, split
+from folds.images import find_training_set
+from folds.scoring import full_size_dice
+from folds.store import LogitStore
+from folds.task import read_manifest
+from models.frame import frame_of
+from models.variants import Variant, find_variant
+
+
+@dataclass(frozen=True)
+class System:
+    """One row.
+
+    Attributes:
+        name: what it is.
+        published: its authors' figure, Dice unless it says otherwise.
+        variant, recipe: what is trained and how; "" is the variant's own recipe.
+        fold: the folds trained, as `folds.train --fold` takes them.
+        needs: what it trains on within hours.
+    """
+
+    name: str
+    published: str
+    variant: str
+    fold: str = "0"
+    recipe: str = ""
+    needs: Literal["cpu", "gpu"] = "gpu"
+
+
+SYSTEMS = (
+    System("A: average mask", "0.7434", "average-mask", fold="0..4", needs="cpu"),
+    System("A: simple CNN", "0.8894", "a-cnn-128", needs="cpu"),
+    System("A: U-Net", "0.9891", "a-unet-128"),
+    System("B: U-Net", "0.9964, private leaderboard", "b-unet-768"),
+    System("B: U-Net of dense blocks", "-", "b-dense-unet-768"),
+    System("C: U-Net", "about 0.983, accuracy", "c-unet-128"),
+    System("3rd place: dilated U-Net, one fold", "0.9972", "dilated-unet-1024x1536"),
+    System("ours: U-Net on MobileNetV3", "-", "unet-mobilenetv3", recipe="cpu-hour", needs="cpu"),
+    System("ours: U-Net on ResNet34", "-", "unet-resnet34-1024"),
+    System("ours: U-Net on EfficientNet-B3", "-", "unet-efficientnetb3-1024"),
+)
+
+
+def _train(system: System, competition: str, data: Path, runs: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "folds.train", "--competition", competition, "--data", str(data)]
+    command += ["--runs", str(runs), "--variant", system.variant, "--fold", system.fold]
+    command += ["--recipe", system.recipe] if system.recipe else []
+    print(f"\n{system.name}: {' '.join(command[1:] + arguments)}", flush=True)
+    if subprocess.run(command + arguments, cwd=Path(__file__).parent.parent).returncode:
+        raise UserError(
+            f"{system.name} was not trained, for the reason above: cure it, or leave it out with --variants."
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Table:
+    """Scores finished folds from their stores.
+
+    Args:
+        competition: a name from competition.py.
+        data: its files.
+        root: `runs/<competition>`.
+    """
+
+    def __init__(self, competition: str, data: Path, root: Path) -> None:
+        self._root = root
+        self._training = find_training_set(find_competition(competition), data)
+        self._truth = cache.truth(self._training, root / "cache")
+        self._groups = self._training.groups()
+        path = root / "folds.csv"
+        self._fold = split.read(path, self._training)["fold"].to_numpy() if path.exists() else None
+
+    def _dice(self, variant: Variant, positions: np.ndarray) -> np.ndarray:
+        store, frame = LogitStore.open(self._root / variant.name / OOF_STORE), frame_of(variant)
+        size, names = self._training.competition.size, self._training.names
+        return np.array(
+            [full_size_dice(store.read(names[p])[0], frame, self._truth.of(int(p)), size) for p in positions]
+        )
+
+    def row(self, system: System) -> str:
+        """A line of the table in Markdown: measured over the finished ones of the system's folds."""
+        variant = find_variant(system.variant)
+        size = f"{variant.size[0]}x{variant.size[1]}"
+        manifests: list[dict[str, Any]] = []
+        if self._fold is not None:
+            wanted = split.parse_folds(system.fold, int(self._fold.max()) + 1)
+            found = [read_manifest(self._root / variant.name / f"fold{k}") for k in wanted]
+            manifests = [manifest for manifest in found if manifest]
+        if not manifests:
+            reason = ", needs a GPU" if system.needs == "gpu" else ""
+            return f"| {system.name}, {size} | {system.published} | not yet measured{reason} | |"
+        positions = np.flatnonzero(np.isin(self._fold, [m["fold"] for m in manifests]))
+        seen = figures(self._dice(variant, positions), self._groups[positions])
+        low, high = seen["interval"]
+        cars = len(np.unique(self._groups[positions]))
+        folds = (
+            "fold"
+            + "s" * (len(manifests) > 1)
+            + " "
+            + ", ".join(str(m["fold"]) for m in manifests)
+            + f" ({cars} unseen cars)"
+        )
+        hardware = manifests[0].get("hardware", "CPU")
+        spent = _duration(sum(m["seconds"] for m in manifests) / len(manifests))
+        return (
+            f"| {system.name}, {size} | {system.published} | {seen['dice']:.4f} ({low:.4f}..{high:.4f}) | "
+            f"{folds}, {hardware}, {spent} a fold |"
+        )
+
+
+@program
+def main(
+    competition: str = "carvana",
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+    train: Literal["none", "cpu", "gpu", "all"] = "none",
+    variants: str = "",
+    arguments: str = "",
+) -> None:
+    """Train what is asked for, then print the table of the published systems beside ours, in Markdown.
+
+    Args:
+        competition: a name from competition.py.
+        data: its files; data/<competition> by default.
+        runs: where results are, and go.
+        train: rows to train first: none, those a CPU can, those that need a GPU, or all.
+        variants: only the rows of these variants, comma separated.
+        arguments: further ones of folds.train, as one text ("--workers 8").
+    """
+    chosen = [s for s in SYSTEMS if not variants or s.variant in variants.split(",")]
+    unknown = set(filter(None, variants.split(","))) - {s.variant for s in SYSTEMS}
+    if unknown:
+        raise UserError(
+            f"no row has the variant {', '.join(sorted(unknown))}; those there are: "
+            f"{', '.join(s.variant for s in SYSTEMS)}."
+        )
+    if train in ("gpu", "all") and not torch.cuda.is_available():
+        raise UserError("there is no GPU here that torch can use: --train cpu trains the rows that need none.")
+    data = data or find_competition(competition).default_data()
+    for system in chosen:
+        if train == "all" or train == system.needs:
+            _train(system, competition, data, runs, arguments.split())
+    table = Table(competition, data, runs / competition)
+    print("\n| system | published | ours: Dice (95 % over cars) | measured on |\n|---|---|---|---|")
+    for system in chosen:
+        print(table.row(system))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

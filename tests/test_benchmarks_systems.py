@@ -1,0 +1,31 @@
+"""The table of systems holds what was measured and says so of what was not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import systems
+
+
+def test_a_row_is_trained_once_and_tabled_as_its_manifest_says(
+    ellipses: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for _ in range(2):
+        systems.main(data=ellipses, runs=runs, train="cpu", variants="average-mask,b-unet-768", arguments="--jobs 1")
+    seen = capfd.readouterr().out
+    assert seen.count("fold 4 is finished") == 1
+    rows = [line for line in seen.splitlines() if line.startswith("| ")]
+    average, published = rows[-2:]
+    manifests = [json.loads((runs / f"carvana/average-mask/fold{k}/manifest.json").read_text()) for k in range(5)]
+    images = [m["images"]["held_out"] for m in manifests]
+    mean = sum(m["dice"] * n for m, n in zip(manifests, images, strict=True)) / sum(images)
+    assert f"| 0.7434 | {mean:.4f} (" in average
+    assert manifests[0]["hardware"] in average
+    assert "not yet measured, needs a GPU" in published
+
+
+def test_unknown_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="unet-of-dreams; those there are: average-mask"):
+        systems.main(runs=tmp_path, variants="average-mask,unet-of-dreams")
