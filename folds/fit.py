@@ -27,8 +27,8 @@ from folds.module import SegmentationModule
 from folds.progress import Bar, EpochRecord
 from folds.ranks import Rank, run_ranks
 from folds.samples import EpochSampler, Samples, loader
+from folds.start import starting_network
 from folds.task import FoldTask
-from models.build import build
 from models.frame import frame_of
 
 # more processes than this only wait for each other
@@ -171,7 +171,7 @@ def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int)
 def _train_as_rank(task: FoldTask, gpus: list[int], rank: Rank) -> dict[str, Any]:
     set_up(task)
     with explained(task):
-        return _train(task, build(task.variant, pretrained=not task.last_state.exists()), gpus, rank.index)
+        return _train(task, starting_network(task), gpus, rank.index)
 
 
 def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> dict[str, Any]:

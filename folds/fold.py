@@ -18,10 +18,11 @@ from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
 from folds.fit import fit_network, set_up
 from folds.scoring import full_size_dice
+from folds.start import starting_network
 from folds.store import LogitStore
 from folds.task import MANIFEST_FILE, RECIPE_FILE, FoldTask, read_manifest, read_recipe
 from models import checkpoint
-from models.build import build, parameter_count
+from models.build import parameter_count
 from models.frame import frame_of
 from models.network_input import normalise
 from models.tta import find_transforms, mean_logits
@@ -32,7 +33,9 @@ __all__ = ["FoldTask", "read_manifest", "run_fold"]
 def _begin(task: FoldTask) -> None:
     """Keep the recipe; a state that another recipe left behind is no state to go on from."""
     if task.last_state.exists() and read_recipe(task.folder) != task.recipe.to_json():
-        print(f"{task.label} was begun with another recipe: its unfinished training is dropped, and it starts anew")
+        print(
+            f"{task.label} was begun with another recipe or start: its unfinished training is dropped, it starts anew"
+        )
         shutil.rmtree(task.resume_folder)
     atomic.write_json(task.folder / RECIPE_FILE, task.recipe.to_json())
 
@@ -60,7 +63,7 @@ def _write_oof(task: FoldTask, network: torch.nn.Module, device: torch.device) -
 def run_fold(task: FoldTask) -> dict[str, Any]:
     """Train one fold and write `weights.safetensors`, variant and recipe, OOF logits and, last, `manifest.json`.
 
-    Killed and called again, it goes on from its last completed epoch; with another recipe it starts anew.
+    Killed and called again, it goes on from its last completed epoch; with another recipe or start it starts anew.
 
     Returns:
         The manifest.
@@ -74,8 +77,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
     set_up(task)
     _begin(task)
     with lease(task.devices) as gpus, explained(task):
-        # a run that goes on has its weights already
-        network = build(task.variant, pretrained=not task.last_state.exists())
+        network = starting_network(task)
         if task.variant.fitted:
             network.fit(task.frames.mask(int(p)) for p in task.train)  # type: ignore[operator]
             facts: dict[str, Any] = {}

@@ -43,6 +43,8 @@ class Recipe:
             themselves.
         precision: "auto" is bf16 on a GPU that computes in it, else float32; "bf16" and "fp16" are mixed with
             float32.
+        init_from: the weights that training starts from, as folds/start.py names them; empty starts as the variant
+            says. Filled in for each fold, never in the registry.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.0
     precision: Precision = "auto"
+    init_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping of the fields."""
@@ -103,6 +106,8 @@ RECIPES = {
         Recipe(name="demo", epochs=8, batch=8, learning_rate=4e-3, patience=4, augment="flip"),
         # from scratch on a CPU, for thousands of images: within an hour on one core
         Recipe(name="cpu-hour", epochs=32, batch=16, learning_rate=4e-3, augment="flip"),
+        # goes on, on a CPU, from another run's weights (--init-from) at a higher resolution
+        Recipe(name="cpu-higher", epochs=3, batch=8, learning_rate=2e-3, warmup=0.1, augment="flip"),
         # system A: Adam, no augmentation
         Recipe(
             name="a-cnn", epochs=20, batch=16, learning_rate=1e-3, schedule="constant", augment="none", **_PUBLISHED

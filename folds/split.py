@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,16 @@ def split_groups(groups: np.ndarray, areas_px: np.ndarray, *, folds: int, seed: 
             fold_of_group[group] = fold
             totals[fold] += mean_area[group]
     return fold_of_group[member]
+
+
+def digest(table: pd.DataFrame) -> str:
+    """16 hex digits that identify which image is in which fold.
+
+    Args:
+        table: has the columns image and fold, sorted by image as `check` leaves it.
+    """
+    rows = "".join(f"{image},{fold}\n" for image, fold in zip(table["image"], table["fold"], strict=True))
+    return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
 
 
 def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFrame:

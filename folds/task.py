@@ -33,6 +33,8 @@ class FoldTask:
         threads: of torch and OpenCV; 0 leaves them alone.
         bar: show Lightning's progress bar; otherwise one line an epoch.
         workers: processes that load and augment samples, on each device; 0 loads between the steps, -1 chooses.
+        start: folder of the finished fold whose weights training starts from (`Recipe.init_from` says which they
+            are); None starts as the variant says.
         devices: GPUs, or processes on a CPU, that share every batch.
     """
 
@@ -52,6 +54,7 @@ class FoldTask:
     bar: bool = True
     workers: int = -1
     devices: int = 1
+    start: Path | None = None
 
     @property
     def label(self) -> str:

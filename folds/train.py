@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import hashlib
 import os
 import sys
 from dataclasses import replace
@@ -26,17 +25,12 @@ from folds.fold import run_fold
 from folds.images import TrainingSet, find_training_set
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_weights
 from folds.recipes import Recipe
+from folds.start import Start, find_start, load_start, recorded_start
 from folds.store import LogitStore
 from folds.task import FoldTask, read_manifest
 from models.build import build
 from models.frame import frame_of
 from models.variants import Variant, parse_variants
-
-
-def folds_digest(table: pd.DataFrame) -> str:
-    """16 hex digits that identify which image is in which fold."""
-    rows = "".join(f"{image},{fold}\n" for image, fold in zip(table["image"], table["fold"], strict=True))
-    return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
 
 
 def _jobs(asked: int, tasks: int, devices: int) -> int:
@@ -95,6 +89,7 @@ def _tasks(
     seed: int,
     workers: int,
     devices: int,
+    init_from: Path | None,
 ) -> list[FoldTask]:
     """The variant's folds as tasks, its OOF store and frame cache made."""
     column = table["fold"].to_numpy()
@@ -107,9 +102,19 @@ def _tasks(
                     f"fold {fold} holds {held_out} images out, too few for {devices} devices: "
                     f"--devices {held_out} works."
                 )
-    frames = cache.frames(training, frame_of(variant), known, root / "cache")
     folder = root / variant.name
-    digest = folds_digest(table)
+    digest = split.digest(table)
+    starts: dict[int, Start] = {}
+    if init_from and not variant.fitted:
+        network = build(variant, pretrained=False)
+        for fold in folds:
+            start = recorded_start(init_from, fold, folder / f"fold{fold}")
+            if start is None:
+                held = [training.names[i] for i in np.flatnonzero(column == fold)]
+                start = find_start(init_from, fold, training, held, digest)
+                load_start(network, variant, start)
+            starts[fold] = start
+    frames = cache.frames(training, frame_of(variant), known, root / "cache")
     store = LogitStore.create(
         folder / "oof.zarr",
         training.names,
@@ -126,7 +131,7 @@ def _tasks(
             truth=known,
             frames=frames,
             variant=variant,
-            recipe=recipe,
+            recipe=replace(recipe, init_from=starts[fold].identity) if fold in starts else recipe,
             fold=fold,
             train=np.flatnonzero(column != fold),
             held_out=np.flatnonzero(column == fold),
@@ -136,6 +141,7 @@ def _tasks(
             seed=seed,
             workers=workers,
             devices=devices,
+            start=starts[fold].folder if fold in starts else None,
         )
         for fold in folds
     ]
@@ -151,7 +157,7 @@ def _done_line(manifest: dict[str, Any]) -> str:
 def _run(tasks: list[FoldTask], jobs: int) -> None:
     if jobs == 1:
         for task in tasks:
-            print(f"{task.variant.name} fold {task.fold}")
+            print(f"{task.label}, from {task.recipe.init_from}" if task.start else task.label)
             # a log or a pipe gets a line an epoch
             run_fold(replace(task, bar=sys.stdout.isatty()))
         return
@@ -187,6 +193,7 @@ def main(
     accumulate: int = 0,
     learning_rate: float = 0.0,
     weights: Literal["", "imagenet", "none"] = "",
+    init_from: Path | None = None,
     folds: int = split.FOLDS,
     folds_csv: Path | None = None,
     seed: int = 0,
@@ -210,6 +217,8 @@ def main(
         accumulate: batches a step, instead of the recipe's.
         learning_rate: instead of the recipe's.
         weights: the encoders' starting weights, instead of each variant's own.
+        init_from: start from the weights of a finished run of the same network, of any size: a variant's run folder
+            (fold k from its fold k), or one fold's. Refused where they have seen what a fold holds out.
         folds: number of folds of a new split.
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the split, the weights, the order and the augmentation.
@@ -239,12 +248,13 @@ def main(
     if cluster:
         # other machines have other working folders
         runs, data = runs.absolute(), data.absolute()
+        init_from = init_from.absolute() if init_from else None
     root = runs / facts.name
     for each, plan in zip(variants, plans, strict=True):
         check_plan(each, plan, facts.size)
         if not each.fitted:
             check_devices(plan, devices)
-        if each.weights != "none" and not (root / each.name).exists():
+        if each.weights != "none" and not init_from and not (root / each.name).exists():
             # downloads what the folds will start from, or says at once that it cannot be had
             build(each)
     training = find_training_set(facts, data)
@@ -256,7 +266,7 @@ def main(
     chosen = split.parse_folds(fold, count)
     waiting: list[FoldTask] = []
     for each, plan in zip(variants, plans, strict=True):
-        for task in _tasks(each, plan, chosen, training, known, table, root, seed, workers, devices):
+        for task in _tasks(each, plan, chosen, training, known, table, root, seed, workers, devices, init_from):
             if _is_done(task):
                 print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")
             else:

@@ -41,6 +41,19 @@ def load_variant(folder: Path) -> Variant:
         raise UserError(f"{path} does not describe a variant ({error}): train the fold again.") from None
 
 
+def parse_weights(data: bytes, folder: Path) -> dict[str, torch.Tensor]:
+    """A network's state from the bytes of the weights file in `folder`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        path = folder / WEIGHTS_FILE
+        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): train the fold again.") from None
+
+
 def load(folder: Path) -> tuple[torch.nn.Module, Variant]:
     """The network that `save` wrote, in evaluation mode on the CPU, and its variant.
 
@@ -51,9 +64,9 @@ def load(folder: Path) -> tuple[torch.nn.Module, Variant]:
     network = build(variant, pretrained=False)
     path = folder / WEIGHTS_FILE
     try:
-        network.load_state_dict(safetensors.torch.load_file(path))
+        network.load_state_dict(parse_weights(path.read_bytes(), folder))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the fold first (make fold V=... F=...).") from None
-    except (safetensors.SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): train the fold again.") from None
     return network.eval(), variant

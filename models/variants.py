@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from command_line import UserError
@@ -103,20 +103,24 @@ def _three_sizes(name: str, architecture: str, encoder: str) -> tuple[Variant, .
     )
 
 
+_UNET_MOBILENETV3 = Variant(
+    name="unet-mobilenetv3",
+    network="smp",
+    architecture="Unet",
+    encoder="tu-mobilenetv3_small_050",
+    options={"decoder_channels": (64, 48, 32, 16, 8)},
+    size=(160, 256),
+    recipe="demo",
+)
+
 VARIANTS = {
     v.name: v
     for v in (
         # small enough for a CPU
         Variant(name="average-mask", network="average-mask", size=(320, 480), recipe="fitted", tta=(), fitted=True),
-        Variant(
-            name="unet-mobilenetv3",
-            network="smp",
-            architecture="Unet",
-            encoder="tu-mobilenetv3_small_050",
-            options={"decoder_channels": (64, 48, 32, 16, 8)},
-            size=(160, 256),
-            recipe="demo",
-        ),
+        _UNET_MOBILENETV3,
+        # the same network at twice the resolution, to go on from the one above (--init-from)
+        replace(_UNET_MOBILENETV3, name="unet-mobilenetv3-320x512", size=(320, 512), recipe="cpu-higher"),
         Variant(
             name="fpn-regnetx",
             network="smp",

@@ -10,7 +10,6 @@ from competition import COMPETITIONS
 from ensemble import tta
 from folds import cache, split
 from folds.images import find_training_set
-from folds.train import folds_digest
 from kernels import rle
 from models import checkpoint
 from models.tta import IDENTITY, TRANSFORMS, find_transform
@@ -26,7 +25,7 @@ def trained(ellipses: Path, tmp_path: Path) -> tuple[Path, Path]:
     root = tmp_path / "runs" / "carvana"
     known = cache.truth(training, root / "cache", jobs=1)
     table = split.find_or_make(root / "folds.csv", training, known.areas_px, own=None, folds=2, seed=0)
-    save_member(root, UNET, data_digest=training.digest, folds_digest=folds_digest(table))
+    save_member(root, UNET, data_digest=training.digest, folds_digest=split.digest(table))
     return ellipses, root.parent
 
 
