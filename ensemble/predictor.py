@@ -141,8 +141,8 @@ def predict(
 
     Raises:
         UnreadableImagesError: images could not be read: all others are completed first.
-        UserError: the store holds other images or another training's logits; or a network gives NaN; or processes
-            keep dying, or the cluster cannot be used.
+        UserError: the store holds other images (names, or a folder of another name) or another training's logits; or
+            a network gives NaN; or processes keep dying, or the cluster cannot be used.
     """
     kept = LogitStore.create(
         store or member.folder / TEST_STORE,
@@ -152,6 +152,8 @@ def predict(
         heads=[head.name for head in member.variant.heads],
         tta=list(member.variant.tta),
         weights_digest=member.weights_digest,
+        # another folder may hold other images of the same names: Carvana's test and test_hq
+        images=folder.absolute().name,
     )
     damaged = kept.verify()
     if damaged:
