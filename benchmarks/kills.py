@@ -1,7 +1,7 @@
 """`python -m benchmarks.kills`: prediction killed at random moments and resumed, against one that never was.
 
-Each process is killed (SIGKILL) at a moment drawn evenly from a time in which it could have done twice its share, so
-that the kills fall into reading, passing, packing and writing alike. Then one and two processes are compared.
+Each process is killed (SIGKILL) when a number of images drawn by chance is stored, and a moment drawn by chance later,
+so that the kills fall into reading, passing, packing and writing alike. Then one and two processes are compared.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from ensemble.predictor import predict
 from models.frame import decode
 from models.variants import find_variant
 
+# a forward pass and the writing of its images take about as long
+_LATER_S = 0.3
+
 _CHILD = """
 import sys
 from pathlib import Path
@@ -46,8 +49,9 @@ def chunks(store: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.glob("c.*.0")}
 
 
-def killed_after(member: Member, folder: Path, store: Path, size: Size, delay_s: float) -> bool:
-    """Predict in a process of its own and kill it so long after it is ready; False if it was through before."""
+def killed_at(member: Member, folder: Path, store: Path, size: Size, goal: int, delay_s: float) -> bool:
+    """Predict in a process of its own and kill it so long after it has stored `goal` images in all; False if it was
+    through before."""
     words = [str(member.folder.parent), str(folder), str(store), *map(str, size), member.name]
     home = Path(__file__).parent.parent
     with subprocess.Popen(
@@ -56,6 +60,8 @@ def killed_after(member: Member, folder: Path, store: Path, size: Size, delay_s:
         assert child.stdout is not None
         if child.stdout.readline() != b"ready\n":
             raise UserError("the process that is to be killed did not start: run python -m ensemble.plan to see why.")
+        while child.poll() is None and sum(1 for _ in store.glob("c.*.0")) < goal:
+            time.sleep(0.001)
         time.sleep(delay_s)
         alive = child.poll() is None
         child.send_signal(signal.SIGKILL)
@@ -83,20 +89,19 @@ def main(images: Path = Path("data/studio/test"), count: int = 400, kills: int =
         for k, name in enumerate(names):
             (folder / name).symlink_to(paths[k % len(paths)].resolve())
         member = random_member(root, find_variant(SMALL[0]))
-        start = time.perf_counter()
         expected = chunks(predict(member, names, folder, size, store=root / "whole.zarr").path)
-        whole_s = time.perf_counter() - start
 
         rng = random.Random(seed)
-        store, done = root / "killed.zarr", []
-        for _ in range(kills):
-            alive = killed_after(member, folder, store, size, rng.uniform(0, 2 * whole_s / kills))
+        store, done = root / "killed.zarr", [0]
+        for left in range(kills, 0, -1):
+            goal = done[-1] + rng.randint(0, (count - done[-1]) // (left + 1))
+            alive = killed_at(member, folder, store, size, goal, rng.uniform(0, _LATER_S))
             done.append(len(chunks(store)))
             if not alive:
                 raise UserError(f"the prediction was through after {len(done)} processes: take more images (--count).")
         predict(member, names, folder, size, store=store)
         same = chunks(store) == expected
-        print(f"killed {kills} times, with {', '.join(map(str, done))} of {count} images stored; resumed: ", end="")
+        print(f"killed {kills} times, with {', '.join(map(str, done[1:]))} of {count} images stored; resumed: ", end="")
         print("the same bytes" if same else "OTHER BYTES")
         shutil.rmtree(store)
         two = chunks(predict(member, names, folder, size, store=root / "two.zarr", jobs=2).path) == expected

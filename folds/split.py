@@ -72,6 +72,8 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFr
     """
     if not {"image", "fold"} <= set(table.columns):
         raise UserError(f"{source} needs the columns image and fold; it has {', '.join(map(str, table.columns))}.")
+    if table["image"].isna().any():
+        raise UserError(f"{source} has a row without an image name (row {int(table['image'].isna().argmax()) + 1}).")
     doubles = table["image"][table["image"].duplicated()]
     if len(doubles):
         raise UserError(f"{source} lists {doubles.iloc[0]} twice: keep one row an image.")
@@ -89,9 +91,10 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFr
         bad = table.loc[fold.isna() | (fold < 0) | (fold % 1 != 0)].iloc[0]
         raise UserError(f"{source} puts {bad['image']} into fold {bad['fold']!r}: folds are numbered 0, 1, 2, ...")
     table["fold"] = fold.astype(np.int64)
-    empty = sorted(set(range(int(table["fold"].max()) + 1)) - set(table["fold"]))
-    if empty or table["fold"].max() == 0:
-        raise UserError(f"{source} leaves fold {empty[0] if empty else 1} empty: number the folds 0, 1, 2, ...")
+    present = np.unique(table["fold"])
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if len(gaps) or len(present) == 1:
+        raise UserError(f"{source} leaves fold {gaps[0] if len(gaps) else 1} empty: number the folds 0, 1, 2, ...")
     table["group"] = training.groups()
     spread = table.groupby("group")["fold"].nunique()
     leaks = list(spread[spread > 1].index)

@@ -12,7 +12,7 @@ import tyro
 from command_line import UserError, program
 from competition import Competition, find_competition
 from kernels.rle import parse
-from submit.writer import open_rows
+from submit.writer import open_rows, split_row
 
 _SHOWN = 20
 
@@ -44,11 +44,15 @@ class Report:
         if len(self.first) < _SHOWN:
             self.first.append(sentence)
 
+    def counted(self) -> str:
+        """The number of faults, for people."""
+        return f"{self.faults} fault{'' if self.faults == 1 else 's'}"
+
     def __str__(self) -> str:
         if self.ok:
             return f"{self.path}: {self.rows} rows, no fault"
         more = f"\n... and {self.faults - len(self.first)} more" if self.faults > len(self.first) else ""
-        return f"{self.path}: {self.faults} faults in {self.rows} rows\n" + "\n".join(self.first) + more
+        return f"{self.path}: {self.counted()} in {self.rows} rows\n" + "\n".join(self.first) + more
 
 
 def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Report:
@@ -70,16 +74,15 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
     seen = bytearray(len(names))
     before = -1
     with open_rows(path) as lines:
-        header = lines.readline().rstrip(b"\r\n").decode("utf-8", "replace")
+        header = b"".join(split_row(lines.readline())).decode("utf-8", "replace")
         if header != ",".join(competition.header):
             report.add(f"header: {header[:80]!r}, expected {','.join(competition.header)!r}")
         for row, line in enumerate(lines, 1):
             report.rows = row
-            content = line.rstrip(b"\r\n")
-            if not content:
+            raw, comma, text = split_row(line)
+            if not raw and not comma:
                 report.add(f"row {row}: the line is empty")
                 continue
-            raw, comma, text = content.partition(b",")
             name = raw.decode("utf-8", "replace")
             place = position.get(name)
             where = f"row {row} ({name[:60]})"
@@ -148,7 +151,7 @@ def main(
     report = check(file, competition=facts, names=names)
     print(report)
     if not report.ok:
-        raise UserError(f"{file} is not fit to be submitted: {report.faults} faults.")
+        raise UserError(f"{file} is not fit to be submitted: {report.counted()}.")
 
 
 if __name__ == "__main__":
