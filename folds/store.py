@@ -28,6 +28,14 @@ _CRC_BYTES = 4
 # of new stores: half the time of zstd's own choice, 3, for 0.3 % more bytes
 _ZSTD_LEVEL = 1
 _PARTIAL = ".partial"
+# attributes in words
+_MEANING = {
+    "names": "image names",
+    "data_digest": "images or masks",
+    "folds_digest": "folds",
+    "weights_digest": "weights, before the variant was trained again",
+    "tta": "test-time augmentation",
+}
 _LEFTOVER_S = 3600
 _READERS = 4
 
@@ -101,7 +109,8 @@ class LogitStore:
                 if found.get(key, value) != value:
                     shown = "" if key == "names" else f" ({found[key]!r}, now {value!r})"
                     raise UserError(
-                        f"{path} was written with other {key}{shown}: remove the folder, or choose another runs folder."
+                        f"{path} was written with other {_MEANING.get(key, key)}{shown}: remove the folder, or choose "
+                        "another runs folder."
                     )
             return store
         if len(set(names)) != len(names):

@@ -187,7 +187,7 @@ def main(
     accumulate: int = 0,
     learning_rate: float = 0.0,
     weights: Literal["", "imagenet", "none"] = "",
-    folds: int = split.FOLDS,
+    folds: int = 0,
     folds_csv: Path | None = None,
     seed: int = 0,
     jobs: int = 0,
@@ -210,7 +210,7 @@ def main(
         accumulate: batches a step, instead of the recipe's.
         learning_rate: instead of the recipe's.
         weights: the encoders' starting weights, instead of each variant's own.
-        folds: number of folds of a new split.
+        folds: number of folds of a new split; 0 makes 5.
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the split, the weights, the order and the augmentation.
         jobs: folds trained at once; by default one a GPU, else one a core.

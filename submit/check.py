@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,18 +113,22 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
     """Image names of `sample_submission.csv`, in order.
 
     Raises:
-        UserError: the file is missing, or is no sample submission.
+        UserError: the file is missing, is no sample submission, or names an image twice.
     """
     path = data / competition.sample_file
     try:
-        header, *rows = path.read_text().splitlines()
+        header, *rows = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it fixes the rows of a submission and their order; copy it.") from None
     except (UnicodeDecodeError, ValueError):
         raise UserError(f"{path} is not a sample submission: copy it again.") from None
-    if tuple(header.split(",")) != competition.header:
+    if b"".join(split_row(header.encode())).decode() != ",".join(competition.header):
         raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: copy it again.")
-    return [row.partition(",")[0] for row in rows if row]
+    names = [split_row(row.encode())[0].decode() for row in rows if row]
+    if len(set(names)) < len(names):
+        double = next(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(f"{path} names {double} twice: copy it again.")
+    return names
 
 
 @program

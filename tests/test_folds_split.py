@@ -103,6 +103,9 @@ def test_an_own_table_is_taken_unless_runs_follow_another(tmp_path: Path) -> Non
     split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=None, folds=3)
     with pytest.raises(UserError, match="differs"):
         split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=own)
+    assert split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=None)["fold"].max() == 2
+    with pytest.raises(UserError, match=r"b/folds\.csv has 3 folds, not 4"):
+        split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=None, folds=4)
     with pytest.raises(UserError, match="is missing"):
         split.read(tmp_path / "none.csv", TRAINING)
 

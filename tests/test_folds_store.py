@@ -133,7 +133,7 @@ def test_it_opens_again_for_the_same_and_refuses_other_uses(tmp_path: Path) -> N
     assert pickle.loads(pickle.dumps(store)).missing() == NAMES[1:]
     with pytest.raises(UserError, match="other variant"):
         make(tmp_path, variant="w")
-    with pytest.raises(UserError, match="other names"):
+    with pytest.raises(UserError, match="other image names"):
         LogitStore.create(store.path, NAMES[:-1], SHAPE, variant="v")
     with pytest.raises(UserError, match="is not there"):
         LogitStore.open(tmp_path / "none.zarr")

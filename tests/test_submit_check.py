@@ -242,6 +242,12 @@ def test_sample_names(tmp_path: Path) -> None:
         sample_names(tmp_path, FACTS)
     sample(tmp_path, NAMES)
     assert sample_names(tmp_path, FACTS) == NAMES
+    text = "img,rle_mask\n" + "".join(f'"{name}","1 1"\n' for name in NAMES)
+    (tmp_path / "sample_submission.csv").write_text(text.replace("\n", "\r\n"), encoding="utf-8-sig")
+    assert sample_names(tmp_path, FACTS) == NAMES
+    sample(tmp_path, [*NAMES, NAMES[4]])
+    with pytest.raises(UserError, match=f"names {NAMES[4]} twice"):
+        sample_names(tmp_path, FACTS)
     (tmp_path / "sample_submission.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="begins with 'a,b'"):
         sample_names(tmp_path, FACTS)
