@@ -67,10 +67,7 @@ class _Task:
     share: Share
 
     def load(self, place: Place) -> np.ndarray:
-        try:
-            return self.member.frame.load(self.folder / place.name, self.size)[0]
-        except FileNotFoundError:
-            raise UserError(f"{self.folder / place.name} is missing: copy it there.") from None
+        return self.member.frame.load(self.folder / place.name, self.size)[0]
 
     def run(self, parts: Sequence[Sequence[str]], bar: tqdm | None = None, lanes: Lanes | None = None) -> list[_Fault]:
         """Predict what is missing of some parts of the list of images; returns the images that cannot be read."""

@@ -144,12 +144,14 @@ class LogitStore:
         """Open an existing store.
 
         Raises:
-            UserError: there is none, or it is of another format.
+            UserError: there is none, it is damaged, or it is of another format.
         """
         try:
             array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
         except (FileNotFoundError, zarr.errors.NodeNotFoundError):
             raise UserError(f"{path} is not there: train the variant first (make folds V=...).") from None
+        except ValueError:
+            raise UserError(f"{path / 'zarr.json'} is damaged: remove the folder and make it again.") from None
         if array.attrs.get("format") != FORMAT:
             raise UserError(f"{path} is not a logit store of format {FORMAT}: remove the folder and make it again.")
         return LogitStore(path, array)

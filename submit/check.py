@@ -113,7 +113,7 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
     """Image names of `sample_submission.csv`, in order.
 
     Raises:
-        UserError: the file is missing, is no sample submission, or names an image twice.
+        UserError: the file is missing, is no sample submission, or names no image, or one twice.
     """
     path = data / competition.sample_file
     try:
@@ -125,6 +125,8 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
     if b"".join(split_row(header.encode())).decode() != ",".join(competition.header):
         raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: copy it again.")
     names = [split_row(row.encode())[0].decode() for row in rows if row]
+    if not names:
+        raise UserError(f"{path} names no image: copy it again.")
     if len(set(names)) < len(names):
         double = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"{path} names {double} twice: copy it again.")

@@ -137,6 +137,9 @@ def test_it_opens_again_for_the_same_and_refuses_other_uses(tmp_path: Path) -> N
         LogitStore.create(store.path, NAMES[:-1], SHAPE, variant="v")
     with pytest.raises(UserError, match="is not there"):
         LogitStore.open(tmp_path / "none.zarr")
+    (store.path / "zarr.json").write_text("{")
+    with pytest.raises(UserError, match=r"zarr\.json is damaged"):
+        LogitStore.open(store.path)
     with pytest.raises(UserError, match="twice"):
         LogitStore.create(tmp_path / "b.zarr", ["a", "a"], SHAPE)
 
