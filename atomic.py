@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from command_line import UserError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -39,3 +41,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path, cure: str) -> Any:
+    """What `write_json` wrote.
+
+    Args:
+        path: the file.
+        cure: what to do where it is damaged, as the end of a sentence.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        UserError: it is damaged, by whatever else than us.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is damaged: {cure}.") from None

@@ -58,8 +58,9 @@ class Competition:
     def _match(self, name: str) -> re.Match[str]:
         match = re.fullmatch(self.name_pattern, name)
         if match is None:
+            expected = re.sub(r"\?P<\w+>", "", self.name_pattern)
             raise UserError(
-                f"{name!r} is not an image name of the {self.name} competition (expected {self.name_pattern}): "
+                f"{name!r} is not an image name of the {self.name} competition (expected {expected}): "
                 "rename the file or take it out of the folder."
             )
         return match

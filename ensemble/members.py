@@ -72,7 +72,13 @@ def _member(folder: Path, fold_count: int) -> Member:
         if manifest is None:
             raise UserError(f"{fold} is not trained: make fold V={folder.name} F={k}.")
         manifests.append(manifest)
-        digest.update((fold / checkpoint.WEIGHTS_FILE).read_bytes())
+        try:
+            digest.update((fold / checkpoint.WEIGHTS_FILE).read_bytes())
+        except FileNotFoundError:
+            raise UserError(
+                f"{fold} has lost its {checkpoint.WEIGHTS_FILE}: put it back, or remove the folder and train it again "
+                f"(make fold V={folder.name} F={k})."
+            ) from None
     for key, what in (("folds_digest", "folds"), ("data_digest", "data")):
         if len({m[key] for m in manifests}) > 1:
             raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -161,7 +160,9 @@ def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, Use
         return source.parent, [source.name], []
     if not source.is_dir():
         raise UserError(f"{source} is missing: name a photograph or a folder of photographs (IMAGES=...).")
-    files = sorted(entry for entry in source.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    # a link to nothing is a photograph that is missing
+    entries = (entry for entry in source.iterdir() if entry.is_file() or not entry.exists())
+    files = sorted(entry for entry in entries if not entry.name.startswith("."))
     names = [entry.name for entry in files if entry.suffix.lower() in SUFFIXES]
     others = [
         (entry.name, UserError(f"{entry} is not a photograph ({', '.join(SUFFIXES)}): take it out of the folder."))
@@ -205,8 +206,10 @@ def main(
     folder, names, strangers = list_photographs(images)
     if out.resolve() == folder.resolve():
         raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
-    if (out / STATE_FILE).exists() and json.loads((out / STATE_FILE).read_text()) != mixture.state():
-        raise UserError(f"{out} holds masks of another blend or variant: choose another folder (OUT=...), or empty it.")
+    if (out / STATE_FILE).exists():
+        cure = "choose another folder (OUT=...), or empty it"
+        if atomic.read_json(out / STATE_FILE, cure) != mixture.state():
+            raise UserError(f"{out} holds masks of another blend or variant: {cure}.")
     atomic.write_json(out / STATE_FILE, mixture.state())
     frames = [member.frame for member in mixture.members]
 
@@ -239,7 +242,8 @@ def main(
                 lane_setup=lanes.set_up,
             )
     unreadable = [*strangers, *((place.name, fault) for place, fault in faults)]
-    print(f"{out}: masks of {len(names) - len(faults)} photographs, {len(names) - len(missing)} of them from before")
+    done = len(names) - len(faults)
+    print(f"{out}: {done} mask{'' if done == 1 else 's'}, {len(names) - len(missing)} of them from before")
     raise_unreadable(unreadable, len(names) + len(strangers), "done")
 
 

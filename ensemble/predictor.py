@@ -67,10 +67,7 @@ class _Task:
     share: Share
 
     def load(self, place: Place) -> np.ndarray:
-        try:
-            return self.member.frame.load(self.folder / place.name, self.size)[0]
-        except FileNotFoundError:
-            raise UserError(f"{self.folder / place.name} is missing: copy it there.") from None
+        return self.member.frame.load(self.folder / place.name, self.size)[0]
 
     def run(self, parts: Sequence[Sequence[str]], bar: tqdm | None = None, lanes: Lanes | None = None) -> list[_Fault]:
         """Predict what is missing of some parts of the list of images; returns the images that cannot be read."""
@@ -141,8 +138,8 @@ def predict(
 
     Raises:
         UnreadableImagesError: images could not be read: all others are completed first.
-        UserError: the store holds other images or another training's logits; or a network gives NaN; or processes
-            keep dying, or the cluster cannot be used.
+        UserError: the store holds other images (names, or a folder of another name) or another training's logits; or
+            a network gives NaN; or processes keep dying, or the cluster cannot be used.
     """
     kept = LogitStore.create(
         store or member.folder / TEST_STORE,
@@ -152,6 +149,8 @@ def predict(
         heads=[head.name for head in member.variant.heads],
         tta=list(member.variant.tta),
         weights_digest=member.weights_digest,
+        # another folder may hold other images of the same names: Carvana's test and test_hq
+        images=folder.absolute().name,
     )
     damaged = kept.verify()
     if damaged:

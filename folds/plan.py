@@ -39,9 +39,8 @@ def plan_of(variant: Variant, recipe: str, changes: dict[str, Any]) -> Recipe:
     Raises:
         UserError: no recipe has that name.
     """
-    if variant.fitted:
-        return find_recipe(variant.recipe)
-    return replace(find_recipe(recipe or variant.recipe), **changes)
+    found = find_recipe(recipe or variant.recipe)
+    return find_recipe(variant.recipe) if variant.fitted else replace(found, **changes)
 
 
 def with_weights(variant: Variant, weights: Literal["", "imagenet", "none"]) -> Variant:

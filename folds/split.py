@@ -83,6 +83,8 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFr
     """
     if not {"image", "fold"} <= set(table.columns):
         raise UserError(f"{source} needs the columns image and fold; it has {', '.join(map(str, table.columns))}.")
+    if table["image"].isna().any():
+        raise UserError(f"{source} has a row without an image name (row {int(table['image'].isna().argmax()) + 1}).")
     doubles = table["image"][table["image"].duplicated()]
     if len(doubles):
         raise UserError(f"{source} lists {doubles.iloc[0]} twice: keep one row an image.")
@@ -92,7 +94,7 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFr
         what = f"lacks {lacking[0]}" if lacking else f"lists {unknown[0]}, which is not in {training.data}"
         raise UserError(
             f"{source} {what} ({len(lacking)} images lacking, {len(unknown)} unknown): it was made for other data; "
-            "remove it to have a new split made, or choose another runs folder."
+            "mend its rows, remove it to have a new split made, or choose another runs folder."
         )
     table = table.set_index("image").loc[list(training.names)].reset_index()
     fold = pd.to_numeric(table["fold"], errors="coerce")
@@ -100,9 +102,10 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFr
         bad = table.loc[fold.isna() | (fold < 0) | (fold % 1 != 0)].iloc[0]
         raise UserError(f"{source} puts {bad['image']} into fold {bad['fold']!r}: folds are numbered 0, 1, 2, ...")
     table["fold"] = fold.astype(np.int64)
-    empty = sorted(set(range(int(table["fold"].max()) + 1)) - set(table["fold"]))
-    if empty or table["fold"].max() == 0:
-        raise UserError(f"{source} leaves fold {empty[0] if empty else 1} empty: number the folds 0, 1, 2, ...")
+    present = np.unique(table["fold"])
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if len(gaps) or len(present) == 1:
+        raise UserError(f"{source} leaves fold {gaps[0] if len(gaps) else 1} empty: number the folds 0, 1, 2, ...")
     table["group"] = training.groups()
     spread = table.groupby("group")["fold"].nunique()
     leaks = list(spread[spread > 1].index)
@@ -127,7 +130,7 @@ def read(path: Path, training: TrainingSet) -> pd.DataFrame:
 
 
 def find_or_make(
-    path: Path, training: TrainingSet, areas_px: np.ndarray, *, own: Path | None, folds: int = FOLDS, seed: int = 0
+    path: Path, training: TrainingSet, areas_px: np.ndarray, *, own: Path | None, folds: int = 0, seed: int = 0
 ) -> pd.DataFrame:
     """The fold table of a runs folder, made at the first call.
 
@@ -136,24 +139,32 @@ def find_or_make(
         training: the images.
         areas_px: (N,) mask areas in pixels, in the order of `training.names`.
         own: a user's own table, used instead of a new split; it must agree with a table that is already there.
-        folds, seed: of a new split.
+        folds: that the table must have; 0 takes what it has, and FOLDS for a new one.
+        seed: of a new split.
 
     Returns:
         The table, columns image, group, fold, area_px, in the order of `training.names`.
 
     Raises:
-        UserError: as `check`; or `own` differs from the table that runs were already trained on.
+        UserError: as `check`; or `own` differs from the table that runs were already trained on; or a table has
+            another number of folds.
     """
+    source = own or path
+    if own is not None or path.exists():
+        table = read(source, training)
+        if folds not in (0, count := int(table["fold"].max()) + 1):
+            raise UserError(
+                f"{source} has {count} folds, not {folds}: leave --folds out, or choose another runs folder."
+            )
     if own is not None:
-        table = read(own, training)
         if path.exists() and not (read(path, training)["fold"] == table["fold"]).all():
             raise UserError(
                 f"{own} differs from {path}, which earlier runs were trained on: choose another runs folder."
             )
     elif path.exists():
-        return read(path, training)
+        return table
     else:
-        fold = split_groups(training.groups(), areas_px, folds=folds, seed=seed)
+        fold = split_groups(training.groups(), areas_px, folds=folds or FOLDS, seed=seed)
         table = check(pd.DataFrame({"image": training.names, "fold": fold}), training, path)
     table["area_px"] = areas_px
     with atomic.replacing(path) as temporary:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import atomic
 from folds.cache import Frames, Truth
 from folds.images import TrainingSet
 from folds.recipes import Recipe
@@ -17,6 +17,7 @@ from models.variants import Variant
 MANIFEST_FILE = "manifest.json"
 RECIPE_FILE = "recipe.json"
 _RESUME_DIR = "resume"
+_CURE = "put a good copy back, or remove the folder that it is in and train the fold again"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class FoldTask:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a completed fold; None where there is none."""
     try:
-        value: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text())
+        value: dict[str, Any] = atomic.read_json(folder / MANIFEST_FILE, _CURE)
     except FileNotFoundError:
         return None
     return value
@@ -84,7 +85,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def read_recipe(folder: Path) -> dict[str, Any] | None:
     """The recipe that a fold was begun with, whole as today's; None where there is none."""
     try:
-        value: dict[str, Any] = json.loads((folder / RECIPE_FILE).read_text())
+        value: dict[str, Any] = atomic.read_json(folder / RECIPE_FILE, _CURE)
     except FileNotFoundError:
         return None
     # one from before a field existed was trained with what is now its default

@@ -194,7 +194,7 @@ def main(
     learning_rate: float = 0.0,
     weights: Literal["", "imagenet", "none"] = "",
     init_from: Path | None = None,
-    folds: int = split.FOLDS,
+    folds: int = 0,
     folds_csv: Path | None = None,
     seed: int = 0,
     jobs: int = 0,
@@ -219,7 +219,7 @@ def main(
         weights: the encoders' starting weights, instead of each variant's own.
         init_from: start from the weights of a finished run of the same network, of any size: a variant's run folder
             (fold k from its fold k), or one fold's. Refused where they have seen what a fold holds out.
-        folds: number of folds of a new split.
+        folds: number of folds of a new split; 0 makes 5.
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the split, the weights, the order and the augmentation.
         jobs: folds trained at once; by default one a GPU, else one a core.

@@ -133,13 +133,20 @@ def encode_logits_text(logits: np.ndarray, *, threshold: float = 0.0, order: Ord
 
 def _checked_runs(runs: _Array, total_px: int | None) -> _Array:
     """Runs as C-contiguous int64. Raises ValueError as `parse`."""
-    runs = np.ascontiguousarray(runs, np.int64)
     if runs.ndim != 2 or runs.shape[1] != 2:
         raise ValueError(f"runs must have the shape (R, 2), not {runs.shape}")
+    if len(runs) and not np.issubdtype(runs.dtype, np.integer):
+        raise ValueError(f"runs must be whole numbers, not {runs.dtype}")
+    runs = np.ascontiguousarray(runs, np.int64)
     if len(runs) == 0:
         return runs
     starts, ends = runs[:, 0], runs[:, 0] + runs[:, 1]
-    for bad, what in ((starts < 1, "starts below pixel 1"), (runs[:, 1] < 1, "is not at least 1 px long")):
+    for bad, what in (
+        (starts < 1, "starts below pixel 1"),
+        (runs[:, 1] < 1, "is not at least 1 px long"),
+        # past what 64 bits hold, the sum comes out negative
+        (ends < starts, "ends beyond 64 bits"),
+    ):
         if bad.any():
             at = int(bad.argmax())
             raise ValueError(f"run {at + 1} ({starts[at]} {runs[at, 1]}) {what}")

@@ -41,7 +41,13 @@ def _jpeg_size(data: bytes) -> Size | None:
 
 
 def _read(path: Path) -> bytes:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: copy it there.") from None
+    except OSError as error:
+        # one bad file or disk block must not end a run over thousands
+        raise UserError(f"{path} cannot be read ({error.strerror}): allow it, or copy the file again.") from None
     # OpenCV fills what a truncated JPEG lacks with grey and says nothing
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-_TAIL_BYTES:]:
         raise UserError(f"{path} is cut off (no end-of-image marker): copy the file again.")
@@ -89,7 +95,7 @@ def decode(path: Path, at_least: Size | None = None) -> tuple[np.ndarray, Size]:
         (h, w, 3) uint8 RGB, and the image's full size (height, width) in pixels.
 
     Raises:
-        UserError: not an image, or cut off; the message names the file.
+        UserError: missing, refused, not an image, or cut off; the message names the file.
     """
     data = _read(path)
     return _decoded(path, data, _reduction(data, at_least))
@@ -123,7 +129,8 @@ class Frame:
             (h, w, 3) uint8 RGB at the network's size, and the image's full size.
 
         Raises:
-            UserError: unreadable, cut off, of another size than `expected`, or too large for a network that pads.
+            UserError: missing, unreadable, cut off, of another size than `expected`, or too large for a network that
+                pads.
         """
         inputs, full = load_for([self], path, expected)
         return inputs[self], full

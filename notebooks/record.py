@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,5 +40,8 @@ class Pushed:
 
 def read_all(root: Path) -> list[Pushed]:
     """All jobs of `runs/<competition>`, oldest first."""
-    found = [Pushed(**json.loads(path.read_text())) for path in (root / FOLDER).glob("*.json")]
+    found = [
+        Pushed(**atomic.read_json(path, "remove it; the job can still be fetched from Kaggle by hand"))
+        for path in (root / FOLDER).glob("*.json")
+    ]
     return sorted(found, key=lambda job: job.when)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 from command_line import UserError, program
 from competition import Competition, find_competition
 from kernels.rle import parse
-from submit.writer import open_rows
+from submit.writer import open_rows, split_row
 
 _SHOWN = 20
 
@@ -44,11 +45,15 @@ class Report:
         if len(self.first) < _SHOWN:
             self.first.append(sentence)
 
+    def counted(self) -> str:
+        """The number of faults, for people."""
+        return f"{self.faults} fault{'' if self.faults == 1 else 's'}"
+
     def __str__(self) -> str:
         if self.ok:
             return f"{self.path}: {self.rows} rows, no fault"
         more = f"\n... and {self.faults - len(self.first)} more" if self.faults > len(self.first) else ""
-        return f"{self.path}: {self.faults} faults in {self.rows} rows\n" + "\n".join(self.first) + more
+        return f"{self.path}: {self.counted()} in {self.rows} rows\n" + "\n".join(self.first) + more
 
 
 def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Report:
@@ -70,16 +75,15 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
     seen = bytearray(len(names))
     before = -1
     with open_rows(path) as lines:
-        header = lines.readline().rstrip(b"\r\n").decode("utf-8", "replace")
+        header = b"".join(split_row(lines.readline())).decode("utf-8", "replace")
         if header != ",".join(competition.header):
             report.add(f"header: {header[:80]!r}, expected {','.join(competition.header)!r}")
         for row, line in enumerate(lines, 1):
             report.rows = row
-            content = line.rstrip(b"\r\n")
-            if not content:
+            raw, comma, text = split_row(line)
+            if not raw and not comma:
                 report.add(f"row {row}: the line is empty")
                 continue
-            raw, comma, text = content.partition(b",")
             name = raw.decode("utf-8", "replace")
             place = position.get(name)
             where = f"row {row} ({name[:60]})"
@@ -109,18 +113,24 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
     """Image names of `sample_submission.csv`, in order.
 
     Raises:
-        UserError: the file is missing, or is no sample submission.
+        UserError: the file is missing, is no sample submission, or names no image, or one twice.
     """
     path = data / competition.sample_file
     try:
-        header, *rows = path.read_text().splitlines()
+        header, *rows = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it fixes the rows of a submission and their order; copy it.") from None
     except (UnicodeDecodeError, ValueError):
         raise UserError(f"{path} is not a sample submission: copy it again.") from None
-    if tuple(header.split(",")) != competition.header:
+    if b"".join(split_row(header.encode())).decode() != ",".join(competition.header):
         raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: copy it again.")
-    return [row.partition(",")[0] for row in rows if row]
+    names = [split_row(row.encode())[0].decode() for row in rows if row]
+    if not names:
+        raise UserError(f"{path} names no image: copy it again.")
+    if len(set(names)) < len(names):
+        double = next(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(f"{path} names {double} twice: copy it again.")
+    return names
 
 
 @program
@@ -148,7 +158,7 @@ def main(
     report = check(file, competition=facts, names=names)
     print(report)
     if not report.ok:
-        raise UserError(f"{file} is not fit to be submitted: {report.faults} faults.")
+        raise UserError(f"{file} is not fit to be submitted: {report.counted()}.")
 
 
 if __name__ == "__main__":

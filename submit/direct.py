@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,8 @@ from submit.stream import SubmissionStream
 
 _Fault = tuple[str, UserError]
 
+_CURE = "remove the folder that it is in"
+
 
 @dataclass(frozen=True)
 class Direct:
@@ -52,10 +53,7 @@ class Direct:
 
     def _load(self, place: Place) -> dict[Frame, np.ndarray]:
         frames = [member.frame for member in self.mixture.members]
-        try:
-            return load_for(frames, self.folder / place.name, self.stream.size)[0]
-        except FileNotFoundError:
-            raise UserError(f"{self.folder / place.name} is missing: copy it there.") from None
+        return load_for(frames, self.folder / place.name, self.stream.size)[0]
 
     def rows(
         self, shards: Sequence[int], faults: list[_Fault], lanes: Lanes | None = None, bar: tqdm | None = None
@@ -142,7 +140,7 @@ def empty_rows(stream: SubmissionStream) -> list[str]:
     """Names of the images that could not be read and have become empty rows."""
     whole = {_empty_path(stream, k) for k in set(range(stream.shard_count)) - set(stream.missing())}
     paths = sorted(path for path in stream.folder.glob("empty-*.json") if path in whole)
-    return [name for path in paths for name in json.loads(path.read_text())]
+    return [name for path in paths for name in atomic.read_json(path, _CURE)]
 
 
 def write_direct(
@@ -170,7 +168,7 @@ def write_direct(
     work = Direct(stream, mixture, folder, empty, Share.one_of(processes, bool(cluster)) if spread else Share())
     for shard in range(stream.shard_count):
         path = _empty_path(stream, shard)
-        if path.exists() and (not empty or any(work.readable(name) for name in json.loads(path.read_text()))):
+        if path.exists() and (not empty or any(work.readable(name) for name in atomic.read_json(path, _CURE))):
             stream.shard_path(shard).unlink(missing_ok=True)
             path.unlink()
     faults: list[_Fault] = []

@@ -179,6 +179,8 @@ def main(
         "postprocess": [list(repair) for repair in mixture.repairs],
         "weights_digests": {m.name: m.weights_digest for m in mixture.members},
     }
+    if images is not None:
+        fingerprint["images"] = images.absolute().name
     if mixture.vote != "logits":
         fingerprint["vote"] = mixture.vote
     if blender is None:

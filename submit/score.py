@@ -17,7 +17,7 @@ from competition import Competition, find_competition
 from folds.images import read_mask
 from kernels.dice import dice_runs
 from kernels.rle import encode, parse
-from submit.writer import open_rows
+from submit.writer import open_rows, split_row
 
 _AHEAD = 64
 # of the masks that ensemble.photographs writes
@@ -48,11 +48,15 @@ def _rows(path: Path, competition: Competition) -> Iterator[tuple[str, np.ndarra
     if path.is_dir():
         yield from _masks(path, competition)
         return
+    seen: set[bytes] = set()
     with open_rows(path) as lines:
         lines.readline()
         for row, line in enumerate(lines, 1):
-            name, _, text = line.rstrip(b"\r\n").partition(b",")
+            name, _, text = split_row(line)
             try:
+                if not name or name in seen:
+                    raise ValueError("the image stands twice" if name else "it names no image")
+                seen.add(name)
                 yield name.decode(), parse(text, size=competition.size)
             except (ValueError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}, row {row} ({name[:60]!r}): {error}; check the file (submit.check).") from None
@@ -70,7 +74,7 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
         Dice of every row. The truth may know more images than the submission has rows.
 
     Raises:
-        UserError: a row has no truth or is malformed, there is no row, or a file cannot be read.
+        UserError: a row has no truth, is malformed or stands twice, there is no row, or a file cannot be read.
     """
     size = competition.size
     if truth.is_dir():

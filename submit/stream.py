@@ -105,7 +105,7 @@ class SubmissionStream:
             "fingerprint": self.fingerprint,
         }
         path = folder / _STATE_FILE
-        if path.exists() and json.loads(path.read_text()) != state:
+        if path.exists() and atomic.read_json(path, "remove the folder that it is in") != state:
             if not restart:
                 raise UserError(
                     f"{folder} holds the shards of another submission (other images, blend or weights): remove the "

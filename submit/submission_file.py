@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,31 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError
+from submit.writer import open_rows, packing
 
 MANIFEST_FILE = "manifest.json"
 _BLOCK_BYTES = 1 << 20
 igzip: Any = _igzip  # it has no types
 
 
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
 def digests(path: Path) -> tuple[str, str]:
     """SHA-256 of a file and of the CSV in it, as hexadecimal digits; equal where it is not compressed.
 
     Raises:
-        UserError: it is missing, or its compression is damaged.
+        UserError: it is missing; or as `submit.writer.open_rows`.
     """
     file_hash, content_hash = hashlib.sha256(), hashlib.sha256()
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 file_hash.update(block)
-        if not _is_gzip(path):
+        if not packing(path):
             return file_hash.hexdigest(), file_hash.hexdigest()
-        with igzip.open(path, "rb") as content:
+        with open_rows(path) as content:
             while block := content.read(_BLOCK_BYTES):
                 content_hash.update(block)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: make the submission first (make ensemble).") from None
-    except (EOFError, zlib.error, igzip.BadGzipFile, igzip.isal_zlib.error) as error:
-        raise UserError(f"{path} is cut off or damaged ({error}): make the submission again.") from None
     return file_hash.hexdigest(), content_hash.hexdigest()
 
 
@@ -79,7 +72,7 @@ def read_manifest(path: Path, file_sha256: str, *, needed: bool) -> dict[str, An
 
 def compressed(path: Path) -> Path:
     """The file itself if it is compressed, else a compressed copy beside it; equal content gives equal bytes."""
-    if _is_gzip(path):
+    if packing(path):
         return path
     target = path.with_name(path.name + ".gz")
     with (

@@ -21,6 +21,8 @@ from submit.archive import DISK_FULL
 # single-member gzip: level 1 of isal is as small as zlib's 2 and five times as fast
 _GZIP_LEVEL = 1
 _CHUNK_BYTES = 1 << 20
+# by the end of a file's name
+_PACKINGS = {".gz": ".gz", ".zip": ".zip"}
 
 
 @contextmanager
@@ -37,6 +39,33 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
+def packing(path: Path) -> str:
+    """How a file is packed, by its first bytes: ".gz", ".zip", or "" for neither.
+
+    Raises:
+        FileNotFoundError: it is missing.
+    """
+    with path.open("rb") as file:
+        first = file.read(4)
+    return ".gz" if first[:2] == b"\x1f\x8b" else ".zip" if first in (b"PK\x03\x04", b"PK\x05\x06") else ""
+
+
+def _unquoted(field: bytes) -> bytes:
+    """A field without the quotes that some programs put around every text."""
+    quoted = len(field) > 1 and field[:1] == field[-1:] == b'"' and field.count(b'"') == 2
+    return field[1:-1] if quoted else field
+
+
+def split_row(line: bytes) -> tuple[bytes, bytes, bytes]:
+    """A line of a submission as image name, comma (empty if there is none) and the rest, quotes taken off.
+
+    >>> split_row(b'"a_01.jpg","1 2"\\r\\n')
+    (b'a_01.jpg', b',', b'1 2')
+    """
+    name, comma, text = line.rstrip(b"\r\n").partition(b",")
+    return _unquoted(name), comma, _unquoted(text)
+
+
 @contextmanager
 def open_rows(path: Path) -> Iterator[IO[bytes]]:
     """Open a submission for reading its lines.
@@ -45,13 +74,19 @@ def open_rows(path: Path) -> Iterator[IO[bytes]]:
         path: `.csv`, `.gz`, or `.zip` with one member.
 
     Raises:
-        UserError: the file is missing, a zip has not exactly one member, or compressed data is damaged or cut off.
+        UserError: the file is missing, packed otherwise than its name says, a zip has not exactly one member, or
+            compressed data is damaged or cut off.
     """
     try:
-        if path.suffix == ".gz":
+        kind = _PACKINGS.get(path.suffix.lower(), "")
+        content = packing(path)
+        if content and content != kind:
+            # what reads the file elsewhere goes by its name
+            raise UserError(f"{path} is packed as {content[1:]} but not named so: rename it to end in .csv{content}.")
+        if kind == ".gz":
             with igzip.IGzipFile(path, "rb") as file:  # type: ignore[no-untyped-call]
                 yield io.BufferedReader(file, _CHUNK_BYTES)
-        elif path.suffix == ".zip":
+        elif kind == ".zip":
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in archive.namelist() if not m.endswith("/")]
                 if len(members) != 1:

@@ -113,16 +113,19 @@ def test_it_goes_on_where_it_was_stopped_and_finishes_what_can_be_read(
     (folder / "3.jpg").unlink()
     (folder / "notes.txt").write_text("hello")
     (folder / ".hidden").write_text("passed over")
-    with pytest.raises(SystemExit, match="3 of 6 images could not be read"):
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(SystemExit, match="4 of 7 images could not be read"):
         call(runs, folder, out)
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("1.jpg is cut off", "3.png is not an image", "notes.txt is not a photo"))
+    for words in ("1.jpg is cut off", "3.png is not an image", "notes.txt is not a photo", "gone.jpg is missing"):
+        assert words in printed
     assert ".hidden" not in printed
     assert {p.name for p in out.glob("*.png")} == {"0_mask.png", "2_mask.png", "4_mask.png"}
 
     (folder / "1.jpg").write_bytes(whole)
     (folder / "3.png").unlink()
     (folder / "notes.txt").unlink()
+    (folder / "gone.jpg").unlink()
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
     call(runs, folder, out)
     after = {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
@@ -156,6 +159,9 @@ def test_what_cannot_be_meant_is_refused(runs: Path, tmp_path: Path) -> None:
     call(runs, folder, out)
     with pytest.raises(SystemExit, match="masks of another blend or variant"):
         call(runs, folder, out, variant="tiny-unet")
+    (out / "made_with.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"made_with\.json is damaged: choose another folder"):
+        call(runs, folder, out)
     write_photograph(folder / "a.png", 80, 120)
     with pytest.raises(SystemExit, match=r"holds both a\.jpg and a\.png"):
         call(runs, folder, tmp_path / "other")

@@ -3,18 +3,18 @@ from pathlib import Path
 import pytest
 
 from competition import COMPETITIONS
-from ensemble import plan
+from ensemble import cost, plan
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 
 STUDIO = COMPETITIONS["studio"]
 
 
-def make(devices: int) -> plan.Plan:
+def make(devices: int) -> cost.Plan:
     members = (
-        plan.MemberCost("a", 10, decode_s=0.008, forward_s=0.1, end_to_end_s=0.11, disk_bytes=20_000),
-        plan.MemberCost("b", 5, decode_s=0.008, forward_s=0.05, end_to_end_s=0.06, disk_bytes=10_000),
+        cost.MemberCost("a", 10, decode_s=0.008, forward_s=0.1, end_to_end_s=0.11, disk_bytes=20_000),
+        cost.MemberCost("b", 5, decode_s=0.008, forward_s=0.05, end_to_end_s=0.06, disk_bytes=10_000),
     )
-    return plan.Plan(1000, members, 0.01, 9_000, devices, 10**9)
+    return cost.Plan(1000, members, 0.01, 9_000, devices, 10**9)
 
 
 def test_the_arithmetic() -> None:
@@ -24,7 +24,7 @@ def test_the_arithmetic() -> None:
     assert gpu.seconds(1) == pytest.approx(gpu.seconds())
     assert gpu.seconds(2) == pytest.approx(1000 * (0.06 + 0.035 + 0.01))
     # what is not forward pass stays, however many GPUs there are
-    assert gpu.seconds(10**6) >= 1000 * (2 * 0.008 / plan.DECODERS + 0.01)
+    assert gpu.seconds(10**6) >= 1000 * (2 * 0.008 / cost.DECODERS + 0.01)
     assert cpu.disk_bytes == 1000 * (30_000 + 18_000)
 
 

@@ -71,6 +71,8 @@ def test_plans_take_the_command_lines_changes_and_fitted_variants_do_not() -> No
     assert plan_of(VARIANTS["average-mask"], "a-unet", {"batch": 3}) == RECIPES["fitted"]
     with pytest.raises(UserError, match="unknown recipe 'x'"):
         plan_of(VARIANTS["unet-mobilenetv3"], "x", {})
+    with pytest.raises(UserError, match="unknown recipe 'x'"):
+        plan_of(VARIANTS["average-mask"], "x", {})
 
 
 def test_weights_can_be_left_out_everywhere_and_asked_for_where_there_are_some() -> None:

@@ -74,6 +74,8 @@ def test_a_leak_is_refused_with_the_groups_name() -> None:
         (table(fold=[0.5, 0.5, *FOLD[2:]]), "numbered"),
         (table(fold=[f if f else 7 for f in FOLD]), "leaves fold 0 empty"),
         (table(fold=[0] * len(FOLD)), "leaves fold 1 empty"),
+        (table(fold=[f if f < 2 else 10**12 for f in FOLD]), "leaves fold 2 empty"),
+        (table(image=[None, *NAMES[1:]]), r"without an image name \(row 1\)"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(frame: pd.DataFrame, words: str) -> None:
@@ -101,6 +103,9 @@ def test_an_own_table_is_taken_unless_runs_follow_another(tmp_path: Path) -> Non
     split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=None, folds=3)
     with pytest.raises(UserError, match="differs"):
         split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=own)
+    assert split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=None)["fold"].max() == 2
+    with pytest.raises(UserError, match=r"b/folds\.csv has 3 folds, not 4"):
+        split.find_or_make(other, TRAINING, np.arange(len(NAMES)), own=None, folds=4)
     with pytest.raises(UserError, match="is missing"):
         split.read(tmp_path / "none.csv", TRAINING)
 

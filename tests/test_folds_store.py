@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from command_line import UserError
-from folds.store import KNEE, LIMIT, SCALE, LogitStore, dequantise, quantise
+from folds.logit_code import KNEE, LIMIT, SCALE, dequantise, quantise
+from folds.store import LogitStore
 
 NAMES = [f"{i}.jpg" for i in range(6)]
 SHAPE = (2, 12, 20)
@@ -132,10 +133,13 @@ def test_it_opens_again_for_the_same_and_refuses_other_uses(tmp_path: Path) -> N
     assert pickle.loads(pickle.dumps(store)).missing() == NAMES[1:]
     with pytest.raises(UserError, match="other variant"):
         make(tmp_path, variant="w")
-    with pytest.raises(UserError, match="other names"):
+    with pytest.raises(UserError, match="other image names"):
         LogitStore.create(store.path, NAMES[:-1], SHAPE, variant="v")
     with pytest.raises(UserError, match="is not there"):
         LogitStore.open(tmp_path / "none.zarr")
+    (store.path / "zarr.json").write_text("{")
+    with pytest.raises(UserError, match=r"zarr\.json is damaged"):
+        LogitStore.open(store.path)
     with pytest.raises(UserError, match="twice"):
         LogitStore.create(tmp_path / "b.zarr", ["a", "a"], SHAPE)
 

@@ -296,6 +296,12 @@ def test_bad_arguments_are_refused() -> None:
         decode(np.array([[4, 2]]), (2, 2))
     with pytest.raises(ValueError, match="shape"):
         format_runs(np.array([[1, 1, 1]]))
+    with pytest.raises(ValueError, match="whole numbers"):
+        decode(np.array([[1.5, 2.0]]), (2, 2))
+    # their ends, taken modulo 2^64, lie before their starts
+    for start, length in ((1, 2**63 - 1), (2**62, 2**62)):
+        with pytest.raises(ValueError, match="beyond 64 bits"):
+            decode(np.array([[start, length]]), (2, 2))
 
 
 @pytest.mark.parametrize("value", [2, 3, 128, 254, 255])

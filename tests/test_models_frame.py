@@ -97,6 +97,11 @@ def test_cut_off_and_foreign_files_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=words):
             decode(tmp_path / name)
+    # what a disk or a system refuses is of one file too
+    (tmp_path / "folder.jpg").mkdir()
+    for name, words in (("none.jpg", "none.jpg is missing"), ("folder.jpg", r"folder.jpg cannot be read \(Is a dir")):
+        with pytest.raises(UserError, match=words):
+            decode(tmp_path / name)
     with pytest.raises(UserError, match="64x64 pixels"):
         Frame((8, 8)).load(whole, (1280, 1918))
 

@@ -67,7 +67,8 @@ def test_a_fault_is_found_in_any_packing(tmp_path: Path, write: Callable[[Path, 
         ("1", "odd number"),
         ("1 a", "neither a digit nor a space"),
         ("1 2,3", "neither a digit nor a space"),
-        ('"1 2"', "neither a digit nor a space"),
+        ('"1 2', "neither a digit nor a space"),
+        ('"1 2" "3 4"', "neither a digit nor a space"),
         ("0 1", "below pixel 1"),
         ("1 0", "at least 1 px"),
         ("-1 1", "neither a digit"),
@@ -144,6 +145,24 @@ def test_empty_masks_windows_line_ends_and_no_last_line_end_are_legal(tmp_path: 
     path = plain(tmp_path / "submission.csv", "\r\n".join(lines).encode())
     report = check(path, competition=FACTS, names=NAMES)
     assert report.ok, str(report)
+
+
+def test_quoted_fields_are_legal_as_everywhere_in_csv(tmp_path: Path) -> None:
+    lines = [",".join(f'"{field}"' for field in line.split(",")) for line in good_lines()]
+    assert report_of(tmp_path, lines).ok
+    lines[4] = f'"{NAMES[3]}","0 1"'
+    assert report_of(tmp_path, lines).first == [f"row 4 ({NAMES[3]}): run 1 (0 1) starts below pixel 1"]
+
+
+def test_a_packed_file_must_be_named_so(tmp_path: Path) -> None:
+    good = "".join(f"{line}\n" for line in good_lines()).encode()
+    for write, ending in ((packed, ".csv.gz"), (zipped, ".csv.zip")):
+        whole = write(tmp_path / "a.csv", good)
+        capital = whole.rename(tmp_path / f"CAPITAL{whole.suffix.upper()}")
+        assert check(capital, competition=FACTS, names=NAMES).ok
+        misnamed = capital.rename(tmp_path / "misnamed.csv")
+        with pytest.raises(UserError, match=f"rename it to end in {ending}"):
+            check(misnamed, competition=FACTS, names=NAMES)
 
 
 def test_bytes_that_are_no_text_are_a_fault_not_a_traceback(tmp_path: Path) -> None:
@@ -223,6 +242,12 @@ def test_sample_names(tmp_path: Path) -> None:
         sample_names(tmp_path, FACTS)
     sample(tmp_path, NAMES)
     assert sample_names(tmp_path, FACTS) == NAMES
+    text = "img,rle_mask\n" + "".join(f'"{name}","1 1"\n' for name in NAMES)
+    (tmp_path / "sample_submission.csv").write_text(text.replace("\n", "\r\n"), encoding="utf-8-sig")
+    assert sample_names(tmp_path, FACTS) == NAMES
+    sample(tmp_path, [*NAMES, NAMES[4]])
+    with pytest.raises(UserError, match=f"names {NAMES[4]} twice"):
+        sample_names(tmp_path, FACTS)
     (tmp_path / "sample_submission.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="begins with 'a,b'"):
         sample_names(tmp_path, FACTS)

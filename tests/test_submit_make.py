@@ -101,6 +101,22 @@ def spotted(case: tuple[Path, Path]) -> list[LogitStore]:
     return stores
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_other_images_of_the_same_names_are_not_taken_for_those_predicted_before(
+    case: tuple[Path, Path], stream: bool
+) -> None:
+    call(case, stream=stream)
+    finer = case[0] / "test_hq"
+    for k, name in enumerate(NAMES):
+        write_photograph(finer / name, *STUDIO.size, seed=100 + k)
+    before = (case[1] / "studio" / "blend" / "submission.csv.gz").read_bytes()
+    with pytest.raises(
+        SystemExit, match=r"another submission" if stream else r"other images \('test', now 'test_hq'\)"
+    ):
+        call(case, images=finer, stream=stream)
+    assert (case[1] / "studio" / "blend" / "submission.csv.gz").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("vote", "repairs"),
     [("logits", [("fill-holes", 10000), ("drop-islands", 10000)]), ("probability", []), ("majority", [])],

@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_compresses_plain_csv(desk: Desk) -> None:
     assert desk.server.submissions[0]["description"].startswith("mine [")
 
 
+def test_a_zip_is_sent_as_it_is(desk: Desk) -> None:
+    packed = desk.runs / "own.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("own.csv", CSV)
+    assert desk.submit(file=packed) == ""
+    assert desk.uploaded() == packed.read_bytes()
+    # by its content it is the same as the CSV itself
+    plain = desk.runs / "own.csv"
+    plain.write_text(CSV)
+    assert "was sent on" in desk.submit(file=plain)
+
+
 def _changed(desk: Desk) -> None:
     desk.file.write_bytes(gzip.compress(CSV.encode(), mtime=5))
 
@@ -148,7 +161,7 @@ def _gone(desk: Desk) -> None:
     [
         (_changed, "does not have the bytes its manifest was written for"),
         (_without_manifest, "was not finished"),
-        (_cut_off, "cut off or damaged"),
+        (_cut_off, "damaged or cut off"),
         (_short, "does not pass the check"),
         (_gone, "is missing"),
     ],
