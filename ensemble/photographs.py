@@ -19,6 +19,7 @@ import atomic
 from command_line import UserError, program
 from competition import Size, find_competition
 from ensemble.blocks import Place, places, raise_unreadable, stacked
+from ensemble.conv_stacker import image_frame
 from ensemble.lanes import Lanes
 from ensemble.mixture import Mixture, find_mixture
 from ensemble.pipeline import overlapped
@@ -78,19 +79,23 @@ class NetworkLogits:
         name: of the photograph.
         size: its own (height, width).
         planes, frames: per member, float32 logits and the frame they lie in.
+        images: per member, (h, w, 3) uint8 RGB: the photograph in that frame.
     """
 
     name: str
     size: Size
     planes: list[np.ndarray]
     frames: list[Frame]
+    images: list[np.ndarray]
 
     def blended(self, mixture: Mixture) -> np.ndarray:
         """(H, W) float32 at the photograph's own size, the threshold taken off: foreground is above 0.
 
         What the blend's repairs add or take away becomes a sure thing.
         """
-        full = mixture.combine(self.planes, self.frames, mixture.weights, self.size)
+        frame = image_frame(mixture.combine, self.frames)
+        image = None if frame is None else self.images[self.frames.index(frame)]
+        full = mixture.combine(self.planes, self.frames, mixture.weights, self.size, image)
         logits = full - np.float32(mixture.threshold)
         if mixture.repairs:
             repaired = apply_kept(logits > 0, mixture.repairs)
@@ -100,7 +105,7 @@ class NetworkLogits:
 
 def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]) -> list[NetworkLogits]:
     """Pass some photographs of one block through every member's networks, in tiles where one needs that."""
-    results = [NetworkLogits(place.name, photograph.size, [], []) for place, photograph in photographs]
+    results = [NetworkLogits(place.name, photograph.size, [], [], []) for place, photograph in photographs]
     block_names = [""] * photographs[0][0].length
     for place, _ in photographs:
         block_names[place.slot] = place.name
@@ -118,6 +123,7 @@ def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]
                 else:
                     result.planes.append(logits[place.slot, 0])
                     result.frames.append(frame)
+                result.images.append(photograph.inputs[frame])
     return results
 
 

@@ -180,7 +180,9 @@ def measure(
     seconds = []
     for name in names:
         start = time.perf_counter()
-        full = mixture.combine([store.read(name)[0] for store in stores], frames, mixture.weights, size)
+        frame = mixture.image_frame
+        image = None if frame is None else frame.load(folder / name, size)[0]
+        full = mixture.combine([store.read(name)[0] for store in stores], frames, mixture.weights, size, image)
         text_bytes += len(encode_logits_text(full, threshold=mixture.threshold))
         seconds.append(time.perf_counter() - start)
     return Plan(

@@ -153,7 +153,9 @@ class DiceWeights:
 
 
 class LogisticBlend:
-    """Logistic regression on the logits of the pixels where networks disagree, made convex.
+    """Logistic regression on the logits of the pixels where networks disagree and a sample of the others, made convex.
+
+    The others count as many times as makes them one half of all: what networks agree on must stay as it is.
 
     Coefficients below 0 are dropped and the rest refitted until none is left, since a blend that subtracts a network
     fits noise, and only convex blends are exact on the index. The intercept becomes nothing: the threshold is fitted
@@ -175,12 +177,19 @@ class LogisticBlend:
         truths = np.concatenate([index.truths[i] for i in images])
         rng = np.random.default_rng(self.seed)
         drawn = rng.permutation(len(truths))[: self.pixels]
+        logits, truths = logits[:, drawn], truths[drawn]
+        counts = np.ones(len(truths))
+        if index.agreed_logits:
+            agreed = np.concatenate([index.agreed_logits[i] for i in images], axis=1)
+            counts = np.append(counts, np.full(agreed.shape[1], len(truths) / max(1, agreed.shape[1])))
+            logits = np.hstack([logits, agreed])
+            truths = np.concatenate([truths, *(index.agreed_truths[i] for i in images)])
         active = np.arange(members)
         self.weights_ = np.full(members, 1 / members)
-        if len(np.unique(truths[drawn])) < 2:
+        if len(np.unique(truths)) < 2:
             return self
         while len(active):
-            model = LogisticRegression().fit(logits[np.ix_(active, drawn)].T, truths[drawn])
+            model = LogisticRegression().fit(logits[active].T, truths, counts)
             coefficients = model.coef_[0]
             if (coefficients > 0).all():
                 self.weights_ = np.zeros(members)
