@@ -36,7 +36,6 @@ from ensemble.stacking import BLENDERS
 from ensemble.voting import Combine, combination
 from folds import cache
 from folds.images import find_training_set
-from models.variants import parse_variants
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
@@ -97,7 +96,7 @@ def main(
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
-    wanted = None if members == "all" else [variant.name for variant in parse_variants(members)]
+    wanted = None if members == "all" else [part.strip() for part in members.split(",") if part.strip()]
     evidence = find_evidence(root, training, wanted, jobs=jobs)
     known, fold, groups, found = evidence.truth, evidence.fold, evidence.groups, evidence.members
     names, stores, frames = evidence.names, evidence.stores, evidence.frames

@@ -112,6 +112,13 @@ def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[M
         complete = [f for f in trained if all((f / f"fold{k}/manifest.json").exists() for k in range(fold_count))]
         members = [_member(folder, fold_count) for folder in complete]
     else:
+        trained = sorted(path.parent.parent for path in root.glob("*/fold*/manifest.json"))
+        for name in names:
+            if root / name not in trained:
+                known = ", ".join(sorted({folder.name for folder in trained})) or "none"
+                raise UserError(
+                    f"no fold of {name!r} is trained in {root} (trained there: {known}): make folds V={name}."
+                )
         members = [_member(root / name, fold_count) for name in names]
     if not members:
         raise UserError(f"no variant in {root} has all its {fold_count} folds trained: make folds V=... first.")

@@ -113,12 +113,12 @@ def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
     data, runs = trained
     before = runs / "carvana"
 
-    def refused(sentence: str, change: Callable[[Path], None]) -> None:
+    def refused(sentence: str, change: Callable[[Path], None], members: str = "all") -> None:
         root = tmp_path / str(len(list(tmp_path.iterdir()))) / "carvana"
         shutil.copytree(before, root)
         change(root)
         with pytest.raises(SystemExit, match=sentence) as error:
-            fit.main(data=data, runs=root.parent, jobs=1, postprocess="off", name="new")
+            fit.main(data=data, runs=root.parent, jobs=1, postprocess="off", name="new", members=members)
         assert str(error.value).count("error: ") == 1
         assert not (root / "new").exists()
 
@@ -145,6 +145,11 @@ def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
     refused(
         r"unet-mobilenetv3/fold0/manifest.json names other folds \(another\) than .*average-mask/fold0/manifest.json",
         lambda root: manifests(root, "folds_digest", "unet-mobilenetv3"),
+    )
+    refused(
+        "no fold of 'unet-xyz' is trained in .*trained there: average-mask, fpn-regnetx, unet-mobilenetv3",
+        lambda root: None,
+        "average-mask,unet-xyz",
     )
     refused("trained on other data than", lambda root: manifests(root, "data_digest"))
     refused(r"fpn-regnetx/oof.zarr holds other images than", unlike)
