@@ -170,14 +170,26 @@ class LogisticBlend:
         self.pixels = pixels
         self.seed = seed
 
+    def _drawn(self, index: DisagreementIndex, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M, D) float32 logits and (D,) uint8 truth of open pixels, drawn evenly from all images together."""
+        ends = np.cumsum([len(index.truths[i]) for i in images])
+        count = int(ends[-1])
+        # image by image: all open pixels of thousands of images at once would be gigabytes
+        drawn = np.arange(count)
+        if count > self.pixels:
+            drawn = np.sort(np.random.default_rng(self.seed).choice(count, self.pixels, replace=False))
+        parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+        starts = ends - [len(index.truths[i]) for i in images]
+        rows = [(i, part - start) for i, part, start in zip(images, parts, starts, strict=True)]
+        return (
+            np.concatenate([index.logits[i][:, at] for i, at in rows], axis=1),
+            np.concatenate([index.truths[i][at] for i, at in rows]),
+        )
+
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> LogisticBlend:
         """Learn from `images`; returns self."""
         members = len(index.logits[0])
-        logits = np.concatenate([index.logits[i] for i in images], axis=1)
-        truths = np.concatenate([index.truths[i] for i in images])
-        rng = np.random.default_rng(self.seed)
-        drawn = rng.permutation(len(truths))[: self.pixels]
-        logits, truths = logits[:, drawn], truths[drawn]
+        logits, truths = self._drawn(index, images)
         counts = np.ones(len(truths))
         if index.agreed_logits:
             agreed = np.concatenate([index.agreed_logits[i] for i in images], axis=1)
