@@ -3,18 +3,18 @@ from pathlib import Path
 import pytest
 
 from competition import COMPETITIONS
-from ensemble import plan
+from ensemble import cost, plan
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 
 STUDIO = COMPETITIONS["studio"]
 
 
-def make(devices: int) -> plan.Plan:
+def make(devices: int) -> cost.Plan:
     members = (
-        plan.MemberCost("a", 10, decode_s=0.008, forward_s=0.1, end_to_end_s=0.11, disk_bytes=20_000),
-        plan.MemberCost("b", 5, decode_s=0.008, forward_s=0.05, end_to_end_s=0.06, disk_bytes=10_000),
+        cost.MemberCost("a", 10, decode_s=0.008, forward_s=0.1, end_to_end_s=0.11, disk_bytes=20_000),
+        cost.MemberCost("b", 5, decode_s=0.008, forward_s=0.05, end_to_end_s=0.06, disk_bytes=10_000),
     )
-    return plan.Plan(1000, members, 0.01, 9_000, devices, 10**9)
+    return cost.Plan(1000, members, 0.01, 9_000, devices, 10**9)
 
 
 def test_the_arithmetic() -> None:
@@ -24,20 +24,20 @@ def test_the_arithmetic() -> None:
     assert gpu.seconds(1) == pytest.approx(gpu.seconds())
     assert gpu.seconds(2) == pytest.approx(1000 * (0.06 + 0.035 + 0.01))
     # what is not forward pass stays, however many GPUs there are
-    assert gpu.seconds(10**6) >= 1000 * (2 * 0.008 / plan.DECODERS + 0.01)
+    assert gpu.seconds(10**6) >= 1000 * (2 * 0.008 / cost.DECODERS + 0.01)
     assert cpu.disk_bytes == 1000 * (30_000 + 18_000)
 
 
 def test_lines_warn_of_a_small_disk() -> None:
-    text = "\n".join(plan.plan_lines(make(0), 10**12, [2]))
+    text = "\n".join(cost.plan_lines(make(0), 10**12, [2]))
     assert "by arithmetic, 2 machines like this one: 2 min" in text
     assert "GPUs" not in text
     assert "all images: 2 min, 20.0 MB stored" in text
     assert "48.0 MB of disk (1000.0 GB free), 1.0 GB of memory" in text
     assert "which keeps no logits: 18.0 MB of disk" in text
     assert "too small" not in text
-    assert "by arithmetic, 2 GPUs in this machine: " in "\n".join(plan.plan_lines(make(1), 10**12, [2]))
-    assert "too small" in "\n".join(plan.plan_lines(make(1), 10**6, [2]))
+    assert "by arithmetic, 2 GPUs in this machine: " in "\n".join(cost.plan_lines(make(1), 10**12, [2]))
+    assert "too small" in "\n".join(cost.plan_lines(make(1), 10**6, [2]))
 
 
 def test_a_few_images_are_timed_and_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
