@@ -41,11 +41,6 @@ from folds.images import find_training_set
 _BAND = (-0.5, 0.5)
 
 
-# A network with this many times the errors of the best has no say in a blend, but leaves a sea of pixels open to
-# search. It is scored and reported, and its weight is 0.
-_HOPELESS = 5.0
-
-
 def _threshold(
     chosen: Candidate, index: DisagreementIndex, fold: np.ndarray, groups: np.ndarray
 ) -> tuple[float, np.ndarray, dict[str, Any] | None]:
@@ -73,6 +68,7 @@ def main(
     postprocess: Literal["measure", "off"] = "measure",
     conv_stacker: bool = False,
     conv_stacker_image: bool = False,
+    hopeless: float = 5.0,
 ) -> None:
     """Choose the blend of trained variants by its nested Dice at full size; writes blend.json.
 
@@ -89,11 +85,15 @@ def main(
         postprocess: measure repairs of the mask and keep those that surely gain, or leave them out.
         conv_stacker: also fit a small convolutional network on the logits, which takes minutes.
         conv_stacker_image: also fit one that sees the image beside the logits.
+        hopeless: a network with more than this many times the best one's errors is scored, but not searched: it has no
+            say in a blend, and leaves a sea of pixels open. 1 or more.
     """
     facts = find_competition(competition)
     ways = (*BLENDERS, *VOTED, *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
+    if hopeless < 1:
+        raise UserError(f"--hopeless {hopeless:g} would leave out the best network itself: give 1 or more.")
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
     wanted = None if members == "all" else [part.strip() for part in members.split(",") if part.strip()]
@@ -102,7 +102,7 @@ def main(
     names, stores, frames = evidence.names, evidence.stores, evidence.frames
     singles = single_dice(stores, frames, training.names, known, facts.size, jobs=jobs)
     errors = 1 - singles.mean(0)
-    hopeful = np.flatnonzero(errors <= _HOPELESS * errors.min()).tolist()
+    hopeful = np.flatnonzero(errors <= hopeless * errors.min()).tolist()
     able_frames = [frames[i] for i in hopeful]
     able = [stores[i] for i in hopeful], able_frames, training.names, known, facts.size
     index = DisagreementIndex.build(*able, band=_BAND, jobs=jobs)
