@@ -4,6 +4,7 @@ V     ?=
 F     ?= all
 DATA  ?= data/$(C)
 IMAGES ?= $(DATA)/test
+BLEND ?=
 OUT    ?= runs/$(C)/masks
 ARGS  ?=
 
@@ -21,7 +22,7 @@ WHERE  = --competition $(C) --data $(DATA)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  DATA=folder ($(DATA))  IMAGES, OUT (predict)  ARGS='--flag value'"
+	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  BLEND=way (fit, ensemble)  DATA=folder ($(DATA))  IMAGES, OUT (predict)  ARGS='--flag value'"
 
 setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
 
@@ -58,7 +59,7 @@ folds: setup  ## train V on every fold
 	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold all $(ARGS)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
-	$(PY) -m ensemble.fit $(WHERE) --members "$(or $(V),all)" $(if $(filter fit,$(MAKECMDGOALS)),$(ARGS))
+	$(PY) -m ensemble.fit $(WHERE) --members "$(or $(V),all)" $(if $(BLEND),--blend "$(BLEND)") $(if $(filter fit,$(MAKECMDGOALS)),$(ARGS))
 
 ensemble: fit submission  ## fit, predict the test set, blend at full size, write and check the submission
 

@@ -52,6 +52,9 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     lines.append("nested cross-validation of the ways of blending")
     lines += [row(f"  {label}", figures) for label, figures in blend["candidates"].items()]
     lines.append(row(f"{blend['name']} = {blend['kind']}", blend["cv"]))
+    for other, figures in blend.get("gains", {}).items():
+        low, high = figures["interval"]
+        lines.append(f"{f'  above {other}':36} {figures['gain']:+.5f}  {low:+.5f}..{high:+.5f}")
     weights = ", ".join(f"{w:.3f} {name}" for name, w in zip(blend["members"], blend["weights"], strict=True))
     fit = blend["threshold_fit"]
     lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")

@@ -1,7 +1,7 @@
 """A small convolutional stacker: what a linear blend of logits cannot do, as it sees one pixel at a time.
 
 A linear blend of the networks' logits, plus a correction by three 3x3 convolutions from all networks' logits around
-the pixel. Unfitted, the correction is 0 and the stacker is the linear blend.
+the pixel and, if wanted, from the image there. Unfitted, the correction is 0 and the stacker is the linear blend.
 """
 
 from __future__ import annotations
@@ -20,33 +20,21 @@ import torch
 import atomic
 from command_line import UserError
 from competition import Size
+from ensemble.correction import Correction, stacked_inputs
 from ensemble.patches import Patches, grid_of, on_grid
+from ensemble.voting import Combine
 from models.frame import Frame
 
 NAME = "conv-stacker"
+IMAGE_NAME = "conv-stacker-image"
+NAMES = (NAME, IMAGE_NAME)
 WEIGHTS_FILE = "conv_stacker.safetensors"
 FACTS_FILE = "conv_stacker.json"
 
-# logits of this size become inputs of size 1
-_SCALE = 4.0
 # pixels that the convolutions see around one; at a window's border they would see padding
 _REACH_PX = 3
-
-
-class _Correction(torch.nn.Sequential):
-    """(B, M, h, w) logits to (B, 1, h, w); 0 everywhere until it is fitted."""
-
-    def __init__(self, members: int, channels: int) -> None:
-        def convolution(inputs: int, outputs: int) -> torch.nn.Conv2d:
-            return torch.nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="replicate")
-
-        last = convolution(channels, 1)
-        torch.nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        torch.nn.init.zeros_(last.bias)
-        super().__init__(
-            convolution(members, channels), torch.nn.ReLU(), convolution(channels, channels), torch.nn.ReLU(), last
-        )
+# of a stacker, as its JSON file has them
+_PARAMETERS = ("channels", "steps", "batch", "rate", "seed", "image")
 
 
 class ConvStacker:
@@ -60,18 +48,31 @@ class ConvStacker:
         batch: windows a step.
         rate: the highest learning rate; it rises and falls over the steps.
         seed: of the first weights and of the order of windows.
+        image: look at the image too: it is reduced as for the largest network, and normalised.
 
     Attributes:
         weights_: (M,) of the linear blend.
         state_: the convolutions' weights and biases by name, float32.
     """
 
-    def __init__(self, channels: int = 8, steps: int = 400, batch: int = 16, rate: float = 1e-2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int = 8,
+        steps: int = 400,
+        batch: int = 16,
+        rate: float = 1e-2,
+        seed: int = 0,
+        image: bool = False,
+    ) -> None:
         self.channels = channels
         self.steps = steps
         self.batch = batch
         self.rate = rate
         self.seed = seed
+        self.image = image
+
+    def _correction(self) -> Correction:
+        return Correction(len(self.weights_) + 3 * self.image, self.channels)
 
     def fit(self, patches: Patches, images: np.ndarray, weights: np.ndarray) -> ConvStacker:
         """Learn from the windows of the images at these positions; returns self.
@@ -80,7 +81,12 @@ class ConvStacker:
             patches: windows of all images.
             images: positions of those that may be seen.
             weights: (M,) of the linear blend, fitted on no others.
+
+        Raises:
+            ValueError: it looks at images, and the windows have none.
         """
+        if self.image and patches.images is None:
+            raise ValueError("windows without images")
         seen = np.flatnonzero(np.isin(patches.image, images))
         rng = np.random.default_rng(self.seed)
         self.weights_ = np.asarray(weights, np.float32)
@@ -92,14 +98,15 @@ class ConvStacker:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                network = _Correction(len(weights), self.channels)
+                network = self._correction()
             optimiser = torch.optim.Adam(network.parameters(), lr=self.rate)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=self.steps)
             for _ in range(self.steps):
                 chosen = rng.choice(seen, self.batch)
                 logits = torch.from_numpy(patches.inputs[chosen].astype(np.float32))
                 target = torch.from_numpy(patches.targets[chosen].astype(np.float32) / 255)
-                found = (logits * linear).sum(1) + network(logits / _SCALE)[:, 0]
+                pictures = patches.images[chosen] if self.image and patches.images is not None else None
+                found = (logits * linear).sum(1) + network(stacked_inputs(logits, pictures))[:, 0]
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(found[inside], target[inside])
                 optimiser.zero_grad()
                 loss.backward()
@@ -110,8 +117,17 @@ class ConvStacker:
         self.state_ = {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
         return self
 
+    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+        """The frame it needs the image in, beside logits in these frames; None where it looks at logits alone."""
+        return grid_of(frames) if self.image else None
+
     def __call__(
-        self, logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+        self,
+        logits: Sequence[np.ndarray],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        full: Size,
+        image: np.ndarray | None = None,
     ) -> np.ndarray:
         """Full-size logits, foreground above 0.
 
@@ -120,17 +136,26 @@ class ConvStacker:
             frames: the networks' frames, in the same order.
             weights: not looked at, as the stacker has its own.
             full: (H, W) of the full frame.
+            image: (h, w, 3) uint8 RGB, in `image_frame`; not looked at where that is None.
 
         Returns:
             (H, W) float32.
+
+        Raises:
+            ValueError: it needs the image, and it is not given.
         """
+        if self.image and image is None:
+            raise ValueError("the stacker needs the image")
         grid = grid_of(frames)
         planes = torch.from_numpy(on_grid(logits, frames, grid, full))
-        network = _Correction(len(planes), self.channels)
+        network = self._correction()
         network.load_state_dict({name: torch.from_numpy(array) for name, array in self.state_.items()})
         with torch.inference_mode():
             linear = torch.tensordot(torch.from_numpy(self.weights_), planes, 1)
-            total = linear + network(planes[None] / _SCALE)[0, 0]
+            total = (
+                linear
+                + network(stacked_inputs(planes[None], image[None] if self.image and image is not None else None))[0, 0]
+            )
         return grid.invert(total.numpy(), full)
 
     def digest(self) -> str:
@@ -142,7 +167,7 @@ class ConvStacker:
         """Write what was learned and from which members, in their order, into `folder`."""
         with atomic.replacing(folder / WEIGHTS_FILE) as temporary:
             safetensors.numpy.save_file({"weights": self.weights_, **self.state_}, temporary)
-        parameters = {key: getattr(self, key) for key in ("channels", "steps", "batch", "rate", "seed")}
+        parameters = {key: getattr(self, key) for key in _PARAMETERS}
         atomic.write_json(folder / FACTS_FILE, {"members": list(members), **parameters, "digest": self.digest()})
 
 
@@ -153,11 +178,30 @@ class _OfNetworks:
     stacker: ConvStacker
     positions: tuple[int, ...]
 
+    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+        return self.stacker.image_frame([frames[i] for i in self.positions])
+
     def __call__(
-        self, logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+        self,
+        logits: Sequence[np.ndarray],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        full: Size,
+        image: np.ndarray | None = None,
     ) -> np.ndarray:
         some = self.positions
-        return self.stacker([logits[i] for i in some], [frames[i] for i in some], [weights[i] for i in some], full)
+        planes, their_frames = [logits[i] for i in some], [frames[i] for i in some]
+        return self.stacker(planes, their_frames, [weights[i] for i in some], full, image)
+
+
+def image_frame(combine: Combine, frames: Sequence[Frame]) -> Frame | None:
+    """The frame in which a way to combine logits needs the image too; None for all but some stackers.
+
+    Args:
+        combine: the way.
+        frames: of the logits it is given, in order.
+    """
+    return combine.image_frame(frames) if isinstance(combine, (ConvStacker, _OfNetworks)) else None
 
 
 def load(folder: Path, names: Sequence[str], digest: str) -> _OfNetworks:
@@ -179,7 +223,8 @@ def load(folder: Path, names: Sequence[str], digest: str) -> _OfNetworks:
         facts = json.loads((folder / FACTS_FILE).read_text())
         state = safetensors.numpy.load_file(folder / WEIGHTS_FILE)
         members = facts["members"]
-        stacker = ConvStacker(**{key: facts[key] for key in ("channels", "steps", "batch", "rate", "seed")})
+        # a stacker of before there were images looks at none
+        stacker = ConvStacker(**{key: facts[key] for key in _PARAMETERS if key in facts or key != "image"})
         stacker.weights_ = state.pop("weights")
         stacker.state_ = state
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,10 @@ from command_line import UserError, program
 from competition import find_competition
 from ensemble import conv_stacker as conv
 from ensemble.blends import BLEND_FILE, SCORES_FILE, table_lines
+from ensemble.conv_stacker import ConvStacker
+from ensemble.evidence import find_evidence
 from ensemble.index import DisagreementIndex, single_dice
-from ensemble.members import find_members
+from ensemble.patches import grid_of
 from ensemble.postprocess_gain import measure
 from ensemble.selection import (
     VOTED,
@@ -26,21 +29,16 @@ from ensemble.selection import (
     evaluate_all,
     figures,
     fit_threshold,
+    gains,
 )
 from ensemble.stacker_worth import evaluate_stacker
 from ensemble.stacking import BLENDERS
 from ensemble.voting import Combine, combination
-from folds import cache, split
+from folds import cache
 from folds.images import find_training_set
-from models.variants import parse_variants
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
-
-
-# A network with this many times the errors of the best has no say in a blend, but leaves a sea of pixels open to
-# search. It is scored and reported, and its weight is 0.
-_HOPELESS = 5.0
 
 
 def _threshold(
@@ -69,6 +67,8 @@ def main(
     jobs: int = -1,
     postprocess: Literal["measure", "off"] = "measure",
     conv_stacker: bool = False,
+    conv_stacker_image: bool = False,
+    hopeless: float = 5.0,
 ) -> None:
     """Choose the blend of trained variants by its nested Dice at full size; writes blend.json.
 
@@ -76,45 +76,48 @@ def main(
         competition: a name from competition.py.
         members: variants to choose from, a comma list; all takes every variant whose folds are all trained.
         blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights;
-            probability, geometric, majority, each also as weighted-...; conv-stacker) instead of choosing one.
+            probability, geometric, majority, each also as weighted-...; conv-stacker, conv-stacker-image) instead of
+            choosing one.
         name: of the result, and of its folder in the runs folder.
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
         jobs: processes, as joblib counts them.
         postprocess: measure repairs of the mask and keep those that surely gain, or leave them out.
         conv_stacker: also fit a small convolutional network on the logits, which takes minutes.
+        conv_stacker_image: also fit one that sees the image beside the logits.
+        hopeless: a network with more than this many times the best one's errors is scored, but not searched: it has no
+            say in a blend, and leaves a sea of pixels open. 1 or more.
     """
     facts = find_competition(competition)
-    ways = (*BLENDERS, *VOTED, conv.NAME)
+    ways = (*BLENDERS, *VOTED, *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
+    if hopeless < 1:
+        raise UserError(f"--hopeless {hopeless:g} would leave out the best network itself: give 1 or more.")
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
-    if not (root / "folds.csv").exists():
-        raise UserError(f"{root / 'folds.csv'} is missing: train variants first (make folds V=...).")
-    fold = split.read(root / "folds.csv", training)["fold"].to_numpy()
-    wanted = None if members == "all" else [variant.name for variant in parse_variants(members)]
-    found = find_members(root, wanted, int(fold.max()) + 1)
-    for member in found:
-        if member.data_digest != training.digest:
-            raise UserError(
-                f"{member.folder} was trained on other data than {training.data} holds now: put that data back, or "
-                "train in another runs folder."
-            )
-    known = cache.truth(training, root / "cache", jobs=jobs)
-    groups = training.groups()
-    names = [member.name for member in found]
-    stores, frames = [m.oof() for m in found], [m.frame for m in found]
+    wanted = None if members == "all" else [part.strip() for part in members.split(",") if part.strip()]
+    evidence = find_evidence(root, training, wanted, jobs=jobs)
+    known, fold, groups, found = evidence.truth, evidence.fold, evidence.groups, evidence.members
+    names, stores, frames = evidence.names, evidence.stores, evidence.frames
     singles = single_dice(stores, frames, training.names, known, facts.size, jobs=jobs)
     errors = 1 - singles.mean(0)
-    hopeful = np.flatnonzero(errors <= _HOPELESS * errors.min())
-    able = [stores[i] for i in hopeful], [frames[i] for i in hopeful], training.names, known, facts.size
+    hopeful = np.flatnonzero(errors <= hopeless * errors.min()).tolist()
+    able_frames = [frames[i] for i in hopeful]
+    able = [stores[i] for i in hopeful], able_frames, training.names, known, facts.size
     index = DisagreementIndex.build(*able, band=_BAND, jobs=jobs)
     candidates = evaluate_all(index, fold)
-    stacker: Combine | None = None
-    if conv_stacker or blend == conv.NAME:
-        linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
-        candidate, stacker = evaluate_stacker(linear, *able, fold, jobs=jobs)
+    linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
+    stackers: dict[str, ConvStacker] = {}
+    pictures: cache.Frames | None = None
+    for stacker_name, asked in ((conv.NAME, conv_stacker), (conv.IMAGE_NAME, conv_stacker_image)):
+        if not asked and blend != stacker_name:
+            continue
+        looks = stacker_name == conv.IMAGE_NAME
+        pictures = cache.frames(training, grid_of(able_frames), known, root / "cache", jobs=jobs) if looks else None
+        candidate, stackers[stacker_name] = evaluate_stacker(
+            linear, *able, fold, make=partial(ConvStacker, image=looks), name=stacker_name, pictures=pictures, jobs=jobs
+        )
         candidates.append(candidate)
     by_name = {candidate.name: candidate for candidate in candidates}
     chosen = by_name[blend] if blend else choose(candidates, groups)
@@ -126,10 +129,10 @@ def main(
         return everyone
 
     weights = of_all(chosen.weights)
-    stacked = chosen.vote == conv.NAME
+    stacked = chosen.vote in stackers
     # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
-    used = hopeful if stacked else np.flatnonzero(weights > 0)
-    combine = combination(chosen.vote) if stacker is None or not stacked else stacker
+    used = hopeful if stacked else np.flatnonzero(weights > 0).tolist()
+    combine: Combine = stackers[chosen.vote] if stacked else combination(chosen.vote)
     result = {
         "name": name,
         "kind": chosen.name,
@@ -138,10 +141,12 @@ def main(
         "weights": [float(weights[i]) for i in used],
         "threshold": threshold,
         "cv": figures(nested, groups),
+        "gains": gains(nested, candidates, groups),
         "member_cv": {names[i]: figures(singles[:, i], groups) for i in range(len(names))},
         "candidates": {
             c.name: {
                 **figures(c.nested, groups),
+                "gains": gains(c.nested, candidates, groups),
                 "weights": dict(zip(names, map(float, of_all(c.weights)), strict=True)),
             }
             for c in candidates
@@ -167,11 +172,12 @@ def main(
             fold,
             groups,
             combine=combine,
+            pictures=pictures if chosen.vote == conv.IMAGE_NAME else None,
             jobs=jobs,
         )
-    if isinstance(combine, conv.ConvStacker):
-        combine.save(root / name, [names[i] for i in used])
-        result["stacker_digest"] = combine.digest()
+    if stacked:
+        stackers[chosen.vote].save(root / name, [names[i] for i in used])
+        result["stacker_digest"] = stackers[chosen.vote].digest()
     scores = pd.DataFrame({"image": training.names, "group": groups, "fold": fold, "nested": nested})
     for i, member_name in enumerate(names):
         scores[member_name] = singles[:, i]

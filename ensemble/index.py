@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import joblib
@@ -26,8 +26,10 @@ from kernels.rle import decode
 from models.frame import Frame
 
 _CHUNK = 8
+# pixels of each image drawn from anywhere, of which those that networks agree on are kept beside the open ones
+_SAMPLE_PX = 64
 
-Entry = tuple[tuple[int, int, int], np.ndarray, np.ndarray]
+Entry = tuple[tuple[int, int, int], np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _dice_chunk(
@@ -80,7 +82,12 @@ def _entries(
         for m, (store, frame) in enumerate(zip(stores, frames, strict=True)):
             planes[m] = frame.invert(store.read(names[position])[0], full)
         mask = decode(truth.of(position), full)
-        entries.append(disagreement(planes, mask, low=band[0], high=band[1]))
+        # the same pixels of an image, however the work is spread
+        drawn = np.random.default_rng(position).integers(0, mask.size, _SAMPLE_PX)
+        logits = planes.reshape(len(planes), -1)[:, drawn]
+        agreed = (logits.min(0) > band[1]) | (logits.max(0) <= band[0])
+        sample = logits[:, agreed], mask.ravel()[drawn][agreed].astype(np.uint8)
+        entries.append((*disagreement(planes, mask, low=band[0], high=band[1]), *sample))
     return entries
 
 
@@ -94,12 +101,16 @@ class DisagreementIndex:
         logits: one (M, D_i) float32 array an image: the open pixels' logits.
         truths: one (D_i,) uint8 array an image.
         band: the lowest and the highest threshold that the index serves.
+        agreed_logits, agreed_truths: one (M, S_i) float32 and one (S_i,) uint8 array an image: a few of the pixels
+            that all networks agree on, drawn evenly. The Dice needs none of them; a regression may.
     """
 
     agreed: np.ndarray
     logits: list[np.ndarray]
     truths: list[np.ndarray]
     band: tuple[float, float]
+    agreed_logits: list[np.ndarray] = field(default_factory=list)
+    agreed_truths: list[np.ndarray] = field(default_factory=list)
 
     @staticmethod
     def build(
@@ -139,6 +150,8 @@ class DisagreementIndex:
             logits=[e[1] for e in entries],
             truths=[e[2] for e in entries],
             band=band,
+            agreed_logits=[e[3] for e in entries],
+            agreed_truths=[e[4] for e in entries],
         )
 
     @property

@@ -14,6 +14,7 @@ from models import checkpoint
 from models.frame import Frame, frame_of
 from models.variants import Variant
 
+MANIFEST_FILE = "manifest.json"
 OOF_STORE = "oof.zarr"
 TEST_STORE = "test.zarr"
 
@@ -41,6 +42,11 @@ class Member:
     def name(self) -> str:
         """The variant's name."""
         return self.variant.name
+
+    @property
+    def manifests(self) -> list[Path]:
+        """The files that say what its folds were trained on."""
+        return [fold / MANIFEST_FILE for fold in self.folds]
 
     @property
     def frame(self) -> Frame:
@@ -112,14 +118,24 @@ def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[M
         complete = [f for f in trained if all((f / f"fold{k}/manifest.json").exists() for k in range(fold_count))]
         members = [_member(folder, fold_count) for folder in complete]
     else:
+        trained = sorted(path.parent.parent for path in root.glob("*/fold*/manifest.json"))
+        for name in names:
+            if root / name not in trained:
+                known = ", ".join(sorted({folder.name for folder in trained})) or "none"
+                raise UserError(
+                    f"no fold of {name!r} is trained in {root} (trained there: {known}): make folds V={name}."
+                )
         members = [_member(root / name, fold_count) for name in names]
     if not members:
         raise UserError(f"no variant in {root} has all its {fold_count} folds trained: make folds V=... first.")
-    for key, what in (("folds_digest", "other folds"), ("data_digest", "other data")):
+    first = members[0]
+    for key, what in (("folds_digest", "folds"), ("data_digest", "data")):
         for member in members[1:]:
-            if getattr(member, key) != getattr(members[0], key):
+            theirs, own = getattr(first, key), getattr(member, key)
+            if own != theirs:
                 raise UserError(
-                    f"{member.folder} was trained on {what} than {members[0].folder}, so their out-of-fold logits "
-                    "cannot be combined without a leak: train one of them again, or restrict the members (V=...)."
+                    f"{member.manifests[0]} names other {what} ({own}) than {first.manifests[0]} ({theirs}), so their "
+                    "out-of-fold logits cannot be combined without a leak: train one of them again, or restrict the "
+                    "members (V=...)."
                 )
     return members

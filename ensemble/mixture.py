@@ -12,6 +12,7 @@ from ensemble import conv_stacker
 from ensemble.blends import read_blend
 from ensemble.members import Member, find_members
 from ensemble.voting import Combine, combination, weighted_logits
+from models.frame import Frame
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Mixture:
     repairs: tuple[tuple[str, int], ...] = ()
     vote: str = "logits"
     combine: Combine = weighted_logits
+
+    @property
+    def image_frame(self) -> Frame | None:
+        """The frame in which `combine` needs the image, which is one of the members'; None where it needs none."""
+        return conv_stacker.image_frame(self.combine, [member.frame for member in self.members])
 
     def state(self) -> dict[str, Any]:
         """What tells its masks from another's; JSON-able."""
@@ -81,7 +87,7 @@ def find_combination(folder: Path, fitted: dict[str, Any], names: Sequence[str])
         UserError: the files of its stacker are missing or of another fit.
     """
     vote = fitted.get("vote", "logits")
-    if vote == conv_stacker.NAME:
+    if vote in conv_stacker.NAMES:
         return conv_stacker.load(folder, names, fitted["stacker_digest"])
     return combination(vote)
 

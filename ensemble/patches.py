@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
-from folds.cache import Truth
+from folds.cache import Frames, Truth
 from folds.store import LogitStore
 from kernels import rle
 from models.frame import Frame
@@ -48,11 +48,13 @@ class Patches:
         inputs: (P, M, s, t) float16 logits.
         targets: (P, s, t) uint8 coverage by the truth, 0 .. 255.
         image: (P,) int64 position of the image that each comes from.
+        images: (P, s, t, 3) uint8 RGB, what the image shows there; None if it was not asked for.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     image: np.ndarray
+    images: np.ndarray | None = None
 
 
 def _windows(
@@ -65,16 +67,18 @@ def _windows(
     each: int,
     side_px: int,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
+    pictures: Frames | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cv2.setNumThreads(1)
     grid = grid_of(frames)
     height, width = (min(side_px, side) for side in grid.size)
-    inputs, targets = [], []
+    inputs, targets, images = [], [], []
     for position in positions:
         # an image's windows depend on nothing but the image, however the work is spread
         rng = np.random.default_rng((seed, position))
         planes = on_grid([store.read(names[position])[0] for store in stores], frames, grid, full)
         coverage = grid.apply_mask(rle.decode(truth.of(position), full))
+        picture = None if pictures is None else pictures.image(position)
         signs = (planes > 0).sum(0)
         disputed = np.flatnonzero((signs > 0) & (signs < len(planes)))
         if not len(disputed):
@@ -88,7 +92,9 @@ def _windows(
             window = np.s_[top : top + height, left : left + width]
             inputs.append(planes[:, *window].astype(np.float16))
             targets.append(coverage[window].copy())
-    return np.array(inputs), np.array(targets)
+            if picture is not None:
+                images.append(picture[window].copy())
+    return np.array(inputs), np.array(targets), np.array(images)
 
 
 def gather(
@@ -101,6 +107,7 @@ def gather(
     total: int = 8000,
     side_px: int = 64,
     seed: int = 0,
+    pictures: Frames | None = None,
     jobs: int = -1,
 ) -> Patches:
     """Draw windows from stored out-of-fold logits, most of them around pixels where networks disagree.
@@ -112,6 +119,7 @@ def gather(
         total: windows of all images together, about; every image gives the same number, from 1 to 16.
         side_px: height and width of a window on the largest network's grid; less where that is smaller.
         seed: of the draws.
+        pictures: the training images in the largest network's frame (`grid_of`), if the windows are to have them.
         jobs: processes, as joblib counts them.
     """
     count = len(names)
@@ -119,12 +127,15 @@ def gather(
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
     calls = (
-        joblib.delayed(_windows)(stores, frames, names, truth, full, chunk, each, side_px, seed) for chunk in chunks
+        joblib.delayed(_windows)(stores, frames, names, truth, full, chunk, each, side_px, seed, pictures)
+        for chunk in chunks
     )
-    inputs, targets = [], []
+    inputs, targets, images = [], [], []
     with tqdm(total=count, desc="draw windows", unit="image", disable=None) as bar:
-        for chunk, (some, their) in zip(chunks, parallel(calls), strict=True):
+        for chunk, (some, their, seen) in zip(chunks, parallel(calls), strict=True):
             inputs.append(some)
             targets.append(their)
+            images.append(seen)
             bar.update(len(chunk))
-    return Patches(np.concatenate(inputs), np.concatenate(targets), np.repeat(np.arange(count), each))
+    shown = None if pictures is None else np.concatenate(images)
+    return Patches(np.concatenate(inputs), np.concatenate(targets), np.repeat(np.arange(count), each), shown)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -18,15 +17,16 @@ import atomic
 from command_line import UserError, program
 from competition import Size, find_competition
 from ensemble.blocks import Place, places, raise_unreadable, stacked
+from ensemble.conv_stacker import image_frame
 from ensemble.lanes import Lanes
 from ensemble.mixture import Mixture, find_mixture
+from ensemble.photograph_files import cut_out, list_photographs, write_png
 from ensemble.pipeline import overlapped
 from ensemble.postprocess import apply_kept
 from ensemble.predictor import DECODERS
 from ensemble.tiles import predict_in_tiles
 from models.frame import Frame, decode
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
 # what the folder's masks were made with
 STATE_FILE = "made_with.json"
 # tiles of one photograph a forward pass
@@ -77,19 +77,23 @@ class NetworkLogits:
         name: of the photograph.
         size: its own (height, width).
         planes, frames: per member, float32 logits and the frame they lie in.
+        images: per member, (h, w, 3) uint8 RGB: the photograph in that frame.
     """
 
     name: str
     size: Size
     planes: list[np.ndarray]
     frames: list[Frame]
+    images: list[np.ndarray]
 
     def blended(self, mixture: Mixture) -> np.ndarray:
         """(H, W) float32 at the photograph's own size, the threshold taken off: foreground is above 0.
 
         What the blend's repairs add or take away becomes a sure thing.
         """
-        full = mixture.combine(self.planes, self.frames, mixture.weights, self.size)
+        frame = image_frame(mixture.combine, self.frames)
+        image = None if frame is None else self.images[self.frames.index(frame)]
+        full = mixture.combine(self.planes, self.frames, mixture.weights, self.size, image)
         logits = full - np.float32(mixture.threshold)
         if mixture.repairs:
             repaired = apply_kept(logits > 0, mixture.repairs)
@@ -99,7 +103,7 @@ class NetworkLogits:
 
 def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]) -> list[NetworkLogits]:
     """Pass some photographs of one block through every member's networks, in tiles where one needs that."""
-    results = [NetworkLogits(place.name, photograph.size, [], []) for place, photograph in photographs]
+    results = [NetworkLogits(place.name, photograph.size, [], [], []) for place, photograph in photographs]
     block_names = [""] * photographs[0][0].length
     for place, _ in photographs:
         block_names[place.slot] = place.name
@@ -117,66 +121,8 @@ def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]
                 else:
                     result.planes.append(logits[place.slot, 0])
                     result.frames.append(frame)
+                result.images.append(photograph.inputs[frame])
     return results
-
-
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W) or (H, W, C) uint8, channels as OpenCV orders them, as PNG, whole or not at all."""
-    # run-length strategy: masks become small, photographs are written in a fifth of the time
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    done, data = cv2.imencode(".png", pixels, options)
-    if not done:
-        raise UserError(f"{path} cannot be written as PNG ({pixels.shape[0]}x{pixels.shape[1]} pixels).")
-    with atomic.replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
-
-
-def cut_out(image: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """A photograph with its background transparent.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        logits: (H, W) float32.
-
-    Returns:
-        (H, W, 4) uint8, blue, green, red, alpha as OpenCV writes them; alpha is the probability of the foreground, so
-        the edges are soft.
-    """
-    alpha = np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
-    return np.dstack([image[..., ::-1], alpha])
-
-
-def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, UserError]]]:
-    """The photographs of a folder, or one file.
-
-    Returns:
-        Their folder, their names sorted, and the files that are none, each with its fault. Hidden files and folders
-        are passed over.
-
-    Raises:
-        UserError: nothing is there, or two photographs would have outputs of one name.
-    """
-    if source.is_file():
-        return source.parent, [source.name], []
-    if not source.is_dir():
-        raise UserError(f"{source} is missing: name a photograph or a folder of photographs (IMAGES=...).")
-    # a link to nothing is a photograph that is missing
-    entries = (entry for entry in source.iterdir() if entry.is_file() or not entry.exists())
-    files = sorted(entry for entry in entries if not entry.name.startswith("."))
-    names = [entry.name for entry in files if entry.suffix.lower() in SUFFIXES]
-    others = [
-        (entry.name, UserError(f"{entry} is not a photograph ({', '.join(SUFFIXES)}): take it out of the folder."))
-        for entry in files
-        if entry.suffix.lower() not in SUFFIXES
-    ]
-    if not names:
-        raise UserError(f"{source} holds no photograph ({', '.join(SUFFIXES)}): name another folder (IMAGES=...).")
-    stems: dict[str, str] = {}
-    for name in names:
-        other = stems.setdefault(Path(name).stem, name)
-        if other != name:
-            raise UserError(f"{source} holds both {other} and {name}, whose masks would have one name: rename one.")
-    return source, names, others
 
 
 @program

@@ -14,7 +14,7 @@ from competition import Size
 from ensemble.postprocess import STEPS, Step, apply_kept
 from ensemble.selection import bootstrap_interval
 from ensemble.voting import Combine, weighted_logits
-from folds.cache import Truth
+from folds.cache import Frames, Truth
 from folds.store import LogitStore
 from kernels import rle
 from kernels.dice import dice_runs
@@ -29,11 +29,18 @@ def _blend_runs(
     weights: Sequence[float],
     threshold: float,
     names: Sequence[str],
+    positions: range,
     full: Size,
     combine: Combine,
+    pictures: Frames | None,
 ) -> list[np.ndarray]:
     cv2.setNumThreads(1)
-    return [rle.encode(combine([s.read(n)[0] for s in stores], frames, weights, full) > threshold) for n in names]
+    masks = []
+    for p in positions:
+        image = None if pictures is None else pictures.image(p)
+        logits = combine([store.read(names[p])[0] for store in stores], frames, weights, full, image)
+        masks.append(rle.encode(logits > threshold))
+    return masks
 
 
 def _repaired(
@@ -93,6 +100,7 @@ def measure(
     groups: np.ndarray,
     *,
     combine: Combine = weighted_logits,
+    pictures: Frames | None = None,
     jobs: int = -1,
 ) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     """The nested Dice gain of every step over a blend's full-size out-of-fold masks.
@@ -106,6 +114,7 @@ def measure(
         full: (H, W).
         fold, groups: (N,) fold and group of every image.
         combine: how the networks' logits become the blend's.
+        pictures: the training images, where `combine` needs them (`ensemble.conv_stacker.image_frame`).
         jobs: processes, as joblib counts them.
 
     Returns:
@@ -115,7 +124,12 @@ def measure(
     """
     parallel = joblib.Parallel(n_jobs=jobs)
     chunks = _chunks(len(names))
-    calls = (joblib.delayed(_blend_runs)(stores, frames, weights, threshold, names[c], full, combine) for c in chunks)
+    calls = (
+        joblib.delayed(_blend_runs)(
+            stores, frames, weights, threshold, names, range(c.start, c.stop), full, combine, pictures
+        )
+        for c in chunks
+    )
     masks = [runs for chunk in parallel(calls) for runs in chunk]
     truths = [np.array(truth.of(position)) for position in range(len(names))]
 

@@ -153,7 +153,9 @@ class DiceWeights:
 
 
 class LogisticBlend:
-    """Logistic regression on the logits of the pixels where networks disagree, made convex.
+    """Logistic regression on the logits of the pixels where networks disagree and a sample of the others, made convex.
+
+    The others count as many times as makes them one half of all: what networks agree on must stay as it is.
 
     Coefficients below 0 are dropped and the rest refitted until none is left, since a blend that subtracts a network
     fits noise, and only convex blends are exact on the index. The intercept becomes nothing: the threshold is fitted
@@ -168,19 +170,38 @@ class LogisticBlend:
         self.pixels = pixels
         self.seed = seed
 
+    def _drawn(self, index: DisagreementIndex, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M, D) float32 logits and (D,) uint8 truth of open pixels, drawn evenly from all images together."""
+        ends = np.cumsum([len(index.truths[i]) for i in images])
+        count = int(ends[-1])
+        # image by image: all open pixels of thousands of images at once would be gigabytes
+        drawn = np.arange(count)
+        if count > self.pixels:
+            drawn = np.sort(np.random.default_rng(self.seed).choice(count, self.pixels, replace=False))
+        parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+        starts = ends - [len(index.truths[i]) for i in images]
+        rows = [(i, part - start) for i, part, start in zip(images, parts, starts, strict=True)]
+        return (
+            np.concatenate([index.logits[i][:, at] for i, at in rows], axis=1),
+            np.concatenate([index.truths[i][at] for i, at in rows]),
+        )
+
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> LogisticBlend:
         """Learn from `images`; returns self."""
         members = len(index.logits[0])
-        logits = np.concatenate([index.logits[i] for i in images], axis=1)
-        truths = np.concatenate([index.truths[i] for i in images])
-        rng = np.random.default_rng(self.seed)
-        drawn = rng.permutation(len(truths))[: self.pixels]
+        logits, truths = self._drawn(index, images)
+        counts = np.ones(len(truths))
+        if index.agreed_logits:
+            agreed = np.concatenate([index.agreed_logits[i] for i in images], axis=1)
+            counts = np.append(counts, np.full(agreed.shape[1], len(truths) / max(1, agreed.shape[1])))
+            logits = np.hstack([logits, agreed])
+            truths = np.concatenate([truths, *(index.agreed_truths[i] for i in images)])
         active = np.arange(members)
         self.weights_ = np.full(members, 1 / members)
-        if len(np.unique(truths[drawn])) < 2:
+        if len(np.unique(truths)) < 2:
             return self
         while len(active):
-            model = LogisticRegression().fit(logits[np.ix_(active, drawn)].T, truths[drawn])
+            model = LogisticRegression().fit(logits[active].T, truths, counts)
             coefficients = model.coef_[0]
             if (coefficients > 0).all():
                 self.weights_ = np.zeros(members)

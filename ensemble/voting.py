@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -16,8 +17,21 @@ from competition import Size
 from models.frame import Frame
 
 Vote = Callable[[Sequence[np.ndarray], Sequence[Frame], Sequence[float], Size], np.ndarray]
-# as `Vote`, but to full-size logits (H, W) float32, foreground where they are above the blend's threshold
-Combine = Callable[[Sequence[np.ndarray], Sequence[Frame], Sequence[float], Size], np.ndarray]
+
+
+class Combine(Protocol):
+    """As `Vote`, but to full-size logits (H, W) float32, foreground where they are above the blend's threshold."""
+
+    def __call__(
+        self,
+        logits: Sequence[np.ndarray],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        full: Size,
+        image: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """`image` (h, w, 3) uint8 RGB is for those that need it (`ensemble.conv_stacker.image_frame`)."""
+
 
 # a hard vote knows no doubt: the logit of what it decides, beyond what 8 bits of alpha can show
 _SURE = 16.0
@@ -99,7 +113,11 @@ def majority_vote(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.
 
 
 def weighted_logits(
-    logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+    logits: Sequence[np.ndarray],
+    frames: Sequence[Frame],
+    weights: Sequence[float],
+    full: Size,
+    image: np.ndarray | None = None,
 ) -> np.ndarray:
     """Weighted sum of several networks' logits at full size.
 
@@ -111,6 +129,7 @@ def weighted_logits(
         frames: the networks' frames, in the same order.
         weights: in the same order; networks of weight 0 are left out.
         full: (H, W) of the full frame.
+        image: not looked at.
 
     Returns:
         (H, W) float32.
@@ -160,13 +179,18 @@ def _at_full_size(
 
 
 def vote_logits(
-    vote: str, logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
+    vote: str,
+    logits: Sequence[np.ndarray],
+    frames: Sequence[Frame],
+    weights: Sequence[float],
+    full: Size,
+    image: np.ndarray | None = None,
 ) -> np.ndarray:
     """The logits of a vote's probability at full size; above 0 exactly where the vote's mask is.
 
     Args:
         vote: key of `PROBABILITIES`.
-        logits, frames, weights, full: as `weighted_logits`.
+        logits, frames, weights, full, image: as `weighted_logits`.
 
     Returns:
         (H, W) float32.

@@ -29,6 +29,8 @@ from submit.spool import write_all
 from submit.stream import SubmissionStream
 
 _Fault = tuple[str, UserError]
+# an image's name, its logits by each member, and the image itself where the blend looks at it
+_Passed = tuple[str, list[np.ndarray], np.ndarray | None]
 
 _CURE = "remove the folder that it is in"
 
@@ -71,7 +73,9 @@ class Direct:
         ready = lanes or lanes_of_process(self.mixture.members)
         batch = min(ready.batch(member.variant) for member in self.mixture.members)
 
-        def forward(images: list[tuple[Place, dict[Frame, np.ndarray]]]) -> Iterator[tuple[str, list[np.ndarray]]]:
+        frame = self.mixture.image_frame
+
+        def forward(images: list[tuple[Place, dict[Frame, np.ndarray]]]) -> Iterator[_Passed]:
             block_names = [""] * images[0][0].length
             for place, _ in images:
                 block_names[place.slot] = place.name
@@ -82,11 +86,12 @@ class Direct:
                     )
                     for predictor in predictors
                 ]
-            for place, _ in images:
-                yield place.name, [planes[place.slot, 0] for planes in logits]
+            for place, inputs in images:
+                yield place.name, [planes[place.slot, 0] for planes in logits], inputs[frame] if frame else None
 
-        def keep(result: tuple[str, list[np.ndarray]]) -> tuple[str, bytes]:
-            return result[0], blended_row(self.mixture, result[1], self.stream.size, self.stream.order)
+        def keep(result: _Passed) -> tuple[str, bytes]:
+            name, planes, image = result
+            return name, blended_row(self.mixture, planes, self.stream.size, self.stream.order, image)
 
         unread: list[tuple[Place, UserError]] = []
         shard_of = {name: shard for shard in shards for name in self.stream.shard_names(shard)}

@@ -43,16 +43,19 @@ class _Blender:
 
     mixture: Mixture
     stores: Sequence[LogitStore]
+    folder: Path
     empty: frozenset[str]
 
     def rows(self, stream: SubmissionStream, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(name, run-length text) of each image."""
+        frame = self.mixture.image_frame
         for name in names:
             if name in self.empty:
                 yield name, b""
                 continue
             planes = [store.read(name)[0] for store in self.stores]
-            yield name, blended_row(self.mixture, planes, stream.size, stream.order)
+            image = None if frame is None else frame.load(self.folder / name, stream.size)[0]
+            yield name, blended_row(self.mixture, planes, stream.size, stream.order, image)
 
     def write(self, stream: SubmissionStream, shard: int) -> int:
         """Write one shard of the submission; returns its number of rows."""
@@ -118,7 +121,7 @@ def _predicted(
             stores.append(LogitStore.open(member.folder / TEST_STORE))
     if len(empty) == len(names):
         raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
-    return _Blender(mixture, stores, frozenset(empty))
+    return _Blender(mixture, stores, folder, frozenset(empty))
 
 
 def _encode(blender: _Blender, rows: SubmissionStream, jobs: int, cluster: str) -> None:
@@ -126,7 +129,8 @@ def _encode(blender: _Blender, rows: SubmissionStream, jobs: int, cluster: str) 
     missing = rows.missing()
     with tqdm(total=rows.count, desc="encode", unit="row", disable=None) as bar:
         bar.update(rows.count - sum(len(rows.shard_names(k)) for k in missing))
-        shared = (rows.folder, *(store.path for store in blender.stores))
+        images = () if blender.mixture.image_frame is None else (blender.folder,)
+        shared = (rows.folder, *images, *(store.path for store in blender.stores))
         for count in run_all(partial(blender.write, rows), rows.missing, jobs=jobs, cluster=cluster, shared=shared):
             bar.update(count)
 

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 import atomic
+from ensemble.conv_stacker import ConvStacker
 from ensemble.members import Member, find_members
+from ensemble.patches import Patches
 from models import checkpoint
 from models.build import build
 from models.variants import Variant
@@ -56,6 +58,23 @@ def save_blend(
         **entries,
     }
     atomic.write_json(root / "blend" / "blend.json", blend)
+
+
+def save_stacker(root: Path, members: list[Member], *, image: bool) -> ConvStacker:
+    """Fit a stacker of these members to noise, and write it as the blend."""
+    rng = np.random.default_rng(0)
+    windows = Patches(
+        rng.normal(scale=4, size=(4, len(members), 16, 16)).astype(np.float16),
+        rng.integers(0, 256, (4, 16, 16)).astype(np.uint8),
+        np.arange(4),
+        rng.integers(0, 256, (4, 16, 16, 3)).astype(np.uint8),
+    )
+    weights = np.full(len(members), 1 / len(members))
+    stacker = ConvStacker(steps=20, batch=4, image=image).fit(windows, np.arange(4), weights)
+    stacker.save(root / "blend", [member.name for member in members])
+    vote = {"vote": "conv-stacker-image" if image else "conv-stacker", "stacker_digest": stacker.digest()}
+    save_blend(root, members, weights.tolist(), **vote)
+    return stacker
 
 
 def write_photograph(path: Path, height: int, width: int, seed: int = 0) -> None:

@@ -127,6 +127,94 @@ def test_a_stacker_that_memorises_gains_nothing_from_random_labels(tmp_path: Pat
     assert honest.nested.mean() < 2 / 3 + 0.01  # everything foreground is 2 / 3
 
 
+class Pictures:
+    """Frames of (N, h, w, 3) uint8, as folds.cache gives them."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def image(self, position: int) -> np.ndarray:
+        return self.images[position]
+
+    def mask(self, position: int) -> np.ndarray:
+        raise AssertionError("the truth comes from the runs")
+
+
+def quick_with_image() -> ConvStacker:
+    return ConvStacker(steps=60, batch=6, image=True)
+
+
+def test_the_image_shows_what_the_logits_do_not(tmp_path: Path) -> None:
+    # neither network knows the left half of the object; on the image it is red
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[: FULL[0], : FULL[1]]
+    masks = [(y - 24) ** 2 + (x - 30) ** 2 < radius**2 for radius in rng.uniform(10, 20, len(FOLD))]
+    blind = np.stack([np.where(mask & (x > 30), 3.0, -3.0)[None].repeat(2, 0) for mask in masks])
+    stores, truth = stored(tmp_path, (blind + rng.normal(size=blind.shape)).astype(np.float32)), known(masks)
+    images = rng.integers(60, 120, (len(FOLD), *FULL, 3)).astype(np.uint8)
+    for image, mask in zip(images, masks, strict=True):
+        image[mask, 0] += 100
+    start = equal_mean()
+    same = {"make": quick_with_image, "name": conv_stacker.IMAGE_NAME, "jobs": 1}
+    candidate, fitted = evaluate_stacker(
+        start, stores, FRAMES, NAMES, truth, FULL, FOLD, pictures=Pictures(images), **same
+    )
+    assert candidate.name == candidate.vote == conv_stacker.IMAGE_NAME
+    assert candidate.nested.mean() > 0.97
+    logits_alone, _ = evaluate_stacker(start, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    assert logits_alone.nested.mean() < 0.9
+
+    planes = [store.read(NAMES[0])[0] for store in stores]
+    found = fitted(planes, FRAMES, [], FULL, images[0])
+    assert not np.array_equal(found, fitted(planes, FRAMES, [], FULL, images[0, :, :, ::-1]))
+    fitted.save(tmp_path / "blend", ["a", "b"])
+    back = conv_stacker.load(tmp_path / "blend", ["b", "a"], fitted.digest())
+    np.testing.assert_array_equal(back(planes[::-1], FRAMES, [0, 0], FULL, images[0]), found)
+    assert conv_stacker.image_frame(back, FRAMES) == FRAMES[0]
+    assert conv_stacker.image_frame(ConvStacker(), FRAMES) is None
+    with pytest.raises(ValueError, match="needs the image"):
+        fitted(planes, FRAMES, [], FULL)
+    with pytest.raises(ValueError, match="without images"):
+        quick_with_image().fit(gather(stores, FRAMES, NAMES, truth, FULL, jobs=1), np.arange(3), np.full(2, 0.5))
+
+
+class ImageMemoriser:
+    """Knows by heart the truth of every image it was fitted on, by what the image looks like."""
+
+    def fit(self, patches: Patches, images: np.ndarray, weights: np.ndarray) -> ImageMemoriser:
+        assert patches.images is not None
+        self.known_ = {
+            patches.images[p].tobytes(): patches.targets[p] > 127
+            for p in np.flatnonzero(np.isin(patches.image, images))
+        }
+        return self
+
+    def __call__(self, logits: Sequence[np.ndarray], *rest: Any) -> np.ndarray:
+        seen = self.known_.get(rest[-1].tobytes())
+        return np.where(seen, 1.0, -1.0).astype(np.float32) if seen is not None else np.mean(logits, 0)
+
+
+def test_one_that_memorises_images_gains_nothing_from_random_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    masks = [rng.random(FULL) < 0.5 for _ in FOLD]
+    stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
+    pictures = Pictures(rng.integers(0, 256, (len(FOLD), *FULL, 3)).astype(np.uint8))
+    chance = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1).dice(np.full(2, 0.5))[:, 0]
+    candidate, fitted = evaluate_stacker(
+        equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=ImageMemoriser, pictures=pictures, jobs=1
+    )
+    np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
+    # fitted on everything, it does know every image
+    planes = [store.read(NAMES[0])[0] for store in stores]
+    np.testing.assert_array_equal(fitted(planes, FRAMES, [], FULL, pictures.image(0)) > 0, masks[0])
+
+    # nor does the real one
+    honest, _ = evaluate_stacker(
+        equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick_with_image, pictures=pictures, jobs=1
+    )
+    assert honest.nested.mean() < 2 / 3 + 0.01
+
+
 def test_networks_of_other_sizes_meet_on_the_grid_of_the_largest() -> None:
     full = (50, 70)
     frames = [Frame((10, 14)), Frame((56, 72), "pad"), Frame((25, 35))]

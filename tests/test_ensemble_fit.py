@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -81,19 +82,95 @@ def test_a_vote_is_scored_as_it_blends_and_chosen_where_it_is_better(trained: tu
         assert scores[name] == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()), abs=1e-6)
 
 
+def test_gains_are_of_paired_differences(trained: tuple[Path, Path]) -> None:
+    blend = json.loads((trained[1] / "carvana" / "votes" / "blend.json").read_text())
+    of = blend["candidates"]
+    for other in ("best-single", "equal-mean"):
+        gain = blend["gains"][other]
+        assert gain["gain"] == pytest.approx(blend["cv"]["dice"] - of[other]["dice"])
+        assert gain["interval"][0] <= gain["gain"] <= gain["interval"][1]
+        assert of[other]["gains"][other] == {"gain": 0, "interval": [0, 0]}
+
+
+def test_a_stacker_that_sees_the_image_is_fitted_and_read_back(
+    trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, runs = trained
+    monkeypatch.setattr(fit, "ConvStacker", functools.partial(ConvStacker, steps=10, batch=4))
+    fit.main(data=data, runs=runs, jobs=1, name="seen", blend="conv-stacker-image")
+    blend = json.loads((runs / "carvana" / "seen" / "blend.json").read_text())
+    assert blend["kind"] == blend["vote"] == "conv-stacker-image"
+    assert json.loads((runs / "carvana" / "seen" / "conv_stacker.json").read_text())["image"] is True
+    mixture = find_mixture(runs / "carvana", "seen")
+    assert mixture.image_frame == mixture.members[0].frame
+    report.main(data=data, runs=runs, name="seen", jobs=1)
+    assert "conv-stacker-image" in (runs / "carvana" / "seen" / "report.html").read_text()
+
+
+def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, runs = trained
+    before = runs / "carvana"
+
+    def refused(sentence: str, change: Callable[[Path], None], members: str = "all") -> None:
+        root = tmp_path / str(len(list(tmp_path.iterdir()))) / "carvana"
+        shutil.copytree(before, root)
+        change(root)
+        with pytest.raises(SystemExit, match=sentence) as error:
+            fit.main(data=data, runs=root.parent, jobs=1, postprocess="off", name="new", members=members)
+        assert str(error.value).count("error: ") == 1
+        assert not (root / "new").exists()
+
+    def manifests(root: Path, key: str, variant: str = "*") -> None:
+        for path in root.glob(f"{variant}/fold*/manifest.json"):
+            path.write_text(json.dumps({**json.loads(path.read_text()), key: "another"}))
+
+    def other_split(root: Path) -> None:
+        table = pd.read_csv(root / "folds.csv", dtype={"group": str})
+        groups = table["group"].unique()
+        swapped = table["group"].replace({groups[0]: groups[-1], groups[-1]: groups[0]})
+        fold_of = table.drop_duplicates("group").set_index("group")["fold"]
+        assert fold_of[groups[0]] != fold_of[groups[-1]]
+        table["fold"] = swapped.map(fold_of)
+        table.to_csv(root / "folds.csv", index=False)
+
+    def unlike(root: Path) -> None:
+        shutil.rmtree(root / "fpn-regnetx" / "oof.zarr")
+        LogitStore.create(root / "fpn-regnetx" / "oof.zarr", ["x.jpg"], (1, 320, 480)).write(
+            "x.jpg", np.zeros((1, 320, 480), np.float32)
+        )
+
+    refused(r"average-mask/fold0/manifest.json names other folds \(\w+\) than .*folds.csv holds \(\w+\)", other_split)
+    refused(
+        r"unet-mobilenetv3/fold0/manifest.json names other folds \(another\) than .*average-mask/fold0/manifest.json",
+        lambda root: manifests(root, "folds_digest", "unet-mobilenetv3"),
+    )
+    refused(
+        "no fold of 'unet-xyz' is trained in .*trained there: average-mask, fpn-regnetx, unet-mobilenetv3",
+        lambda root: None,
+        "average-mask,unet-xyz",
+    )
+    refused("trained on other data than", lambda root: manifests(root, "data_digest"))
+    refused(r"fpn-regnetx/oof.zarr holds other images than", unlike)
+    refused(
+        "fpn-regnetx/oof.zarr lacks the logits of 1 images",
+        lambda root: next(iter((root / "fpn-regnetx" / "oof.zarr").glob("c.*"))).unlink(),
+    )
+
+
 def test_a_forced_stacker_is_in_the_blend_and_read_back_by_mixture_and_report(
     trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, runs = trained
     folder = runs / "carvana" / "stacked"
-    quick = functools.partial(fit.evaluate_stacker, make=lambda: ConvStacker(steps=10, batch=4))
-    monkeypatch.setattr(fit, "evaluate_stacker", quick)
+    monkeypatch.setattr(fit, "ConvStacker", functools.partial(ConvStacker, steps=10, batch=4))
     fit.main(data=data, runs=runs, jobs=1, postprocess="off", name="stacked", blend="conv-stacker")
     blend = json.loads((folder / "blend.json").read_text())
     assert blend["kind"] == blend["vote"] == "conv-stacker"
     assert blend["members"] == sorted(VARIANTS)
     assert list(blend["candidates"])[-1] == "conv-stacker"
-    assert blend["cv"] == {k: v for k, v in blend["candidates"]["conv-stacker"].items() if k != "weights"}
+    assert blend["cv"] == {k: v for k, v in blend["candidates"]["conv-stacker"].items() if k in blend["cv"]}
     mixture = find_mixture(runs / "carvana", "stacked")
     stores = [LogitStore.open(member.folder / "oof.zarr") for member in mixture.members]
     dice = []

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ensemble import conv_stacker
+from ensemble.blocks import Place
 from ensemble.lanes import Lanes
 from ensemble.mixture import find_mixture
+from ensemble.photographs import load, network_logits
 from ensemble.photographs import main as mask_photographs
-from models.frame import decode
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
+from models.frame import Frame, decode, frame_of
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))
+UNET_FRAME, PADS_FRAME = frame_of(UNET), frame_of(PADS)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,25 @@ SIZES = {
     "alpha": (40, 45),
     "turned": (411, 300),
 }
+
+
+def test_a_stacker_sees_the_photograph_in_tiles_too(photographs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "studio"
+    members = [save_member(root, UNET), save_member(root, PADS)]
+    stacker = save_stacker(root, members, image=True)
+    out = tmp_path / "out"
+    call(root.parent, photographs, out)
+    lanes = Lanes(members)
+    # larger than the network that pads, in tiles at its own size; and smaller, where the network sees it padded
+    for name, grid in (("large.jpg", Frame((300, 411))), ("small.png", Frame(UNET.size))):
+        photograph = load(photographs / name, [UNET_FRAME, PADS_FRAME])
+        with lanes.running():
+            (logits,) = network_logits(lanes, [(Place(name, 0, 1), photograph)])
+        assert conv_stacker.image_frame(stacker, logits.frames) == grid
+        whole = decode(photographs / name)[0]
+        image = whole if grid.size == whole.shape[:2] else UNET_FRAME.load(photographs / name)[0]
+        full = stacker(logits.planes, logits.frames, [], photograph.size, image)
+        np.testing.assert_array_equal(pixels(out / f"{Path(name).stem}_mask.png") > 0, full > 0)
 
 
 @pytest.mark.parametrize("variant", ["", "tiny-pads"])

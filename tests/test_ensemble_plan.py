@@ -29,15 +29,15 @@ def test_the_arithmetic() -> None:
 
 
 def test_lines_warn_of_a_small_disk() -> None:
-    text = "\n".join(plan.plan_lines(make(0), 10**12, [2]))
+    text = "\n".join(cost.plan_lines(make(0), 10**12, [2]))
     assert "by arithmetic, 2 machines like this one: 2 min" in text
     assert "GPUs" not in text
     assert "all images: 2 min, 20.0 MB stored" in text
     assert "48.0 MB of disk (1000.0 GB free), 1.0 GB of memory" in text
     assert "which keeps no logits: 18.0 MB of disk" in text
     assert "too small" not in text
-    assert "by arithmetic, 2 GPUs in this machine: " in "\n".join(plan.plan_lines(make(1), 10**12, [2]))
-    assert "too small" in "\n".join(plan.plan_lines(make(1), 10**6, [2]))
+    assert "by arithmetic, 2 GPUs in this machine: " in "\n".join(cost.plan_lines(make(1), 10**12, [2]))
+    assert "too small" in "\n".join(cost.plan_lines(make(1), 10**6, [2]))
 
 
 def test_a_few_images_are_timed_and_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ensemble.index import DisagreementIndex
 from ensemble.selection import bootstrap_interval, choose, evaluate, evaluate_all
-from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, GreedySelection
+from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, GreedySelection, LogisticBlend
 from ensemble.voting import VOTES
 from kernels.blend import disagreement
 from models.frame import Frame
@@ -69,6 +71,27 @@ def test_what_is_fitted_is_convex_and_repeats_itself(name: str, case: tuple) -> 
     assert (fitted.weights_ >= 0).all()
     assert fitted.weights_.sum() == pytest.approx(1)
     np.testing.assert_array_equal(BLENDERS[name]().fit(index, images).weights_, fitted.weights_)
+
+
+def test_the_regression_draws_pixels_of_all_images_with_their_own_truth(case: tuple) -> None:
+    index, images = case[2], np.array([7, 3, 20])
+    pixels = [{(*logits, t) for logits, t in zip(index.logits[i].T, index.truths[i], strict=True)} for i in images]
+    for count in (40, 10**6):
+        logits, truths = LogisticBlend(pixels=count)._drawn(index, images)
+        found = {(*row, t) for row, t in zip(logits.T, truths, strict=True)}
+        assert found <= set.union(*pixels)
+        assert len(found) == min(count, sum(map(len, pixels)))
+        assert all(found & of_image for of_image in pixels)
+
+
+def test_the_regression_sees_what_networks_agree_on_too(case: tuple) -> None:
+    index, images = case[2], np.arange(len(FOLD))
+    alone = LogisticBlend().fit(index, images).weights_
+    # on the agreed pixels, only the bad network 3 knows how sure to be
+    agreed = np.random.default_rng(5).normal(size=(4, 400)).astype(np.float32)
+    agreed[:3] = 0.01 * np.sign(agreed[3])
+    own = replace(index, agreed_logits=[agreed] * 30, agreed_truths=[(agreed[3] > 0).astype(np.uint8)] * 30)
+    assert LogisticBlend().fit(own, images).weights_[3] > 2 * alone[3]
 
 
 @pytest.mark.parametrize("name", ["greedy", "logistic", "dice-weights"])

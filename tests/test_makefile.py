@@ -72,6 +72,17 @@ def test_predict_names_its_folders() -> None:
     )
 
 
+def test_ensemble_restricts_members_and_forces_a_blend() -> None:
+    for given, flags in (
+        (["V=a,b", "BLEND=greedy"], '--members "a,b" --blend "greedy"'),
+        ([], '--members "all"'),
+    ):
+        done = subprocess.run(
+            ["make", "-n", "ensemble", *given, "-o", "setup"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert flags in done.stdout
+
+
 def test_plan_takes_the_blend_or_variants() -> None:
     for given in ("", "a,b"):
         done = subprocess.run(

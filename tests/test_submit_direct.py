@@ -18,9 +18,11 @@ from ensemble.lanes import Predictor
 from ensemble.mixture import find_mixture
 from ensemble.voting import weighted_logits
 from folds.logit_code import KNEE, SCALE
+from folds.store import LogitStore
 from kernels.rle import decode, encode_logits_text, parse
+from models.frame import Frame
 from submit import make
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
 ROOT = Path(__file__).parent.parent
 STUDIO = COMPETITIONS["studio"]
@@ -87,6 +89,25 @@ def test_rows_are_the_blend_of_what_the_networks_gave_and_the_stores_differ_by_t
         # where a pixel near the edge could differ at all
         assert differs.mean() < 0.01
     assert all(0 < mask(text).mean() < 1 for text in direct.values())
+
+
+def test_a_stacker_that_sees_the_image_is_given_it_on_both_ways(case: tuple[Path, Path]) -> None:
+    root = case[1] / "studio"
+    stacker = save_stacker(root, [save_member(root, AVERAGE), save_member(root, UNET)], image=True)
+    direct = call(case)
+    stored = call(case, stream=False, restart=True)
+    mixture = find_mixture(root, "blend")
+    assert mixture.image_frame == Frame(UNET.size)
+    frames = [member.frame for member in mixture.members]
+    stores = [LogitStore.open(member.folder / "test.zarr") for member in mixture.members]
+    for name in NAMES:
+        image = Frame(UNET.size).load(case[0] / "test" / name)[0]
+        full = stacker([store.read(name)[0] for store in stores], frames, [], STUDIO.size, image)
+        assert stored[name] == encode_logits_text(full).decode()
+        # but for the rounding of the stores
+        assert (mask(direct[name]) != mask(stored[name])).mean() < 0.01
+        other = stacker([store.read(name)[0] for store in stores], frames, [], STUDIO.size, image[:, :, ::-1])
+        assert ((other > 0) != mask(stored[name])).mean() > 0.02
 
 
 PROGRAM = """

@@ -144,24 +144,27 @@ def test_the_rows_are_those_of_the_blends_vote_and_of_its_kept_repairs(
     assert fingerprint.get("vote", "logits") == vote
 
 
-def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("image", [False, True])
+def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path], image: bool) -> None:
     stores, root = spotted(case), case[1] / "studio"
     rng = np.random.default_rng(0)
     windows = Patches(
         rng.normal(scale=4, size=(4, 2, 16, 16)).astype(np.float16),
         rng.integers(0, 256, (4, 16, 16)).astype(np.uint8),
         np.arange(4),
+        rng.integers(0, 256, (4, 16, 16, 3)).astype(np.uint8),
     )
-    stacker = ConvStacker(steps=20, batch=4).fit(windows, np.arange(4), np.array([0.6, 0.4]))
+    stacker = ConvStacker(steps=20, batch=4, image=image).fit(windows, np.arange(4), np.array([0.6, 0.4]))
     # fitted on the members in another order than the blend's own
     stacker.save(root / "blend", [UNET.name, AVERAGE.name])
     members = [save_member(root, AVERAGE), save_member(root, UNET)]
-    entries = {"vote": "conv-stacker", "stacker_digest": stacker.digest()}
+    entries = {"vote": "conv-stacker-image" if image else "conv-stacker", "stacker_digest": stacker.digest()}
     save_blend(root, members, [0.4, 0.6], **entries)
     call(case, restart=True)
     frames = [Frame(UNET.size), Frame(AVERAGE.size)]
     for name, text in rows(case).items():
-        logits = stacker([store.read(name)[0] for store in stores[::-1]], frames, [], STUDIO.size)
+        seen = Frame(UNET.size).load(case[0] / "test" / name)[0]
+        logits = stacker([store.read(name)[0] for store in stores[::-1]], frames, [], STUDIO.size, seen)
         assert text == rle.encode_text(logits > 0).decode()
         linear = VOTES["logits"]([store.read(name)[0] for store in stores], frames[::-1], [0.4, 0.6], STUDIO.size)
         assert text != rle.encode_text(linear).decode()

@@ -150,7 +150,7 @@ def case(
     each = reader.each(planes)
     panes = [album.pane(image, "image", decode(path)[0], photograph=True)]
     if truth is not None:
-        blend = reader.blend(planes)
+        blend = reader.blend(image, planes)
         panes += [
             album.pane(image, "truth", truth),
             album.pane(image, "blend", blend),
@@ -172,7 +172,7 @@ def contact_sheet(path: Path, reader: MaskReader, rows: Sequence[tuple[str, floa
     """
     figure, axes = plt.subplots(len(rows), 4, figsize=(16, 2.75 * len(rows) + 0.5), squeeze=False)
     for line, (name, dice, photograph, truth) in zip(axes, rows, strict=True):
-        predicted = reader.blend(reader.planes(name))
+        predicted = reader.blend(name, reader.planes(name))
         white = np.uint8(255)
         pictures = (
             (name, decode(photograph)[0]),

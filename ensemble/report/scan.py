@@ -89,7 +89,7 @@ def _rows(reader: MaskReader, images: Sequence[str], truths: Sequence[np.ndarray
         errors = each ^ truth
         # few pixels are wrong in any network, so the products are taken there alone
         errors = errors[:, errors.any(0)].astype(np.float64)
-        curve = threshold_dice(reader.logits(planes), truth, THRESHOLDS)
+        curve = threshold_dice(reader.logits(image, planes), truth, THRESHOLDS)
         rows.append((outer - inner, agreement, unanimous_wrong, curve, errors @ errors.T))
     return rows
 

@@ -59,6 +59,7 @@ def _reader(blend: dict[str, Any], root: Path, names: list[str], folds: int, tra
         repairs=[(step, size_px) for step, size_px in blend.get("postprocess_kept", [])],
         full=training.competition.size,
         combine=find_combination(root / blend["name"], blend, names),
+        folder=training.image_path(training.names[0]).parent,
     )
 
 

@@ -1,0 +1,94 @@
+"""What a blend is chosen on: members' out-of-fold logits beside the truth, all of one split of one training set.
+
+Anything else would leak, or compare what cannot be compared, and is refused here before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from command_line import UserError
+from ensemble.members import Member, find_members
+from folds import cache, split
+from folds.cache import Truth
+from folds.images import TrainingSet
+from folds.store import LogitStore
+from models.frame import Frame
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything about N training images that blends of M members are fitted and scored on.
+
+    Attributes:
+        training: the images.
+        truth: their masks.
+        fold, groups: (N,) the fold each image was held out in, and its group.
+        members: the trained variants.
+        stores: of their out-of-fold logits, in the order of the members.
+    """
+
+    training: TrainingSet
+    truth: Truth
+    fold: np.ndarray
+    groups: np.ndarray
+    members: Sequence[Member]
+    stores: Sequence[LogitStore]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the members."""
+        return [member.name for member in self.members]
+
+    @property
+    def frames(self) -> list[Frame]:
+        """Of the members."""
+        return [member.frame for member in self.members]
+
+
+def find_evidence(root: Path, training: TrainingSet, wanted: list[str] | None, *, jobs: int = -1) -> Evidence:
+    """Gather what blends are chosen on.
+
+    Args:
+        root: `runs/<competition>`.
+        training: the competition's training images.
+        wanted: variants; None takes every variant all of whose folds are trained.
+        jobs: processes, as joblib counts them.
+
+    Raises:
+        UserError: there is no split; a member is not completely trained, or was trained on other folds or data, or
+            its store holds other images or lacks some. One sentence, which names the files.
+    """
+    path = root / "folds.csv"
+    if not path.exists():
+        raise UserError(f"{path} is missing: train variants first (make folds V=...).")
+    table = split.read(path, training)
+    fold = table["fold"].to_numpy()
+    members = find_members(root, wanted, int(fold.max()) + 1)
+    digest = split.digest(table)
+    for member in members:
+        if member.data_digest != training.digest:
+            raise UserError(
+                f"{member.folder} was trained on other data than {training.data} holds now: put that data back, or "
+                "train in another runs folder."
+            )
+        if member.folds_digest != digest:
+            raise UserError(
+                f"{member.manifests[0]} names other folds ({member.folds_digest}) than {path} holds ({digest}), so "
+                "that its logits would be scored on images they were fitted on: put the split back that it was "
+                f"trained with, or train {member.name} again."
+            )
+    stores = [member.oof() for member in members]
+    for store in stores:
+        strangers = set(store.names) ^ set(training.names)
+        if strangers:
+            raise UserError(
+                f"{store.path} holds other images than {training.data} ({len(strangers)} differ, {min(strangers)} "
+                "first): train that variant again."
+            )
+    truth = cache.truth(training, root / "cache", jobs=jobs)
+    return Evidence(training, truth, fold, training.groups(), members, stores)
