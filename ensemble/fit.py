@@ -16,7 +16,7 @@ from competition import find_competition
 from ensemble import conv_stacker as conv
 from ensemble.blends import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.index import DisagreementIndex, single_dice
-from ensemble.members import find_members
+from ensemble.members import find_members, parse_members
 from ensemble.postprocess_gain import measure
 from ensemble.selection import (
     VOTED,
@@ -32,7 +32,6 @@ from ensemble.stacking import BLENDERS
 from ensemble.voting import Combine, combination
 from folds import cache, split
 from folds.images import find_training_set
-from models.variants import parse_variants
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
@@ -93,8 +92,7 @@ def main(
     if not (root / "folds.csv").exists():
         raise UserError(f"{root / 'folds.csv'} is missing: train variants first (make folds V=...).")
     fold = split.read(root / "folds.csv", training)["fold"].to_numpy()
-    wanted = None if members == "all" else [variant.name for variant in parse_variants(members)]
-    found = find_members(root, wanted, int(fold.max()) + 1)
+    found = find_members(root, parse_members(members, root), int(fold.max()) + 1)
     for member in found:
         if member.data_digest != training.digest:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from folds.augment import find_augmentation
 from folds.recipes import Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
 from models.build import check_size
 from models.losses import find_loss
-from models.variants import Variant
+from models.variants import VARIANTS, Variant
 
 # field: the least and the highest value that works, both included
 _RANGES: dict[str, tuple[float, float]] = {
@@ -53,6 +54,22 @@ def with_weights(variant: Variant, weights: Literal["", "imagenet", "none"]) -> 
     if weights == "imagenet" and variant.network != "smp":
         raise UserError(f"{variant.name} has no encoder that ImageNet weights exist for: leave --weights out.")
     return replace(variant, weights=weights) if weights else variant
+
+
+def with_tag(variant: Variant, tag: str) -> Variant:
+    """The variant under the name `<variant>-<tag>`, to be trained once more beside itself; "" leaves it alone.
+
+    Raises:
+        UserError: the tag holds other than letters and digits, or the name is a registered variant's.
+    """
+    if not tag:
+        return variant
+    if not re.fullmatch(r"[A-Za-z0-9]+", tag):
+        raise UserError(f"--tag {tag!r} becomes part of a folder's name: give letters and digits only, such as s1.")
+    name = f"{variant.name}-{tag}"
+    if name in VARIANTS:
+        raise UserError(f"--tag {tag} makes {variant.name} into {name}, which is a variant of its own: another tag.")
+    return replace(variant, name=name)
 
 
 def check_recipe(recipe: Recipe) -> None:

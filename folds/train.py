@@ -23,7 +23,7 @@ from folds import cache, split
 from folds.cluster import train_on_cluster
 from folds.fold import run_fold
 from folds.images import TrainingSet, find_training_set
-from folds.plan import check_batch, check_devices, check_plan, plan_of, with_weights
+from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
 from folds.recipes import Recipe
 from folds.start import Start, find_start, load_start, recorded_start
 from folds.store import LogitStore
@@ -194,6 +194,7 @@ def main(
     learning_rate: float = 0.0,
     weights: Literal["", "imagenet", "none"] = "",
     init_from: Path | None = None,
+    tag: str = "",
     folds: int = split.FOLDS,
     folds_csv: Path | None = None,
     seed: int = 0,
@@ -219,9 +220,11 @@ def main(
         weights: the encoders' starting weights, instead of each variant's own.
         init_from: start from the weights of a finished run of the same network, of any size: a variant's run folder
             (fold k from its fold k), or one fold's. Refused where they have seen what a fold holds out.
+        tag: train once more, side by side: run folder and name become <variant>-<tag>. For members of an ensemble that
+            differ by seed or recipe alone.
         folds: number of folds of a new split.
         folds_csv: your own split, columns image and fold, instead of a new one.
-        seed: of the split, the weights, the order and the augmentation.
+        seed: of the weights, the order and the augmentation; and of the split, unless folds.csv is there already.
         jobs: folds trained at once; by default one a GPU, else one a core.
         precision: what is computed in, instead of the recipe's.
         workers: processes that load and augment images for each device; 0 loads between the steps, -1 chooses.
@@ -231,7 +234,7 @@ def main(
     if workers < -1:
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     facts: Competition = find_competition(competition)
-    variants = [with_weights(each, weights) for each in parse_variants(variant)]
+    variants = [with_tag(with_weights(each, weights), tag) for each in parse_variants(variant)]
     changes: dict[str, Any] = {
         key: value
         for key, value in (
