@@ -25,8 +25,9 @@ from ensemble.lanes import Predictor
 from ensemble.members import find_members
 from folds import cache, split
 from folds.images import find_training_set
+from folds.quantisation import dequantise, quantise
 from folds.scoring import full_size_dice
-from folds.store import LogitStore, dequantise, quantise
+from folds.store import LogitStore
 
 
 @dataclass(frozen=True)

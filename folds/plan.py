@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -94,6 +96,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(f"learning_rate {recipe.learning_rate} of recipe {recipe.name} must be above 0: try 1e-4.")
     if not 0 < recipe.plateau_factor < 1:
         raise UserError(f"plateau_factor {recipe.plateau_factor} of recipe {recipe.name} must be between 0 and 1.")
+    if recipe.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))):
+        raise UserError(
+            f"{recipe.name} compiles the network, which needs a C++ compiler: install g++, or leave out --compile."
+        )
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UserError(f"recipe {recipe.name} trains in fp16, which needs a GPU: choose precision auto or float32.")
 

@@ -17,7 +17,8 @@ from ensemble.blocks import UnreadableImagesError, places
 from ensemble.lanes import Lanes, Predictor
 from ensemble.pipeline import overlapped
 from ensemble.predictor import predict
-from folds.store import LogitStore, dequantise, quantise
+from folds.quantisation import dequantise, quantise
+from folds.store import LogitStore
 from models import checkpoint
 from tests.synthetic_runs import UNET, save_member, write_photograph
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from command_line import UserError
-from folds.store import KNEE, LIMIT, SCALE, LogitStore, dequantise, quantise
+from folds.quantisation import KNEE, LIMIT, SCALE, dequantise, quantise
+from folds.store import LogitStore
 
 NAMES = [f"{i}.jpg" for i in range(6)]
 SHAPE = (2, 12, 20)

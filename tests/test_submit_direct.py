@@ -17,7 +17,7 @@ from competition import COMPETITIONS
 from ensemble.lanes import Predictor
 from ensemble.mixture import find_mixture
 from ensemble.voting import weighted_logits
-from folds.store import KNEE, SCALE
+from folds.quantisation import KNEE, SCALE
 from kernels.rle import decode, encode_logits_text, parse
 from submit import make
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
