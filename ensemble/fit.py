@@ -19,6 +19,7 @@ from ensemble.blends import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.evidence import find_evidence
 from ensemble.index import DisagreementIndex, single_dice
+from ensemble.members import parse_members
 from ensemble.patches import grid_of
 from ensemble.postprocess_gain import measure
 from ensemble.selection import (
@@ -96,8 +97,7 @@ def main(
         raise UserError(f"--hopeless {hopeless:g} would leave out the best network itself: give 1 or more.")
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
-    wanted = None if members == "all" else [part.strip() for part in members.split(",") if part.strip()]
-    evidence = find_evidence(root, training, wanted, jobs=jobs)
+    evidence = find_evidence(root, training, parse_members(members, root), jobs=jobs)
     known, fold, groups, found = evidence.truth, evidence.fold, evidence.groups, evidence.members
     names, stores, frames = evidence.names, evidence.stores, evidence.frames
     singles = single_dice(stores, frames, training.names, known, facts.size, jobs=jobs)

@@ -12,7 +12,7 @@ from folds.fold import read_manifest
 from folds.store import LogitStore
 from models import checkpoint
 from models.frame import Frame, frame_of
-from models.variants import Variant
+from models.variants import VARIANTS, Variant
 
 MANIFEST_FILE = "manifest.json"
 OOF_STORE = "oof.zarr"
@@ -99,6 +99,25 @@ def _member(folder: Path, fold_count: int) -> Member:
         data_digest=first["data_digest"],
         weights_digest=digest.hexdigest(),
     )
+
+
+def parse_members(text: str, root: Path) -> list[str] | None:
+    """Members as `V=` takes them: `all`, which is None, or a comma list of folders in `root`, tagged ones among them.
+
+    Raises:
+        UserError: a name is of no folder and no variant, or stands twice, or there is none.
+    """
+    if text == "all":
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in VARIANTS and not list((root / name).glob("fold*"))]
+    if unknown or not names:
+        trained = ", ".join(sorted({path.parent.parent.name for path in root.glob("*/fold*/manifest.json")}))
+        what = f"unknown member {unknown[0]!r}" if unknown else "no member given"
+        raise UserError(f"{what}; trained in {root}: {trained or 'none'} (make folds V=... trains one).")
+    if len(set(names)) != len(names):
+        raise UserError(f"a member stands twice in {text!r}: name each once.")
+    return names
 
 
 def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[Member]:

@@ -52,16 +52,21 @@ class SegmentationModule(lightning.LightningModule):
         self._watch = watch
         # a function, since averaging the weights copies the module, and a copy of the truth is large
         self._dice = lambda plane, position: full_size_dice(plane, frame, truth.of(position), full)
+        # its method and not the network itself: validation, and all that comes after, would be compiled again for its
+        # own mode and sizes, and a module's copies, as averaging makes one, would be compiled too
+        self._compiled = torch.compile(self.network.forward) if recipe.compile else None
         self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = find_loss(recipe.loss)
 
-    def _logits_and_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _logits_and_loss(
+        self, batch: Batch, network: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         images, masks, _ = batch
-        logits = self.network(normalise(images, self._variant))
+        logits = network(normalise(images, self._variant))
         return logits, self._loss(logits.float(), masks[:, None].float() / 255)
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """One step's loss, a scalar."""
-        loss = self._logits_and_loss(batch)[1]
+        loss = self._logits_and_loss(batch, self._compiled or self.network)[1]
         self._watch.add(loss, batch[2], phase="train", epoch=self.current_epoch, batch=index)
         self.log(
             "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[0]), sync_dist=True
@@ -74,7 +79,7 @@ class SegmentationModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> torch.Tensor:
         """Log the loss at the network's size and the Dice at the competition's. Returns the logits."""
-        logits, loss = self._logits_and_loss(batch)
+        logits, loss = self._logits_and_loss(batch, self.network)
         self._watch.add(loss, batch[2], phase="validation", epoch=self.current_epoch, batch=index)
         planes = logits[:, 0].float().cpu().numpy()
         self._watch.flush()

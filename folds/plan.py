@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -13,7 +16,7 @@ from folds.augment import find_augmentation
 from folds.recipes import Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
 from models.build import check_size
 from models.losses import find_loss
-from models.variants import Variant
+from models.variants import VARIANTS, Variant
 
 # field: the least and the highest value that works, both included
 _RANGES: dict[str, tuple[float, float]] = {
@@ -54,6 +57,22 @@ def with_weights(variant: Variant, weights: Literal["", "imagenet", "none"]) -> 
     return replace(variant, weights=weights) if weights else variant
 
 
+def with_tag(variant: Variant, tag: str) -> Variant:
+    """The variant under the name `<variant>-<tag>`, to be trained once more beside itself; "" leaves it alone.
+
+    Raises:
+        UserError: the tag holds other than letters and digits, or the name is a registered variant's.
+    """
+    if not tag:
+        return variant
+    if not re.fullmatch(r"[A-Za-z0-9]+", tag):
+        raise UserError(f"--tag {tag!r} becomes part of a folder's name: give letters and digits only, such as s1.")
+    name = f"{variant.name}-{tag}"
+    if name in VARIANTS:
+        raise UserError(f"--tag {tag} makes {variant.name} into {name}, which is a variant of its own: another tag.")
+    return replace(variant, name=name)
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe that cannot work on any data.
 
@@ -76,6 +95,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(f"learning_rate {recipe.learning_rate} of recipe {recipe.name} must be above 0: try 1e-4.")
     if not 0 < recipe.plateau_factor < 1:
         raise UserError(f"plateau_factor {recipe.plateau_factor} of recipe {recipe.name} must be between 0 and 1.")
+    if recipe.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))):
+        raise UserError(
+            f"{recipe.name} compiles the network, which needs a C++ compiler: install g++, or leave out --compile."
+        )
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UserError(f"recipe {recipe.name} trains in fp16, which needs a GPU: choose precision auto or float32.")
 

@@ -43,6 +43,8 @@ class Recipe:
             themselves.
         precision: "auto" is bf16 on a GPU that computes in it, else float32; "bf16" and "fp16" are mixed with
             float32.
+        compile: let torch.compile turn the network's training step into machine code. It takes a minute or more for
+            each fold, so it pays where training takes hours.
         init_from: the weights that training starts from, as folds/start.py names them; empty starts as the variant
             says. Filled in for each fold, never in the registry.
     """
@@ -67,6 +69,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.0
     precision: Precision = "auto"
+    compile: bool = False
     init_from: str = ""
 
     def to_json(self) -> dict[str, Any]:

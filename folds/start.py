@@ -5,10 +5,12 @@ from __future__ import annotations
 import models.torchvision_compat  # noqa: F401
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -171,6 +173,39 @@ def load_start(network: torch.nn.Module, variant: Variant, start: Start) -> None
             f"{first} first ({there} there, {here} here); --init-from takes a run of the same network, of any size."
         )
     network.load_state_dict(state)
+
+
+def find_starts(
+    run: Path,
+    variant: Variant,
+    folds: Sequence[int],
+    training: TrainingSet,
+    fold_of_image: np.ndarray,
+    folder: Path,
+    folds_digest: str,
+) -> dict[int, Start]:
+    """What each fold of a variant starts from, by fold.
+
+    Args:
+        run: a variant's run folder, or one fold's.
+        variant: that shall be trained.
+        folds: which folds.
+        training, fold_of_image, folds_digest: its images, the (N,) fold of each, and the digest of that table.
+        folder: `runs/<competition>/<variant>`.
+
+    Raises:
+        UserError: as `find_start` and `load_start`.
+    """
+    network = build(variant, pretrained=False)
+    starts: dict[int, Start] = {}
+    for fold in folds:
+        start = recorded_start(run, fold, folder / f"fold{fold}")
+        if start is None:
+            held_out = [training.names[i] for i in np.flatnonzero(fold_of_image == fold)]
+            start = find_start(run, fold, training, held_out, folds_digest)
+            load_start(network, variant, start)
+        starts[fold] = start
+    return starts
 
 
 def starting_network(task: FoldTask) -> torch.nn.Module:

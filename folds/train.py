@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import joblib
-import numpy as np
-import pandas as pd
 import torch
 import tyro
 from tqdm import tqdm
@@ -20,16 +18,13 @@ from tqdm import tqdm
 from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import cache, split
+from folds.agenda import is_done, make_tasks
 from folds.cluster import train_on_cluster
 from folds.fold import run_fold
-from folds.images import TrainingSet, find_training_set
-from folds.plan import check_batch, check_devices, check_plan, plan_of, with_weights
-from folds.recipes import Recipe
-from folds.start import Start, find_start, load_start, recorded_start
-from folds.store import LogitStore
+from folds.images import find_training_set
+from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
 from folds.task import FoldTask, read_manifest
 from models.build import build
-from models.frame import frame_of
 from models.variants import Variant, parse_variants
 
 
@@ -39,112 +34,6 @@ def _jobs(asked: int, tasks: int, devices: int) -> int:
         return min(asked, tasks)
     available = torch.cuda.device_count() or os.cpu_count() or 1
     return max(1, min(available // devices, tasks))
-
-
-def _is_done(task: FoldTask) -> bool:
-    """Whether the fold was completed with this very configuration.
-
-    Raises:
-        UserError: it was completed with another.
-    """
-    manifest = read_manifest(task.folder)
-    if manifest is None:
-        return False
-    wanted = {
-        "variant": task.variant.to_json(),
-        "recipe": task.recipe.to_json(),
-        "seed": task.seed,
-        "data_digest": task.training.digest,
-        "folds_digest": task.folds_digest,
-    }
-    # a recipe from before a field existed was trained with what is now its default
-    if isinstance(manifest.get("recipe"), dict):
-        manifest["recipe"] = {**Recipe(name="", epochs=0, batch=0).to_json(), **manifest["recipe"]}
-    for key, value in wanted.items():
-        # through JSON, tuples have become lists
-        if _plain(manifest.get(key)) != _plain(value):
-            raise UserError(
-                f"{task.folder} was trained with another {key.replace('_', ' ')}: remove that folder and the variant's "
-                "oof.zarr to train it again, or choose another --runs folder."
-            )
-    return True
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return value
-
-
-def _tasks(
-    variant: Variant,
-    recipe: Recipe,
-    folds: list[int],
-    training: TrainingSet,
-    known: cache.Truth,
-    table: pd.DataFrame,
-    root: Path,
-    seed: int,
-    workers: int,
-    devices: int,
-    init_from: Path | None,
-) -> list[FoldTask]:
-    """The variant's folds as tasks, its OOF store and frame cache made."""
-    column = table["fold"].to_numpy()
-    if not variant.fitted:
-        for fold in folds:
-            check_batch(recipe, int((column != fold).sum()), where=f"what fold {fold} trains on")
-            held_out = int((column == fold).sum())
-            if held_out < devices:
-                raise UserError(
-                    f"fold {fold} holds {held_out} images out, too few for {devices} devices: "
-                    f"--devices {held_out} works."
-                )
-    folder = root / variant.name
-    digest = split.digest(table)
-    starts: dict[int, Start] = {}
-    if init_from and not variant.fitted:
-        network = build(variant, pretrained=False)
-        for fold in folds:
-            start = recorded_start(init_from, fold, folder / f"fold{fold}")
-            if start is None:
-                held = [training.names[i] for i in np.flatnonzero(column == fold)]
-                start = find_start(init_from, fold, training, held, digest)
-                load_start(network, variant, start)
-            starts[fold] = start
-    frames = cache.frames(training, frame_of(variant), known, root / "cache")
-    store = LogitStore.create(
-        folder / "oof.zarr",
-        training.names,
-        (variant.out_channels, *variant.size),
-        variant=variant.name,
-        heads=[head.name for head in variant.heads],
-        tta=list(variant.tta),
-        data_digest=training.digest,
-        folds_digest=digest,
-    )
-    return [
-        FoldTask(
-            training=training,
-            truth=known,
-            frames=frames,
-            variant=variant,
-            recipe=replace(recipe, init_from=starts[fold].identity) if fold in starts else recipe,
-            fold=fold,
-            train=np.flatnonzero(column != fold),
-            held_out=np.flatnonzero(column == fold),
-            folder=folder / f"fold{fold}",
-            store=store.path,
-            folds_digest=digest,
-            seed=seed,
-            workers=workers,
-            devices=devices,
-            start=starts[fold].folder if fold in starts else None,
-        )
-        for fold in folds
-    ]
 
 
 def _done_line(manifest: dict[str, Any]) -> str:
@@ -194,11 +83,13 @@ def main(
     learning_rate: float = 0.0,
     weights: Literal["", "imagenet", "none"] = "",
     init_from: Path | None = None,
+    tag: str = "",
     folds: int = 0,
     folds_csv: Path | None = None,
     seed: int = 0,
     jobs: int = 0,
     precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
+    compile: bool = False,
     workers: int = -1,
     devices: int = 1,
     cluster: str = "",
@@ -219,11 +110,15 @@ def main(
         weights: the encoders' starting weights, instead of each variant's own.
         init_from: start from the weights of a finished run of the same network, of any size: a variant's run folder
             (fold k from its fold k), or one fold's. Refused where they have seen what a fold holds out.
+        tag: train once more, side by side: run folder and name become <variant>-<tag>. For members of an ensemble that
+            differ by seed or recipe alone.
         folds: number of folds of a new split; 0 makes 5.
         folds_csv: your own split, columns image and fold, instead of a new one.
-        seed: of the split, the weights, the order and the augmentation.
+        seed: of the weights, the order and the augmentation; and of the split, unless folds.csv is there already.
         jobs: folds trained at once; by default one a GPU, else one a core.
         precision: what is computed in, instead of the recipe's.
+        compile: compile the training step (torch.compile); minutes of work before a fold's first
+            step, so for long trainings only.
         workers: processes that load and augment images for each device; 0 loads between the steps, -1 chooses.
         devices: GPUs, or processes on a CPU, that share every batch of a fold.
         cluster: address of a dask scheduler (tcp://host:8786) whose workers train the folds; one fold each GPU=1.
@@ -231,7 +126,7 @@ def main(
     if workers < -1:
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     facts: Competition = find_competition(competition)
-    variants = [with_weights(each, weights) for each in parse_variants(variant)]
+    variants = [with_tag(with_weights(each, weights), tag) for each in parse_variants(variant)]
     changes: dict[str, Any] = {
         key: value
         for key, value in (
@@ -240,6 +135,7 @@ def main(
             ("accumulate", accumulate),
             ("learning_rate", learning_rate),
             ("precision", precision),
+            ("compile", compile),
         )
         if value
     }
@@ -266,8 +162,8 @@ def main(
     chosen = split.parse_folds(fold, count)
     waiting: list[FoldTask] = []
     for each, plan in zip(variants, plans, strict=True):
-        for task in _tasks(each, plan, chosen, training, known, table, root, seed, workers, devices, init_from):
-            if _is_done(task):
+        for task in make_tasks(each, plan, chosen, training, known, table, root, seed, workers, devices, init_from):
+            if is_done(task):
                 print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")
             else:
                 waiting.append(task)

@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 
 from command_line import UserError
+from folds.agenda import is_done
 from folds.fold import run_fold
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
 from folds.store import LogitStore
-from folds.train import _is_done
 from models.variants import VARIANTS, Variant
 from tests.tiny_folds import QUICK, TINY, Make, maker
 
@@ -115,12 +115,12 @@ def test_early_stopping_needs_more_than_its_least_gain(task) -> None:
 def test_a_fold_from_before_a_field_existed_is_still_finished(task) -> None:
     made = task(TINY, QUICK)
     run_fold(made)
-    assert _is_done(made)
+    assert is_done(made)
     path = made.folder / "manifest.json"
     manifest = json.loads(path.read_text())
     for field in ("accumulate", "ema", "optimiser", "precision"):
         del manifest["recipe"][field]
     path.write_text(json.dumps(manifest))
-    assert _is_done(made)
+    assert is_done(made)
     with pytest.raises(UserError, match="another recipe"):
-        _is_done(replace(made, recipe=replace(QUICK, ema=0.9)))
+        is_done(replace(made, recipe=replace(QUICK, ema=0.9)))

@@ -87,8 +87,9 @@ def test_two_devices_train_as_one_does(task) -> None:
     run_fold(source)
     # from another run's weights, which every device must read
     digest = hashlib.blake2b((source.folder / "weights.safetensors").read_bytes(), digest_size=8).hexdigest()
-    begin = replace(task(PLAIN, replace(recipe, init_from=f"plain fold 0 {digest}"), "alone"), start=source.folder)
-    alone, shared = begin, replace(begin, folder=begin.folder.parent.parent / "shared" / "fold0", devices=2)
+    recipe = replace(recipe, init_from=f"plain fold 0 {digest}")
+    alone = replace(task(PLAIN, recipe, "alone"), start=source.folder)
+    shared = replace(task(PLAIN, recipe, "shared"), start=source.folder, devices=2)
     one, two = run_fold(alone), run_fold(shared)
     assert one["steps"] == two["steps"] == 6
     for column in ("train_loss", "val_loss", "val_dice"):

@@ -1,0 +1,135 @@
+"""What there is to train: a variant's folds as tasks, and which of them are done."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from command_line import UserError
+from folds import cache, split
+from folds.images import TrainingSet
+from folds.plan import check_batch
+from folds.recipes import Recipe
+from folds.start import Start, find_starts
+from folds.store import LogitStore
+from folds.task import FoldTask, read_manifest
+from models.frame import frame_of
+from models.variants import Variant
+
+
+def make_tasks(
+    variant: Variant,
+    recipe: Recipe,
+    folds: list[int],
+    training: TrainingSet,
+    known: cache.Truth,
+    table: pd.DataFrame,
+    root: Path,
+    seed: int,
+    workers: int,
+    devices: int,
+    init_from: Path | None,
+) -> list[FoldTask]:
+    """A variant's folds as tasks, its OOF store and frame cache made.
+
+    Args:
+        variant, recipe: what is trained, and how.
+        folds: which of the split's.
+        training, known: the images and their truth.
+        table: the split, from `folds.split`.
+        root: `runs/<competition>`.
+        seed, workers, devices: as `FoldTask` has them.
+        init_from: a finished run, or fold, whose weights training starts from; None starts as the variant says.
+
+    Raises:
+        UserError: a fold has too few images for a batch or the devices, the weights to start from are refused, or the
+            store that is there was made for something else.
+    """
+    column = table["fold"].to_numpy()
+    if not variant.fitted:
+        for fold in folds:
+            check_batch(recipe, int((column != fold).sum()), where=f"what fold {fold} trains on")
+            held_out = int((column == fold).sum())
+            if held_out < devices:
+                raise UserError(
+                    f"fold {fold} holds {held_out} images out, too few for {devices} devices: "
+                    f"--devices {held_out} works."
+                )
+    folder = root / variant.name
+    digest = split.digest(table)
+    starts: dict[int, Start] = {}
+    if init_from and not variant.fitted:
+        starts = find_starts(init_from, variant, folds, training, column, folder, digest)
+    frames = cache.frames(training, frame_of(variant), known, root / "cache")
+    store = LogitStore.create(
+        folder / "oof.zarr",
+        training.names,
+        (variant.out_channels, *variant.size),
+        variant=variant.name,
+        heads=[head.name for head in variant.heads],
+        tta=list(variant.tta),
+        data_digest=training.digest,
+        folds_digest=digest,
+    )
+    return [
+        FoldTask(
+            training=training,
+            truth=known,
+            frames=frames,
+            variant=variant,
+            recipe=replace(recipe, init_from=starts[fold].identity) if fold in starts else recipe,
+            fold=fold,
+            train=np.flatnonzero(column != fold),
+            held_out=np.flatnonzero(column == fold),
+            folder=folder / f"fold{fold}",
+            store=store.path,
+            folds_digest=digest,
+            seed=seed,
+            workers=workers,
+            devices=devices,
+            start=starts[fold].folder if fold in starts else None,
+        )
+        for fold in folds
+    ]
+
+
+def is_done(task: FoldTask) -> bool:
+    """Whether the fold was completed with this very configuration.
+
+    Raises:
+        UserError: it was completed with another.
+    """
+    manifest = read_manifest(task.folder)
+    if manifest is None:
+        return False
+    wanted = {
+        "variant": task.variant.to_json(),
+        "recipe": task.recipe.to_json(),
+        "seed": task.seed,
+        "data_digest": task.training.digest,
+        "folds_digest": task.folds_digest,
+    }
+    # a recipe from before a field existed was trained with what is now its default
+    if isinstance(manifest.get("recipe"), dict):
+        manifest["recipe"] = {**Recipe(name="", epochs=0, batch=0).to_json(), **manifest["recipe"]}
+    for key, value in wanted.items():
+        # through JSON, tuples have become lists
+        if _plain(manifest.get(key)) != _plain(value):
+            raise UserError(
+                f"{task.folder} was trained with another {key.replace('_', ' ')}: remove that folder and the variant's "
+                "oof.zarr to train it again, or choose another --runs folder."
+            )
+    return True
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value
