@@ -147,7 +147,7 @@ def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
         lambda root: manifests(root, "folds_digest", "unet-mobilenetv3"),
     )
     refused(
-        "no fold of 'unet-xyz' is trained in .*trained there: average-mask, fpn-regnetx, unet-mobilenetv3",
+        "unknown member 'unet-xyz'; trained in .*: average-mask, fpn-regnetx, unet-mobilenetv3",
         lambda root: None,
         "average-mask,unet-xyz",
     )
