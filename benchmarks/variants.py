@@ -173,7 +173,7 @@ def measure(variant: Variant, training: TrainingSet, names: list[str], batch: in
             return pool.submit(train_epoch, variant, training, names, batch, threads).result()
     except BrokenProcessPool:
         fault = "its process was killed, most often for want of memory"
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         fault = str(error).splitlines()[0]
     return Epoch(variant.name, *variant.size, len(names), batch, fault=fault)
 
