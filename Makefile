@@ -76,7 +76,7 @@ plan: setup  ## what predicting the test set will take (time, disk, memory), fro
 	$(PY) -m ensemble.plan $(WHERE) --variants "$(V)" $(ARGS)
 
 report: setup  ## table of figures and a contact sheet of predictions
-	$(PY) -m ensemble.report $(WHERE)
+	$(PY) -m ensemble.report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(ARGS))
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
 	$(PY) -m ensemble.disagreement $(WHERE) --members "$(filter-out all,$(V))" $(ARGS)

@@ -20,6 +20,8 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import Competition, find_competition
+from folds import split
+from models.variants import parse_variants
 from notebooks import on_kaggle, pack
 from notebooks.pull import pull
 from notebooks.record import FOLDER, Pushed, read_all
@@ -29,6 +31,7 @@ from submit.credentials import find_credentials
 
 # Kaggle allows 50 characters; the dataset's name is this one and "-code"
 _LONGEST_NAME = 45
+_ANY_FOLDS = 1000
 FOLDERS = {"input": "/kaggle/input", "working": "/kaggle/working", "scratch": "/tmp/segmentation"}
 
 
@@ -53,6 +56,29 @@ def programs(facts: Competition, variant: str, fold: str, blend: str, arguments:
     data = ["submit.download", *where, "--source", "{source}", "--only", ",".join(parts)]
     main = ["submit.make", "--name", blend] if blend else ["folds.train", "--variant", variant, "--fold", fold]
     return [data, [*main, *where, "--runs", "{runs}", *arguments]]
+
+
+def check_job(root: Path, variant: str, fold: str, arguments: list[str]) -> None:
+    """Refuse what the training program would refuse on Kaggle, before a place in the queue is spent on it.
+
+    Args:
+        root: `runs/<competition>`, whose split travels along.
+        variant, fold: as the program takes them.
+        arguments: further flags; among them may be another number of folds.
+
+    Raises:
+        UserError: a variant is unknown, or a fold is none.
+    """
+    parse_variants(variant)
+    count = split.FOLDS
+    if any(word.startswith("--folds") for word in arguments):
+        # theirs is looked at where the split is made
+        count = _ANY_FOLDS
+    elif (root / "folds.csv").exists():
+        rows = (root / "folds.csv").read_text(encoding="utf-8").splitlines()
+        column = rows[0].split(",").index("fold")
+        count = 1 + max(int(row.split(",")[column]) for row in rows[1:])
+    split.parse_folds(fold, count)
 
 
 def write_kernel(folder: Path, job: dict[str, Any], metadata: dict[str, Any]) -> None:
@@ -117,6 +143,8 @@ def main(
     if bool(variant) == bool(blend):
         raise UserError("say what to run: variants to train (V=..., --variant) or a blend to predict with (--blend).")
     root = runs / facts.name
+    if variant:
+        check_job(root, variant, fold, arguments.split())
     name = kernel_name(name or (f"{facts.name} {blend} submission" if blend else f"{facts.name} {variant} fold {fold}"))
     credentials = find_credentials()
     remote = Remote(credentials, poll_s)

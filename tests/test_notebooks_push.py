@@ -20,7 +20,7 @@ from submit import kaggle_cli
 from submit.credentials import Credentials
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
 
-KERNEL = f"{USER}/carvana-unet-fold-0"
+KERNEL = f"{USER}/carvana-a-cnn-128-fold-0"
 DATASET = f"{KERNEL}-code"
 SPLIT = "image,group,fold,area_px\n00000000000a_01.jpg,00000000000a,0,5\n"
 # stands in for training: a store with one chunk, and a fold
@@ -31,8 +31,9 @@ assert (runs / "folds.csv").exists() and "--variant" in sys.argv
 data = pathlib.Path(sys.argv[sys.argv.index("--data") + 1])
 assert len(list((data / "train").iterdir())) == 12
 for name, text in {
-    "unet/oof.zarr/zarr.json": "{}", "unet/oof.zarr/c.0.0.0.0": "chunk", "unet/fold0/weights.safetensors": "w",
-    "cache/frames.bin": "large", "unet/fold0/manifest.json": json.dumps({"fold": 0, "git_commit": "unknown"}),
+    "a-cnn-128/oof.zarr/zarr.json": "{}", "a-cnn-128/oof.zarr/c.0.0.0.0": "chunk",
+    "a-cnn-128/fold0/weights.safetensors": "w",
+    "cache/frames.bin": "large", "a-cnn-128/fold0/manifest.json": json.dumps({"fold": 0, "git_commit": "unknown"}),
 }.items():
     (runs / name).parent.mkdir(parents=True, exist_ok=True)
     (runs / name).write_text(text)
@@ -57,7 +58,7 @@ class Desk:
 
     def push(self, **flags: Any) -> str:
         """Run the program; returns what it said as an error, empty if it succeeded."""
-        return self._said(push.main, **{"variant": "unet", "fold": "0", "wait": False, **flags})
+        return self._said(push.main, **{"variant": "a-cnn-128", "fold": "0", "wait": False, **flags})
 
     def pull(self, **flags: Any) -> str:
         """The same, of fetching."""
@@ -77,8 +78,8 @@ class Desk:
         """Put a finished fold into the kernel's output."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("carvana/unet/fold0/weights.safetensors", b"w")
-            archive.writestr("carvana/unet/fold0/manifest.json", b"{}")
+            archive.writestr("carvana/a-cnn-128/fold0/weights.safetensors", b"w")
+            archive.writestr("carvana/a-cnn-128/fold0/manifest.json", b"{}")
         whole = buffer.getvalue()
         self.server.output[on_kaggle.RESULTS_FILE] = whole
         digest = __import__("hashlib").sha256(whole).hexdigest()
@@ -148,11 +149,11 @@ def test_from_push_to_runs(desk: Desk, tmp_path: Path, ellipses: Path, monkeypat
     desk.server.statuses = [{"status": s} for s in ("QUEUED", "RUNNING", "COMPLETE")]
     assert desk.pull() == ""
     root = desk.runs / "carvana"
-    assert (root / "unet" / "oof.zarr" / "c.0.0.0.0").read_text() == "chunk"
-    manifest = json.loads((root / "unet" / "fold0" / "manifest.json").read_text())
+    assert (root / "a-cnn-128" / "oof.zarr" / "c.0.0.0.0").read_text() == "chunk"
+    manifest = json.loads((root / "a-cnn-128" / "fold0" / "manifest.json").read_text())
     assert manifest["git_commit"] == desk.job()["git_commit"] != "unknown"
     assert not (root / "cache").exists()
-    assert sorted(p.name for p in (root / "kaggle").iterdir()) == ["carvana-unet-fold-0.json"]
+    assert sorted(p.name for p in (root / "kaggle").iterdir()) == ["carvana-a-cnn-128-fold-0.json"]
     assert "no pushed job waits" in desk.pull()
 
 
@@ -181,7 +182,7 @@ def test_push_that_fails(desk: Desk, call: str, fault: Fault, sentence: str) -> 
     error = desk.push()
     assert sentence in error and "\n" not in error
     assert desk.server.kernels == {}
-    assert not (desk.runs / "carvana" / "kaggle" / "carvana-unet-fold-0.json").exists()
+    assert not (desk.runs / "carvana" / "kaggle" / "carvana-a-cnn-128-fold-0.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_output_that_comes_damaged_is_fetched_again(desk: Desk) -> None:
     whole = desk.server.output[on_kaggle.RESULTS_FILE]
     desk.server.faults["output"] = [Fault(503)]
     assert desk.pull() == ""
-    assert (desk.runs / "carvana" / "unet" / "fold0" / "weights.safetensors").read_bytes() == b"w"
+    assert (desk.runs / "carvana" / "a-cnn-128" / "fold0" / "weights.safetensors").read_bytes() == b"w"
     desk.server.output[on_kaggle.RESULTS_FILE] = whole[:-3]
     assert "came damaged" in desk.pull(kernel=KERNEL)
 
@@ -237,6 +238,9 @@ def test_refused_before_any_call(desk: Desk, tmp_path: Path) -> None:
     assert "say what to run" in desk.push(blend="blend")
     assert "Kaggle does not hold the studio" in desk.push(competition="studio")
     assert "blend.json is missing" in desk.push(variant="", blend="blend")
+    assert "unknown variant 'unet-typo'" in desk.push(variant="unet-typo")
+    assert "no choice of folds" in desk.push(fold="0-4")
+    assert "there is no fold 5" in desk.push(fold="5")
     assert "holds no wheel" in desk.push(wheels=tmp_path / "none")
     assert "holds a Kaggle key" in desk.push(arguments=f"--seed {CANARY}")
     assert desk.server.requests == []
@@ -253,13 +257,18 @@ def test_key_in_a_file_does_not_travel(tmp_path: Path) -> None:
 
 def test_blend_takes_its_members_along(tmp_path: Path) -> None:
     root = tmp_path / "runs" / "carvana"
-    for name in ("blend/blend.json", "unet/fold0/manifest.json", "unet/fold0/weights.safetensors", "unet/oof.zarr/c.0"):
+    for name in (
+        "blend/blend.json",
+        "a-cnn-128/fold0/manifest.json",
+        "a-cnn-128/fold0/weights.safetensors",
+        "a-cnn-128/oof.zarr/c.0",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(json.dumps({"members": ["unet"]}))
+        (root / name).write_text(json.dumps({"members": ["a-cnn-128"]}))
     assert [name for name, _ in pack.blend_files(root, "blend")] == [
         "runs/carvana/blend/blend.json",
-        "runs/carvana/unet/fold0/manifest.json",
-        "runs/carvana/unet/fold0/weights.safetensors",
+        "runs/carvana/a-cnn-128/fold0/manifest.json",
+        "runs/carvana/a-cnn-128/fold0/weights.safetensors",
     ]
     assert "--name" in push.programs(push.find_competition("carvana"), "", "", "blend", [])[1]
 
