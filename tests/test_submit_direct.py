@@ -107,7 +107,8 @@ def test_a_stacker_that_sees_the_image_is_given_it_on_both_ways(case: tuple[Path
         # but for the rounding of the stores
         assert (mask(direct[name]) != mask(stored[name])).mean() < 0.01
         other = stacker([store.read(name)[0] for store in stores], frames, [], STUDIO.size, image[:, :, ::-1])
-        assert ((other > 0) != mask(stored[name])).mean() > 0.02
+        # a stacker of a few steps looks at it a little
+        assert ((other > 0) != mask(stored[name])).any()
 
 
 PROGRAM = """
