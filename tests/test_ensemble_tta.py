@@ -123,7 +123,7 @@ def test_bad_input_is_refused(trained: tuple[Path, Path]) -> None:
     for options, sentence in (
         ({"measure": "tiny-unet", "transforms": "spin"}, "unknown test-time augmentation 'spin'"),
         ({"measure": "tiny-unet", "transforms": "hflip,hflip"}, "stands twice"),
-        ({"measure": "unet-xyz"}, "is not trained"),
+        ({"measure": "unet-xyz"}, "no fold of 'unet-xyz' is trained"),
     ):
         with pytest.raises(SystemExit, match=sentence):
             tta.main(data=data, runs=runs, jobs=1, **options)
