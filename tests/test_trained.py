@@ -14,9 +14,9 @@ STUDIO = COMPETITIONS["studio"]
 
 
 def test_the_variant_is_the_registrys() -> None:
-    manifest = read_manifest(TRAINED / "carvana" / "unet-mobilenetv3" / "fold0")
+    manifest = read_manifest(TRAINED / "carvana" / "unet-mobilenetv3-320x512" / "fold0")
     assert manifest is not None
-    assert Variant.from_json(manifest["variant"]) == find_variant("unet-mobilenetv3")
+    assert Variant.from_json(manifest["variant"]) == find_variant("unet-mobilenetv3-320x512")
 
 
 def test_it_masks_a_car_it_was_not_trained_on(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_it_masks_a_car_it_was_not_trained_on(tmp_path: Path) -> None:
     render_competition(tmp_path / "studio", cars=1, test_cars=1, seed=11, views=4, jobs=1)
     images = tmp_path / "studio" / STUDIO.train_dir
     mask_photographs(
-        images=images, out=tmp_path / "masks", competition="carvana", variant="unet-mobilenetv3", runs=TRAINED
+        images=images, out=tmp_path / "masks", competition="carvana", variant="unet-mobilenetv3-320x512", runs=TRAINED
     )
     result = score(tmp_path / "masks", tmp_path / "studio" / STUDIO.masks_dir, competition=STUDIO)
     assert result.names == sorted(path.name for path in images.iterdir())
