@@ -55,6 +55,10 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     for other, figures in blend.get("gains", {}).items():
         low, high = figures["interval"]
         lines.append(f"{f'  above {other}':36} {figures['gain']:+.5f}  {low:+.5f}..{high:+.5f}")
+    expected = blend.get("expected")
+    if expected:
+        low, high = expected["interval"]
+        lines.append(f"{'  to be expected on the test set':36}          {low:.4f}..{high:.4f}")
     weights = ", ".join(f"{w:.3f} {name}" for name, w in zip(blend["members"], blend["weights"], strict=True))
     fit = blend["threshold_fit"]
     lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")

@@ -28,6 +28,7 @@ from ensemble.selection import (
     bootstrap_interval,
     choose,
     evaluate_all,
+    expected_interval,
     figures,
     fit_threshold,
     gains,
@@ -36,7 +37,7 @@ from ensemble.stacker_worth import evaluate_stacker
 from ensemble.stacking import BLENDERS
 from ensemble.voting import Combine, combination
 from folds import cache
-from folds.images import find_training_set
+from folds.images import TrainingSet, find_training_set, list_images
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
@@ -55,6 +56,18 @@ def _threshold(
     kept = low > 0
     report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
     return (fitted.value, fitted.nested, report) if kept else (0.0, chosen.nested, report)
+
+
+def _expected(nested: np.ndarray, groups: np.ndarray, training: TrainingSet) -> dict[str, Any] | None:
+    """The interval in which the test set's Dice is to be expected; None where there are no test images."""
+    facts = training.competition
+    try:
+        names = list_images(training.data / facts.test_dir, facts)
+    except UserError:
+        # what is wrong with them matters to the submission, which says it
+        return None
+    count = len({facts.group(name) for name in names})
+    return {"groups": count, "interval": list(expected_interval(nested, groups, count))}
 
 
 @program
@@ -142,6 +155,7 @@ def main(
         "threshold": threshold,
         "cv": figures(nested, groups),
         "gains": gains(nested, candidates, groups),
+        "expected": _expected(nested, groups, training),
         "member_cv": {names[i]: figures(singles[:, i], groups) for i in range(len(names))},
         "candidates": {
             c.name: {

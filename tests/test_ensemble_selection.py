@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.index import DisagreementIndex
-from ensemble.selection import bootstrap_interval, choose, evaluate, evaluate_all
+from ensemble.selection import bootstrap_interval, choose, evaluate, evaluate_all, expected_interval
 from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, GreedySelection, LogisticBlend
 from ensemble.voting import VOTES
 from kernels.blend import disagreement
@@ -179,3 +179,17 @@ def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tup
         np.testing.assert_array_equal(weighted.nested[rows], expected)
     # a network that is wrong and sure of it sways a mean of logits more than a mean of probabilities
     assert candidates["probability"].nested.mean() > candidates["equal-mean"].nested.mean()
+
+
+def test_a_small_test_set_is_expected_in_a_wide_interval_and_a_vast_one_in_that_of_the_mean() -> None:
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 4)
+    values = 0.9 + 0.02 * random.normal(size=40)[groups]
+    few, vast = expected_interval(values, groups, 5), expected_interval(values, groups, 5000)
+    plain = bootstrap_interval(values, groups)
+    assert few[1] - few[0] > 2 * (plain[1] - plain[0])
+    assert np.allclose(vast, plain, atol=0.002)
+    # what it promises: test sets of the same source lie inside about 95 times in 100
+    means = (0.9 + 0.02 * random.normal(size=(2000, 5))).mean(1)
+    inside = np.mean((few[0] <= means) & (means <= few[1]))
+    assert 0.85 < inside < 1
