@@ -53,6 +53,8 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     lines += [row(f"  {label}", figures) for label, figures in blend["candidates"].items()]
     lines.append(row(f"{blend['name']} = {blend['kind']}", blend["cv"]))
     for other, figures in blend.get("gains", {}).items():
+        if other == blend["kind"]:
+            continue
         low, high = figures["interval"]
         lines.append(f"{f'  above {other}':36} {figures['gain']:+.5f}  {low:+.5f}..{high:+.5f}")
     expected = blend.get("expected")
