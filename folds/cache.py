@@ -6,10 +6,7 @@ its place and renamed into it: if it is there, it is complete.
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +16,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
+import atomic
 from folds.images import TrainingSet, read_mask
 from kernels import rle
 from models.frame import Frame
@@ -26,23 +24,6 @@ from models.frame import Frame
 _CHUNK = 16
 # frames above this size are decoded anew every epoch instead
 CACHE_LIMIT_BYTES = 24 * 2**30
-
-
-@contextmanager
-def _building(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes `folder`'s place on success; another process may win the race."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{folder.name}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _in_chunks(
@@ -99,7 +80,7 @@ def truth(training: TrainingSet, cache: Path, *, jobs: int = -1) -> Truth:
     if not folder.is_dir():
         chunks = list(_in_chunks(_truth_chunk, training, label="read masks", jobs=jobs))
         runs = [image for chunk in chunks for image in chunk]
-        with _building(folder) as temporary:
+        with atomic.building(folder) as temporary:
             np.save(temporary / "runs.npy", np.concatenate(runs))
             np.save(temporary / "offsets.npy", np.cumsum([0, *(len(r) for r in runs)]))
             np.save(temporary / "areas_px.npy", np.array([r[:, 1].sum() for r in runs], np.int64))
@@ -187,7 +168,7 @@ def frames(training: TrainingSet, frame: Frame, known: Truth, cache: Path, *, jo
         return DecodedFrames(training, frame, known)
     folder = cache / training.digest / f"{frame.fit}-{height}x{width}"
     if not folder.is_dir():
-        with _building(folder) as temporary:
+        with atomic.building(folder) as temporary:
             shapes: Sequence[tuple[str, tuple[int, ...]]] = (
                 ("images", (count, height, width, 3)),
                 ("masks", (count, height, width)),

@@ -18,6 +18,7 @@ import zarr
 from numcodecs import blosc
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec
 
+import atomic
 from command_line import UserError
 from folds.logit_code import KNEE, SCALE, dequantise, quantise
 
@@ -101,43 +102,52 @@ class LogitStore:
             UserError: a store is there that was made for other images, another shape or other attributes.
         """
         if (path / "zarr.json").exists():
-            store = LogitStore.open(path)
-            store.clear_leftovers()
-            wanted = {"names": list(names), "shape": tuple(shape), **attributes}
-            found = {"names": store.names, "shape": tuple(store.shape), **store.attributes}
-            for key, value in wanted.items():
-                if found.get(key, value) != value:
-                    shown = "" if key == "names" else f" ({found[key]!r}, now {value!r})"
-                    raise UserError(
-                        f"{path} was written with other {_MEANING.get(key, key)}{shown}: remove the folder, or choose "
-                        "another runs folder."
-                    )
-            return store
+            return LogitStore._reopen(path, names, shape, attributes)
         if len(set(names)) != len(names):
             raise UserError("an image name stands twice in the list for a logit store: name each image once.")
-        array = zarr.create_array(
-            path,
-            shape=(len(names), *shape),
-            chunks=(1, *shape),
-            dtype="int16",
-            fill_value=int(UNWRITTEN),
-            # the crc comes last, so it covers the compressed bytes as they lie on disk
-            serializer=BytesCodec(),
-            compressors=[
-                BloscCodec(cname=BloscCname.zstd, clevel=_ZSTD_LEVEL, shuffle=BloscShuffle.bitshuffle),
-                Crc32cCodec(),
-            ],
-            chunk_key_encoding={"name": "default", "separator": "."},
-            attributes={
-                "names": list(names),
-                "format": FORMAT,
-                "knee": KNEE,
-                "scale": SCALE,
-                **attributes,
-            },
-            config={"write_empty_chunks": True},
-        )
-        return LogitStore(path, array)
+        # two folds that start at the same moment both find nothing: the first one's store stays
+        with atomic.building(path) as temporary:
+            zarr.create_array(
+                temporary,
+                shape=(len(names), *shape),
+                chunks=(1, *shape),
+                dtype="int16",
+                fill_value=int(UNWRITTEN),
+                # the crc comes last, so it covers the compressed bytes as they lie on disk
+                serializer=BytesCodec(),
+                compressors=[
+                    BloscCodec(cname=BloscCname.zstd, clevel=_ZSTD_LEVEL, shuffle=BloscShuffle.bitshuffle),
+                    Crc32cCodec(),
+                ],
+                chunk_key_encoding={"name": "default", "separator": "."},
+                attributes={
+                    "names": list(names),
+                    "format": FORMAT,
+                    "knee": KNEE,
+                    "scale": SCALE,
+                    **attributes,
+                },
+                config={"write_empty_chunks": True},
+            )
+        return LogitStore._reopen(path, names, shape, attributes)
+
+    @staticmethod
+    def _reopen(
+        path: Path, names: Sequence[str], shape: tuple[int, int, int], attributes: dict[str, Any]
+    ) -> LogitStore:
+        """The store at `path`, if it is the one that `create` would make; UserError as there."""
+        store = LogitStore.open(path)
+        store.clear_leftovers()
+        wanted = {"names": list(names), "shape": tuple(shape), **attributes}
+        found = {"names": store.names, "shape": tuple(store.shape), **store.attributes}
+        for key, value in wanted.items():
+            if found.get(key, value) != value:
+                shown = "" if key == "names" else f" ({found[key]!r}, now {value!r})"
+                raise UserError(
+                    f"{path} was written with other {_MEANING.get(key, key)}{shown}: remove the folder, or choose "
+                    "another runs folder."
+                )
+        return store
 
     @staticmethod
     def open(path: Path) -> LogitStore:

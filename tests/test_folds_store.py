@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,3 +158,21 @@ def test_bad_logits_and_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="are not in"):
         store.read("0.jpg")
     assert store.missing() == NAMES
+
+
+def test_of_two_that_make_the_same_store_at_once_the_first_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, first = zarr.create_array, []
+
+    def overtaken(*arguments: Any, **keywords: Any) -> zarr.Array:
+        if not first:
+            first.append(None)
+            # the other process looks, makes its store and writes, all between our look and our making
+            make(tmp_path).write(NAMES[0], logits(0))
+        return create(*arguments, **keywords)
+
+    monkeypatch.setattr(zarr, "create_array", overtaken)
+    store = make(tmp_path)
+    assert store.missing() == NAMES[1:]
+    assert [path.name for path in tmp_path.iterdir()] == ["oof.zarr"]
