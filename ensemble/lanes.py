@@ -18,6 +18,7 @@ from ensemble.halving import Halving
 from ensemble.members import Member
 from models import checkpoint
 from models.network_input import normalise
+from models.precision import inference
 from models.tta import find_transforms, mean_logits
 from models.variants import Variant
 
@@ -54,17 +55,11 @@ class Predictor:
         ]
         self._halving = Halving(self._mean, member.name)
 
-    def _autocast(self) -> torch.autocast:
-        # on a CPU, narrow floats are slower than float32; GPUs without bfloat16 have float16
-        on_gpu = self.device.type == "cuda"
-        narrow = torch.float16 if on_gpu and not torch.cuda.is_bf16_supported(False) else torch.bfloat16
-        return torch.autocast(self.device.type, narrow, enabled=on_gpu)
-
     @torch.inference_mode()
     def _mean(self, images: np.ndarray, networks: Sequence[torch.nn.Module] = ()) -> np.ndarray:
         batch = normalise(torch.from_numpy(images).to(self.device), self.variant)
         networks = networks or self._networks
-        with self._autocast():
+        with inference(self.device):
             total = mean_logits(networks[0], batch, self._transforms)
             for network in networks[1:]:
                 total = total + mean_logits(network, batch, self._transforms)

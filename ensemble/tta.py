@@ -30,6 +30,7 @@ from folds.images import find_training_set
 from folds.scoring import full_size_dice
 from models import checkpoint
 from models.network_input import normalise
+from models.precision import inference
 from models.tta import IDENTITY, TRANSFORMS, Transform, find_transform, transformed_logits
 
 TTA_FILE = "tta.json"
@@ -70,7 +71,7 @@ def dice_of_sets(
             for start in range(0, len(held_out), batch):
                 positions = held_out[start : start + batch]
                 images = torch.from_numpy(np.stack([frames.image(int(p)) for p in positions])).to(device)
-                with torch.inference_mode():
+                with torch.inference_mode(), inference(device):
                     inputs = normalise(images, member.variant)
                     logits = {
                         name: transformed_logits(network, inputs, transform)[:, 0].cpu().numpy()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from command_line import UserError
+from folds import optimisation
 from folds.task import FoldTask
 from models.build import divisor
 
@@ -42,7 +43,7 @@ def out_of_memory(task: FoldTask) -> str:
         )
     step = divisor(variant)
     half = [max(step, round(side / 2 / step) * step) for side in variant.size]
-    precision = "" if recipe.precision in ("bf16", "fp16") else ", or train with --precision bf16"
+    precision = ", or train with --precision bf16" if optimisation.precision(recipe) == "32-true" else ""
     return (
         f"{fault}, and no smaller batch exists: give the variant the size {half[0]}x{half[1]} in models/variants.py, "
         f"which needs about {height * width / half[0] / half[1]:.0f} times less{precision}."

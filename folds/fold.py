@@ -25,6 +25,7 @@ from models import checkpoint
 from models.build import parameter_count
 from models.frame import frame_of
 from models.network_input import normalise
+from models.precision import inference
 from models.tta import find_transforms, mean_logits
 
 __all__ = ["FoldTask", "read_manifest", "run_fold"]
@@ -50,7 +51,7 @@ def _write_oof(task: FoldTask, network: torch.nn.Module, device: torch.device) -
     for start in range(0, len(task.held_out), task.recipe.batch):
         positions = task.held_out[start : start + task.recipe.batch]
         images = np.stack([task.frames.image(int(p)) for p in positions])
-        with torch.inference_mode():
+        with torch.inference_mode(), inference(device):
             batch = normalise(torch.from_numpy(images).to(device), task.variant)
             logits = mean_logits(network, batch, transforms).cpu().numpy()
         for position, planes in zip(positions, logits, strict=True):

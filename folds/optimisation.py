@@ -14,14 +14,13 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import lr_scheduler
 
 from folds.recipes import Recipe
+from models.precision import has_bf16
 
 
 def precision(recipe: Recipe) -> Any:
     """Lightning's name of the recipe's precision on this machine: "32-true", "bf16-mixed" or "16-mixed"."""
     if recipe.precision == "auto":
-        # bf16 that is emulated, and bf16 on a CPU, are slower than float32
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16-mixed" if has_bf16 else "32-true"
+        return "bf16-mixed" if has_bf16("cuda" if torch.cuda.is_available() else "cpu") else "32-true"
     return {"bf16": "bf16-mixed", "fp16": "16-mixed", "float32": "32-true"}[recipe.precision]
 
 

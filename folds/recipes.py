@@ -41,8 +41,8 @@ class Recipe:
         clip: gradient norm above which gradients are scaled down; 0 never does.
         ema: decay of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
             themselves.
-        precision: "auto" is bf16 on a GPU that computes in it, else float32; "bf16" and "fp16" are mixed with
-            float32.
+        precision: "auto" is bf16 on a GPU or CPU that computes in it itself, else float32; "bf16" and "fp16" are mixed
+            with float32.
         compile: let torch.compile turn the network's training step into machine code. It takes a minute or more for
             each fold, so it pays where training takes hours.
         init_from: the weights that training starts from, as folds/start.py names them; empty starts as the variant
@@ -110,7 +110,7 @@ RECIPES = {
         # from scratch on a CPU, for thousands of images: within an hour on one core
         Recipe(name="cpu-hour", epochs=32, batch=16, learning_rate=4e-3, augment="flip"),
         # goes on, on a CPU, from another run's weights (--init-from) at a higher resolution
-        Recipe(name="cpu-higher", epochs=3, batch=8, learning_rate=2e-3, warmup=0.1, augment="flip"),
+        Recipe(name="cpu-higher", epochs=6, batch=8, learning_rate=2e-3, warmup=0.1, augment="flip"),
         # system A: Adam, no augmentation
         Recipe(
             name="a-cnn", epochs=20, batch=16, learning_rate=1e-3, schedule="constant", augment="none", **_PUBLISHED

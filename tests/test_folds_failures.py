@@ -98,7 +98,8 @@ def test_dice_that_stays_at_0_is_an_alarm(
         (replace(QUICK, batch=12, accumulate=2), 1, "--batch 6 --accumulate 4 "),
         (replace(QUICK, batch=5), 1, r"--batch 2 --accumulate 2 .*keeps 4 images a step \(now 5\)"),
         (replace(QUICK, batch=8), 4, "--batch 4 --accumulate 2 "),
-        (replace(QUICK, batch=1), 1, "the size 16x24 .* 4 times less, or train with --precision bf16"),
+        (replace(QUICK, batch=1, precision="float32"), 1, "size 16x24 .* 4 times less, or train with --precision bf16"),
+        (replace(QUICK, batch=1, precision="bf16"), 1, r"the size 16x24 .* 4 times less\.$"),
         (replace(QUICK, batch=4), 4, "no smaller batch"),
     ],
 )

@@ -70,7 +70,9 @@ def test_every_optimiser_descends(name: str) -> None:
     assert abs(float(value.detach())) < 0.3
 
 
-def test_precision_is_float32_without_a_gpu_that_has_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_float32_where_the_hardware_has_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities: dict[str, bool] = {}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
     for available, bf16, wanted in ((False, True, "32-true"), (True, False, "32-true"), (True, True, "bf16-mixed")):
         monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
         monkeypatch.setattr(
@@ -78,6 +80,13 @@ def test_precision_is_float32_without_a_gpu_that_has_more(monkeypatch: pytest.Mo
         )
         assert optimisation.precision(DEMO) == wanted
     assert optimisation.precision(replace(DEMO, precision="fp16")) == "16-mixed"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for name, wanted in (("avx512_f", "32-true"), ("avx512_bf16", "bf16-mixed"), ("amx_bf16", "bf16-mixed")):
+        capabilities.clear()
+        capabilities[name] = True
+        assert optimisation.precision(DEMO) == wanted
+    monkeypatch.delattr("torch.cpu.get_capabilities")
+    assert optimisation.precision(DEMO) == "32-true"
 
 
 def test_the_moving_average_is_the_sum_it_says() -> None:
