@@ -17,7 +17,7 @@ import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,6 +55,7 @@ class Epoch:
         fell: whether `last_loss` is below `first_loss`.
         device: "cpu", or the GPU's name.
         threads: of torch.
+        precision: what it computes in, as Lightning names it.
         fault: why it could not train; empty where it did.
     """
 
@@ -75,7 +76,14 @@ class Epoch:
     fell: bool = False
     device: str = "cpu"
     threads: int = 0
+    precision: str = "32-true"
     fault: str = ""
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """What it was measured under: two results with the same are of the same thing."""
+        size, how = (self.height, self.width), (self.device, self.threads, self.precision)
+        return self.variant, size, self.images, self.batch, how
 
 
 def different_groups(training: TrainingSet, count: int) -> list[str]:
@@ -99,14 +107,25 @@ def different_groups(training: TrainingSet, count: int) -> list[str]:
     return rounds[:count]
 
 
+def plan_epoch(variant: Variant, images: int, batch: int, threads: int) -> Epoch:
+    """What is known before an epoch: its `conditions`. Whole batches only: batch norm cannot take a last batch of one
+    pixel, and a step's time is of `batch` images."""
+    return Epoch(
+        *(variant.name, *variant.size, images // batch * batch, batch),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        threads=threads or torch.get_num_threads(),
+        precision=optimisation.precision(plan_of(variant, "", {})),
+    )
+
+
 def train_epoch(variant: Variant, training: TrainingSet, names: list[str], batch: int, threads: int) -> Epoch:
     """Train a variant's network, from random weights, for one epoch on the images `names`.
 
     Raises:
         UserError: an image or mask cannot be used.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    planned = plan_epoch(variant, len(names), batch, threads)
+    torch.set_num_threads(planned.threads)
     torch.manual_seed(0)
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
@@ -119,12 +138,11 @@ def train_epoch(variant: Variant, training: TrainingSet, names: list[str], batch
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     loss_of = find_loss(recipe.loss)
     chosen = optimisation.optimiser(network.parameters(), recipe)
-    bf16 = optimisation.precision(recipe) == "bf16-mixed"
 
     def loss_at(start: int) -> torch.Tensor:
         part = torch.from_numpy(images[start : start + batch]).to(device)
         target = torch.from_numpy(masks[start : start + batch]).to(device)[:, None].float() / 255
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=planned.precision == "bf16-mixed"):
             logits = network(normalise(part, variant))
         return loss_of(logits.float(), target)
 
@@ -134,8 +152,7 @@ def train_epoch(variant: Variant, training: TrainingSet, names: list[str], batch
         with torch.no_grad():
             return float(np.mean([float(loss_at(start)) for start in starts]))
 
-    # whole batches only: batch norm cannot take a last batch of one pixel, and a step's time is of `batch` images
-    starts = range(0, len(names) // batch * batch, batch)
+    starts = range(0, planned.images, batch)
     first_loss = mean_loss()
     seconds, losses = [], []
     for start in starts:
@@ -151,8 +168,10 @@ def train_epoch(variant: Variant, training: TrainingSet, names: list[str], batch
     last_loss = mean_loss()
     step_s = median(seconds[1:] or seconds)
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Epoch(
-        *(variant.name, *variant.size, len(starts) * batch, batch, len(starts), parameters),
+    return replace(
+        planned,
+        steps=len(starts),
+        parameters=parameters,
         step_s=step_s,
         images_per_s=batch / step_s,
         peak_bytes=peak,
@@ -161,8 +180,6 @@ def train_epoch(variant: Variant, training: TrainingSet, names: list[str], batch
         first_step_loss=losses[0],
         last_step_loss=losses[-1],
         fell=last_loss < first_loss,
-        device=torch.cuda.get_device_name() if gpu else "cpu",
-        threads=torch.get_num_threads(),
     )
 
 
@@ -175,7 +192,7 @@ def measure(variant: Variant, training: TrainingSet, names: list[str], batch: in
         fault = "its process was killed, most often for want of memory"
     except (RuntimeError, ValueError) as error:
         fault = str(error).splitlines()[0]
-    return Epoch(variant.name, *variant.size, len(names), batch, fault=fault)
+    return replace(plan_epoch(variant, len(names), batch, threads), fault=fault)
 
 
 def read_ledger(path: Path) -> dict[tuple[Any, ...], Epoch]:
@@ -187,7 +204,7 @@ def read_ledger(path: Path) -> dict[tuple[Any, ...], Epoch]:
                 epoch = Epoch(**json.loads(line))
             except (ValueError, TypeError):
                 continue
-            done[epoch.variant, epoch.height, epoch.width, epoch.batch] = epoch
+            done[epoch.conditions] = epoch
     return done
 
 
@@ -227,8 +244,8 @@ def main(
         images: of different cars, in the epoch.
         batch: images a step.
         threads: of torch; 0 leaves them alone.
-        ledger: file of results, one JSON line each; what is in it with the same size and batch is not done again,
-            unless it failed.
+        ledger: file of results, one JSON line each; what is in it, measured alike, is not done again, unless it
+            failed.
     """
     if not 1 <= batch <= images:
         raise UserError(f"--batch {batch} cannot work with {images} images: --batch {max(1, min(batch, images))} does.")
@@ -239,8 +256,8 @@ def main(
     done = read_ledger(ledger)
     epochs = []
     for each in chosen:
-        key = (each.name, *each.size, batch)
-        if key not in done or done[key].fault or done[key].images != images // batch * batch:
+        key = plan_epoch(each, images, batch, threads).conditions
+        if key not in done or done[key].fault:
             print(f"{each.name} ...", flush=True)
             done[key] = measure(each, training, names, batch, threads)
             atomic.write_text(ledger, "".join(json.dumps(asdict(epoch)) + "\n" for epoch in done.values()))

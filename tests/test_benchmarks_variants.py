@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import variants
-from benchmarks.variants import Epoch, different_groups, main, read_ledger, train_epoch
+from benchmarks.variants import Epoch, different_groups, main, plan_epoch, read_ledger, train_epoch
 from competition import COMPETITIONS
 from folds.images import find_training_set
 from models.variants import VARIANTS
@@ -45,9 +45,8 @@ def test_what_the_ledger_has_is_not_done_again(
     def measure(variant, training, names, batch, threads) -> Epoch:
         asked.append(variant.name)
         fault = "no memory" if variant.name == "a-unet-128" else ""
-        return Epoch(
-            variant.name, *variant.size, 4, batch, steps=2, first_loss=1.0, last_loss=0.5, fell=True, fault=fault
-        )
+        planned = plan_epoch(variant, len(names), batch, threads)
+        return replace(planned, steps=2, first_loss=1.0, last_loss=0.5, fell=True, fault=fault)
 
     monkeypatch.setattr(variants, "measure", measure)
     ledger = tmp_path / "ledger.jsonl"
@@ -61,5 +60,8 @@ def test_what_the_ledger_has_is_not_done_again(
     assert asked == ["a-cnn-128", "a-unet-128", "a-unet-128"]
     assert "the loss fell for" in capsys.readouterr().out
     assert len(read_ledger(ledger)) == 2
+    # what was measured otherwise does not stand in for it
+    main(**flags, threads=7)
+    assert asked[3:] == ["a-cnn-128", "a-unet-128"]
     with pytest.raises(SystemExit, match="--batch 4 does"):
         main(**{**flags, "batch": 5})
