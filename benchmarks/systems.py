@@ -40,6 +40,7 @@ class System:
         published: its authors' figure, Dice unless it says otherwise.
         variant, recipe: what is trained and how; "" is the variant's own recipe.
         fold: the folds trained, as `folds.train --fold` takes them.
+        epochs: instead of the recipe's; 0 keeps them.
         init_from: the variant, of a row above, whose weights it starts from; "" starts anew.
         needs: what it trains on within hours.
     """
@@ -49,6 +50,7 @@ class System:
     variant: str
     fold: str = "0"
     recipe: str = ""
+    epochs: int = 0
     init_from: str = ""
     needs: Literal["cpu", "gpu"] = "gpu"
 
@@ -61,8 +63,8 @@ SYSTEMS = (
     System("B: U-Net of dense blocks", "-", "b-dense-unet-768"),
     System("C: U-Net", "about 0.983, accuracy", "c-unet-128"),
     System("3rd place: dilated U-Net, one fold", "0.9972", "dilated-unet-1024x1536"),
-    System("ours: U-Net on MobileNetV3", "-", "unet-mobilenetv3", recipe="cpu-hour", needs="cpu"),
-    System("ours: the same, 3 epochs more", "-", "unet-mobilenetv3-320x512", init_from="unet-mobilenetv3", needs="cpu"),
+    System("ours: U-Net on MobileNetV3", "-", "unet-mobilenetv3", "0..4", "cpu-hour", epochs=10, needs="cpu"),
+    System("ours: it, then higher", "-", "unet-mobilenetv3-320x512", "0..4", init_from="unet-mobilenetv3", needs="cpu"),
     System("ours: U-Net on ResNet34", "-", "unet-resnet34-1024"),
     System("ours: U-Net on EfficientNet-B3", "-", "unet-efficientnetb3-1024"),
 )
@@ -72,6 +74,7 @@ def _train(system: System, competition: str, data: Path, runs: Path, arguments: 
     command = [sys.executable, "-m", "folds.train", "--competition", competition, "--data", str(data)]
     command += ["--runs", str(runs), "--variant", system.variant, "--fold", system.fold]
     command += ["--recipe", system.recipe] if system.recipe else []
+    command += ["--epochs", str(system.epochs)] if system.epochs else []
     command += ["--init-from", str(runs / competition / system.init_from)] if system.init_from else []
     print(f"\n{system.name}: {' '.join(command[1:] + arguments)}", flush=True)
     if subprocess.run(command + arguments, cwd=Path(__file__).parent.parent).returncode:
