@@ -82,7 +82,7 @@ def test_ranks_share_the_batches_that_one_process_would_see(count: int, shuffle:
 
 
 def test_two_devices_train_as_one_does(task) -> None:
-    recipe = replace(QUICK, batch=4, epochs=3, optimiser="sgd", learning_rate=0.05, ema=0.5)
+    recipe = replace(QUICK, batch=4, epochs=3, optimiser="sgd", learning_rate=0.05, ema=0.5, precision="float32")
     source = task(PLAIN, replace(recipe, epochs=1), "source")
     run_fold(source)
     # from another run's weights, which every device must read
