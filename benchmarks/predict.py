@@ -123,9 +123,9 @@ def peak_bytes(root: Path, name: str, paths: Sequence[Path], size: Size, count: 
 @program
 def main(
     images: Path = Path("data/studio/test"),
-    count: int = 24,
+    count: int = 64,
     small_count: int = 96,
-    rounds: int = 3,
+    rounds: int = 5,
     memory_counts: tuple[int, int] = (200, 2000),
 ) -> None:
     """Time prediction end to end against the forward passes alone, and its peak memory at two numbers of images.
