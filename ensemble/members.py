@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError
+from competition import COMPETITIONS
 from folds.fold import read_manifest
 from folds.store import LogitStore
+from folds.task import check_frame
 from models import checkpoint
 from models.frame import Frame, frame_of
 from models.variants import VARIANTS, Variant
@@ -91,9 +93,14 @@ def _member(folder: Path, fold_count: int) -> Member:
                 f"the folds of {folder} were trained on different {what}: remove the folder and train them again."
             )
     first = manifests[0]
+    variant = Variant.from_json(first["variant"])
+    competition = COMPETITIONS.get(folder.parent.name)
+    if competition is not None:
+        for fold, manifest in zip(folds, manifests, strict=True):
+            check_frame(manifest, fold, variant, competition.size)
     return Member(
         folder=folder,
-        variant=Variant.from_json(first["variant"]),
+        variant=variant,
         folds=folds,
         folds_digest=first["folds_digest"],
         data_digest=first["data_digest"],

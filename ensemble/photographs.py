@@ -25,7 +25,8 @@ from ensemble.pipeline import overlapped
 from ensemble.postprocess import apply_kept
 from ensemble.predictor import DECODERS
 from ensemble.tiles import predict_in_tiles
-from models.frame import Frame, decode
+from models.frame import Frame
+from models.image_file import ImageFile, decode
 
 # what the folder's masks were made with
 STATE_FILE = "made_with.json"
@@ -58,15 +59,9 @@ def load(path: Path, frames: Sequence[Frame]) -> Photograph:
     Raises:
         UserError: it cannot be read; the message names it.
     """
-    inputs: dict[Frame, np.ndarray] = {}
-    size: Size = (0, 0)
-    for frame in set(frames):
-        if frame.fit == "pad":
-            image, size = decode(path)
-            inputs[frame] = image if _in_tiles(frame, size) else frame.apply(image)
-        else:
-            inputs[frame], size = frame.load(path)
-    return Photograph(size, inputs)
+    file = ImageFile(path)
+    inputs = {frame: file.image() if _in_tiles(frame, file.size) else frame.input_of(file) for frame in set(frames)}
+    return Photograph(file.size, inputs)
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ def main(
             logits = result.blended(mixture)
             paths = outputs(result.name)
             if cutout:
-                write_png(paths[1], cut_out(decode(folder / result.name)[0], logits))
+                write_png(paths[1], cut_out(decode(folder / result.name), logits))
             write_png(paths[0], (logits > 0).astype(np.uint8) * np.uint8(255))
 
         with tqdm(total=len(missing), desc="mask", unit="image", disable=None) as bar, lanes.running():

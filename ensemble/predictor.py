@@ -149,6 +149,7 @@ def predict(
         heads=[head.name for head in member.variant.heads],
         tta=list(member.variant.tta),
         weights_digest=member.weights_digest,
+        frame_version=member.frame.version(size),
         # another folder may hold other images of the same names: Carvana's test and test_hq
         images=folder.absolute().name,
     )

@@ -17,7 +17,7 @@ from folds.plan import check_batch
 from folds.recipes import Recipe
 from folds.start import Start, find_starts
 from folds.store import LogitStore
-from folds.task import FoldTask, read_manifest
+from folds.task import FoldTask, check_frame, read_manifest
 from models.frame import frame_of
 from models.variants import Variant
 
@@ -75,6 +75,7 @@ def make_tasks(
         tta=list(variant.tta),
         data_digest=training.digest,
         folds_digest=digest,
+        frame_version=frame_of(variant).version(training.competition.size),
     )
     return [
         FoldTask(
@@ -107,6 +108,7 @@ def is_done(task: FoldTask) -> bool:
     manifest = read_manifest(task.folder)
     if manifest is None:
         return False
+    check_frame(manifest, task.folder, task.variant, task.training.competition.size)
     wanted = {
         "variant": task.variant.to_json(),
         "recipe": task.recipe.to_json(),

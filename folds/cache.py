@@ -166,7 +166,9 @@ def frames(training: TrainingSet, frame: Frame, known: Truth, cache: Path, *, jo
     count = len(training.names)
     if count * height * width * 4 > CACHE_LIMIT_BYTES:
         return DecodedFrames(training, frame, known)
-    folder = cache / training.digest / f"{frame.fit}-{height}x{width}"
+    version = frame.version(training.competition.size)
+    # inputs of an older geometry stay where they are, for nobody
+    folder = cache / training.digest / f"{frame.fit}-{height}x{width}{f'-v{version}' if version > 1 else ''}"
     if not folder.is_dir():
         with atomic.building(folder) as temporary:
             shapes: Sequence[tuple[str, tuple[int, ...]]] = (

@@ -92,6 +92,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         "recipe": task.recipe.to_json(),
         "fold": task.fold,
         "seed": task.seed,
+        "frame_version": frame_of(task.variant).version(task.training.competition.size),
         "data_digest": task.training.digest,
         "folds_digest": task.folds_digest,
         "images": {"train": len(task.train), "held_out": len(task.held_out)},

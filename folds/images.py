@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
-from models.frame import decode
+from models.image_file import decode
 
 
 def list_images(folder: Path, competition: Competition) -> list[str]:
@@ -163,7 +163,7 @@ def faults(training: TrainingSet) -> Iterable[str]:
     def fault(name: str) -> str | None:
         path = training.image_path(name)
         try:
-            full = decode(path)[1]
+            full = decode(path).shape[:2]
             if full != size:
                 return f"{path} has {full[0]}x{full[1]} pixels (height x width), expected {size[0]}x{size[1]}."
             read_mask(training.mask_path(name), size)

@@ -36,7 +36,10 @@ _MEANING = {
     "folds_digest": "folds",
     "weights_digest": "weights, before the variant was trained again",
     "tta": "test-time augmentation",
+    "frame_version": "version of the way from images to inputs",
 }
+# what attributes that have been added since were before there was a name for them
+_ONCE = {"frame_version": 1}
 _LEFTOVER_S = 3600
 _READERS = 4
 
@@ -96,7 +99,7 @@ class LogitStore:
             names: the images it will hold, in a fixed order, each once.
             shape: (heads, h, w).
             attributes: JSON-able facts that tell this store from another: variant, data digest, TTA. One that an
-                older store lacks is taken to be equal.
+                older store lacks is taken to be what it was before there was a name for it, or else to be equal.
 
         Raises:
             UserError: a store is there that was made for other images, another shape or other attributes.
@@ -141,8 +144,9 @@ class LogitStore:
         wanted = {"names": list(names), "shape": tuple(shape), **attributes}
         found = {"names": store.names, "shape": tuple(store.shape), **store.attributes}
         for key, value in wanted.items():
-            if found.get(key, value) != value:
-                shown = "" if key == "names" else f" ({found[key]!r}, now {value!r})"
+            before = found.get(key, _ONCE.get(key, value))
+            if before != value:
+                shown = "" if key == "names" else f" ({before!r}, now {value!r})"
                 raise UserError(
                     f"{path} was written with other {_MEANING.get(key, key)}{shown}: remove the folder, or choose "
                     "another runs folder."

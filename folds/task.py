@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 import atomic
+from command_line import UserError
+from competition import Size
 from folds.cache import Frames, Truth
 from folds.images import TrainingSet
 from folds.recipes import Recipe
+from models.frame import frame_of
 from models.variants import Variant
 
 MANIFEST_FILE = "manifest.json"
@@ -80,6 +83,25 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return value
+
+
+def check_frame(manifest: dict[str, Any], folder: Path, variant: Variant, full: Size) -> None:
+    """Refuse a network that was trained on inputs of another geometry than it would be given now.
+
+    Args:
+        manifest: of a finished fold of the variant.
+        folder: of that fold.
+        full: (H, W) of the competition's images.
+
+    Raises:
+        UserError: it was.
+    """
+    # manifests from before geometry had versions do not name one
+    if manifest.get("frame_version", 1) != frame_of(variant).version(full):
+        raise UserError(
+            f"{folder} was trained on images that an older version reduced with a shift of up to some pixels: remove "
+            f"{folder.parent} and train {variant.name} again."
+        )
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import atomic
 from command_line import UserError
 from competition import Competition
 from folds.images import list_images, read_mask
-from models.frame import decode
+from models.image_file import ImageFile
 
 LEDGER_FILE = ".verified.json"
 _CHUNK = 64
@@ -48,10 +48,12 @@ class Look:
             try:
                 if self.masks:
                     read_mask(path, size)
-                # every bit of the stream is decoded at any size; an eighth spares the rest of the work
-                elif (full := decode(path, at_least=(1, 1))[1]) != size:
-                    shown = "x".join(map(str, full))
-                    found.append((name, f"{path} has {shown} pixels (height x width), expected {size[0]}x{size[1]}."))
+                else:
+                    file = ImageFile(path)
+                    file.check()
+                    if file.size != size:
+                        shown, expected = ("x".join(map(str, s)) for s in (file.size, size))
+                        found.append((name, f"{path} has {shown} pixels (height x width), expected {expected}."))
             except UserError as error:
                 found.append((name, str(error)))
         return found

@@ -48,3 +48,14 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice of two masks; 1 for two empty ones."""
     both, first, second = counts(a, b)
     return 1.0 if first + second == 0 else 2 * both / (first + second)
+
+
+def area_weights(pixels: int, covered: float, cells: int) -> np.ndarray:
+    """(cells, pixels) float64: what each pixel contributes to the mean over each of `cells` equal parts of the first
+    `covered` pixels."""
+    weights = np.zeros((cells, pixels))
+    for cell in range(cells):
+        low, high = cell * covered / cells, (cell + 1) * covered / cells
+        for pixel in range(pixels):
+            weights[cell, pixel] = max(0.0, min(high, pixel + 1) - max(low, pixel))
+    return weights / weights.sum(1, keepdims=True)

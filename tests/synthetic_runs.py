@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 import atomic
+from competition import COMPETITIONS
 from ensemble.conv_stacker import ConvStacker
 from ensemble.members import Member, find_members
 from ensemble.patches import Patches
 from models import checkpoint
 from models.build import build
+from models.frame import frame_of
 from models.variants import Variant
 
 UNET = Variant(
@@ -28,7 +30,7 @@ UNET = Variant(
 AVERAGE = Variant(name="tiny-average", network="average-mask", size=(40, 60), recipe="fitted", tta=(), fitted=True)
 
 
-def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: str) -> Member:
+def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: object) -> Member:
     """Write a variant with random weights into `root` and find it as a member."""
     for k in range(folds):
         torch.manual_seed(k)
@@ -39,7 +41,13 @@ def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: str) -
             network.fit([mask])  # type: ignore[operator]
         folder = root / variant.name / f"fold{k}"
         checkpoint.save(folder, network, variant)
-        facts = {"variant": variant.to_json(), "folds_digest": "f", "data_digest": "d", **manifest}
+        facts = {
+            "variant": variant.to_json(),
+            "folds_digest": "f",
+            "data_digest": "d",
+            "frame_version": frame_of(variant).version(COMPETITIONS["carvana"].size),
+            **manifest,
+        }
         atomic.write_json(folder / "manifest.json", facts)
     return find_members(root, [variant.name], folds)[0]
 

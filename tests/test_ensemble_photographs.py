@@ -12,7 +12,8 @@ from ensemble.lanes import Lanes
 from ensemble.mixture import find_mixture
 from ensemble.photographs import load, network_logits
 from ensemble.photographs import main as mask_photographs
-from models.frame import Frame, decode, frame_of
+from models.frame import Frame, frame_of
+from models.image_file import decode
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))
@@ -80,7 +81,7 @@ def test_a_stacker_sees_the_photograph_in_tiles_too(photographs: Path, tmp_path:
         with lanes.running():
             (logits,) = network_logits(lanes, [(Place(name, 0, 1), photograph)])
         assert conv_stacker.image_frame(stacker, logits.frames) == grid
-        whole = decode(photographs / name)[0]
+        whole = decode(photographs / name)
         image = whole if grid.size == whole.shape[:2] else UNET_FRAME.load(photographs / name)[0]
         full = stacker(logits.planes, logits.frames, [], photograph.size, image)
         np.testing.assert_array_equal(pixels(out / f"{Path(name).stem}_mask.png") > 0, full > 0)
@@ -101,7 +102,7 @@ def test_any_photograph_gets_a_mask_and_a_cut_out_of_its_own_size(
         assert set(np.unique(found)) <= {0, 255}
         assert cut.shape == (*size, 4)
         photograph = next(photographs.glob(f"{stem}.*"))
-        np.testing.assert_array_equal(cut[..., :3], decode(photograph)[0])
+        np.testing.assert_array_equal(cut[..., :3], decode(photograph))
         # alpha 128 is a logit just above 0
         assert (found[cut[..., 3] > 128] == 255).all()
         assert (found[cut[..., 3] < 127] == 0).all()

@@ -3,9 +3,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from command_line import UserError
-from models.frame import Frame, decode
+from competition import Size
+from models.frame import Frame, frame_of, load_for
+from models.image_file import ImageFile, decode, reduction
+from models.variants import VARIANTS
+from tests.naive import area_weights
 
 
 @pytest.mark.parametrize("full", [(1280, 1918), (5, 7), (1280, 1920)])
@@ -48,6 +53,103 @@ def test_invert_refuses_logits_of_another_network() -> None:
         Frame((40, 60)).invert(np.zeros((60, 40), np.float32), (128, 191))
 
 
+def _at(full: Size) -> list[tuple[float, float]]:
+    """Centres (y, x) of five ellipses: the middle and near the four corners."""
+    height, width = full
+    return [(height * v, width * h) for v, h in ((0.5, 0.5), (0.17, 0.14), (0.17, 0.86), (0.83, 0.14), (0.83, 0.86))]
+
+
+def _ellipses(full: Size) -> np.ndarray:
+    """(H, W) uint8 picture of smooth-edged ellipses of 20 % of the sides, at `_at`."""
+    y, x = np.mgrid[: full[0], : full[1]].astype(np.float32) + np.float32(0.5)
+    picture = np.zeros(full, np.float32)
+    for centre_y, centre_x in _at(full):
+        radius = np.hypot((y - centre_y) / (0.10 * full[0]), (x - centre_x) / (0.10 * full[1]))
+        picture += np.clip((1 - radius) * 0.05 * full[1], 0, 1)
+    return np.rint(picture * 200).astype(np.uint8)
+
+
+def _shifts(logits: np.ndarray, full: Size) -> np.ndarray:
+    """(5, 2) by how many pixels the centres of mass lie off the ellipses' own."""
+    shifts = []
+    for centre in _at(full):
+        box = tuple(slice(int(c - 0.125 * s), int(c + 0.125 * s)) for c, s in zip(centre, full, strict=True))
+        part = logits[box].astype(np.float64)
+        y, x = np.mgrid[box] + 0.5
+        found = [float((grid * part).sum() / part.sum()) for grid in (y, x)]
+        shifts.append(np.subtract(found, centre))
+    return np.array(shifts)
+
+
+def _stored(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """An upright picture as a camera stores it under an EXIF orientation."""
+    turned = picture.swapaxes(0, 1) if orientation >= 5 else picture
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (0,), 7: (0, 1), 8: (1,)}.get(orientation, ())
+    return np.ascontiguousarray(np.flip(turned, flips))
+
+
+def _write_jpeg(path: Path, picture: np.ndarray, orientation: int = 1) -> None:
+    exif = Image.Exif()
+    if orientation > 1:
+        exif[0x0112] = orientation
+    Image.fromarray(_stored(picture, orientation)).convert("RGB").save(path, quality=95, exif=exif)
+
+
+FRAMES = sorted({frame_of(variant) for variant in VARIANTS.values()}, key=lambda frame: (frame.size, frame.fit))
+# Carvana's; no multiple of 2, 4 or 8; a multiple of all; upright; one whose picture at 1/8 all but equals 160x240
+SIZES = [(1280, 1918), (1277, 1913), (1280, 1920), (1913, 1277), (999, 1503), (1281, 1921)]
+
+
+@pytest.mark.parametrize("full", SIZES)
+def test_from_jpeg_to_full_frame_nothing_moves_by_a_tenth_of_a_pixel(tmp_path: Path, full: Size) -> None:
+    """For every variant: what the network would see, brought back as if it were its logits, lies where it lay."""
+    path = tmp_path / "ellipses.jpg"
+    _write_jpeg(path, _ellipses(full))
+    frames = [f for f in [*FRAMES, Frame((160, 240))] if f.fit == "resize" or all(np.less_equal(full, f.size))]
+    inputs, found = load_for(frames, path)
+    assert found == full
+    worst = {f: np.abs(_shifts(f.invert(inputs[f][..., 1].astype(np.float32), full), full)).max() for f in frames}
+    assert {frame: shift for frame, shift in worst.items() if shift >= 0.1} == {}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photograph_is_upright_and_does_not_move(tmp_path: Path, orientation: int) -> None:
+    full = (1277, 1913)
+    picture = _ellipses(full)
+    # no two of the eight orientations look alike
+    picture[40:90, 700:1000] = 150
+    path = tmp_path / "turned.jpg"
+    _write_jpeg(path, picture, orientation)
+    image = decode(path)
+    assert np.abs(image[..., 1].astype(int) - picture).mean() < 1
+    np.testing.assert_array_equal(image, cv2.imread(str(path))[..., ::-1])
+    for frame in (Frame((160, 256)), Frame((128, 128))):
+        loaded, found = frame.load(path)
+        assert found == full
+        assert np.abs(loaded.astype(int) - frame.apply(image)).mean() < 1
+        assert np.abs(_shifts(frame.invert(loaded[..., 1].astype(np.float32), full), full)).max() < 0.1
+
+
+@pytest.mark.parametrize("full", [(1280, 1918), (1277, 1913), (333, 257), (999, 1503)])
+@pytest.mark.parametrize("size", [(160, 256), (128, 128), (125, 187), (160, 240)])
+def test_a_reduced_decode_is_an_exact_mean_over_areas(tmp_path: Path, full: Size, size: Size) -> None:
+    """Against the obvious way: every pixel of the codec's picture repeated, and the area that one pixel covers."""
+    path = tmp_path / "noise.jpg"
+    _write_jpeg(path, np.random.default_rng(3).integers(0, 256, full, np.uint8))
+    file = ImageFile(path)
+    factor = reduction(full, size)
+    if factor == 1:
+        assert file.reduced(size) is None
+        return
+    flag = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
+    codec = cv2.imread(str(path), flag)[..., 1].astype(np.float64)
+    down, across = (area_weights(n, f / factor, s) for n, f, s in zip(codec.shape, full, size, strict=True))
+    reduced = file.reduced(size)
+    assert reduced is not None and reduced.shape == (*size, 3)
+    # OpenCV leaves out slivers of less than a thousandth of a pixel
+    np.testing.assert_allclose(reduced[..., 1], down @ codec @ across.T, atol=0.8)
+
+
 @pytest.mark.parametrize("full", [(1280, 1918), (333, 257), (61, 1000), (40, 30)])
 @pytest.mark.parametrize("size", [(160, 256), (128, 128)])
 def test_any_photograph_loads_near_to_its_full_decode(
@@ -60,30 +162,32 @@ def test_any_photograph_loads_near_to_its_full_decode(
     loaded, found = Frame(size).load(path)
     assert found == full
     assert loaded.shape == (*size, 3)
-    reference = Frame(size).apply(decode(path)[0])
+    reference = Frame(size).apply(decode(path))
     assert np.abs(loaded.astype(int) - reference).mean() < 3
 
 
-def test_a_jpeg_is_decoded_no_smaller_than_asked(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
-    cv2.imwrite(str(path), np.zeros((1280, 1918, 3), np.uint8))
-    image, full = decode(path, (320, 480))
-    assert full == (1280, 1918)
-    assert image.shape[0] >= 320
-    assert image.shape[1] >= 480
-    assert image.shape[0] < 1280
-    assert decode(path, (321, 480))[0].shape[0] >= 321
+@pytest.mark.parametrize(
+    ("full", "size", "factor"),
+    [
+        ((1280, 1918), (160, 256), 4),
+        ((1280, 1918), (160, 239), 8),
+        ((1280, 1918), (320, 479), 4),
+        ((1280, 1918), (320, 480), 2),
+        ((1280, 1918), (640, 960), 1),
+        ((40, 30), (160, 256), 1),
+        # at 1/8 the picture has the very size that is wanted and covers another area
+        ((1281, 1921), (160, 240), 4),
+    ],
+)
+def test_a_jpeg_is_decoded_as_small_as_serves(full: Size, size: Size, factor: int) -> None:
+    assert reduction(full, size) == factor
 
 
-def test_exif_orientation_turns_size_and_pixels(tmp_path: Path) -> None:
-    from PIL import Image
-
-    path = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(path, exif=exif)
-    assert decode(path, (16, 8))[1] == (128, 64)
-    assert decode(path)[1] == (128, 64)
+def test_the_version_of_a_frame_changes_only_where_the_geometry_did() -> None:
+    full = (1280, 1918)
+    assert [Frame(size).version(full) for size in ((160, 256), (128, 128), (320, 512), (1024, 1024))] == [2, 2, 1, 1]
+    assert Frame((1280, 1920), "pad").version(full) == 1
+    assert Frame((160, 256)).version((1280, 1920)) == 1
 
 
 def test_cut_off_and_foreign_files_are_named(tmp_path: Path) -> None:
@@ -108,10 +212,7 @@ def test_cut_off_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 def test_exif_orientation_of_a_photograph_that_is_nearly_square(tmp_path: Path) -> None:
     """At 1/8 both sides are 126 pixels long, which does not show that they were swapped."""
-    from PIL import Image
-
     path = tmp_path / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(np.zeros((1001, 1008, 3), np.uint8)).save(path, exif=exif)
-    assert decode(path, (64, 96))[1] == (1008, 1001)
+    _write_jpeg(path, np.zeros((1008, 1001), np.uint8), 6)
+    assert Frame((64, 96)).load(path)[1] == (1008, 1001)
+    assert decode(path).shape == (1008, 1001, 3)

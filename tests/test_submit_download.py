@@ -151,13 +151,13 @@ def test_second_run_opens_only_what_changed(ready: Path, monkeypatch: pytest.Mon
 
     assert verify(SMALL, ready, PARTS, jobs=1) == []
     opened: list[Path] = []
-    decode = verify_download.decode
+    read = verify_download.ImageFile
 
-    def note(path: Path, at_least: Any = None) -> Any:
+    def note(path: Path) -> Any:
         opened.append(path)
-        return decode(path, at_least)
+        return read(path)
 
-    monkeypatch.setattr(verify_download, "decode", note)
+    monkeypatch.setattr(verify_download, "ImageFile", note)
     assert verify(SMALL, ready, PARTS, jobs=1) == [] and opened == []
     changed = ready / "train" / "00000000000a_01.jpg"
     changed.write_bytes(jpeg(7))

@@ -13,7 +13,7 @@ import numpy as np
 import atomic
 from ensemble.mask_reader import MaskReader
 from ensemble.report.charts import data_uri
-from models.frame import decode
+from models.image_file import decode
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -148,7 +148,7 @@ def case(
     """
     planes = reader.planes(image)
     each = reader.each(planes)
-    panes = [album.pane(image, "image", decode(path)[0], photograph=True)]
+    panes = [album.pane(image, "image", decode(path), photograph=True)]
     if truth is not None:
         blend = reader.blend(image, planes)
         panes += [
@@ -175,7 +175,7 @@ def contact_sheet(path: Path, reader: MaskReader, rows: Sequence[tuple[str, floa
         predicted = reader.blend(name, reader.planes(name))
         white = np.uint8(255)
         pictures = (
-            (name, decode(photograph)[0]),
+            (name, decode(photograph)),
             ("truth", truth * white),
             (f"blend, Dice {dice:.4f}", predicted * white),
             ("error: red too much, blue too little", error_picture(predicted, truth)),

@@ -1,0 +1,64 @@
+"""What was made from inputs of an older geometry never meets the present one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command_line import UserError
+from competition import COMPETITIONS
+from ensemble.members import find_members
+from folds import cache
+from folds.images import find_training_set
+from folds.store import LogitStore
+from folds.task import check_frame
+from models.frame import Frame, frame_of
+from models.variants import VARIANTS, Variant
+from tests.synthetic_runs import UNET, save_member
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("competition", COMPETITIONS.values(), ids=COMPETITIONS)
+def test_a_manifest_without_a_version_is_good_only_where_the_geometry_never_changed(
+    variant: Variant, competition, tmp_path: Path
+) -> None:
+    version = frame_of(variant).version(competition.size)
+    check_frame({"frame_version": version}, tmp_path / "fold0", variant, competition.size)
+    if version == 1:
+        check_frame({}, tmp_path / "fold0", variant, competition.size)
+    else:
+        with pytest.raises(UserError, match=f"remove {tmp_path} and train {variant.name} again"):
+            check_frame({}, tmp_path / "fold0", variant, competition.size)
+
+
+def test_a_member_of_an_older_geometry_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "carvana"
+    save_member(root, UNET)
+    path = root / UNET.name / "fold1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["frame_version"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"fold1 was trained on images that an older version reduced"):
+        find_members(root, [UNET.name], 2)
+
+
+def test_a_store_of_an_older_geometry_is_refused(tmp_path: Path) -> None:
+    facts = tmp_path / "oof.zarr", ["a.jpg"], (1, 8, 8)
+    LogitStore.create(*facts, variant="x")
+    LogitStore.create(*facts, variant="x", frame_version=1)
+    with pytest.raises(UserError, match=r"other version of the way from images to inputs \(1, now 2\)"):
+        LogitStore.create(*facts, variant="x", frame_version=2)
+
+
+def test_cached_inputs_of_an_older_geometry_are_not_used(ellipses: Path, tmp_path: Path) -> None:
+    training = find_training_set(COMPETITIONS["carvana"], ellipses)
+    known = cache.truth(training, tmp_path, jobs=1)
+    for frame in (Frame((125, 187)), Frame((320, 480))):
+        old = tmp_path / training.digest / f"resize-{frame.size[0]}x{frame.size[1]}"
+        old.mkdir()
+        np.save(old / "images.npy", np.zeros((12, *frame.size, 3), np.uint8))
+        np.save(old / "masks.npy", np.zeros((12, *frame.size), np.uint8))
+        found = cache.frames(training, frame, known, tmp_path, jobs=1)
+        is_old = not found.image(0).any()
+        assert is_old == (frame.version(training.competition.size) == 1)
