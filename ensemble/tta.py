@@ -31,7 +31,7 @@ from folds.scoring import full_size_dice
 from models import checkpoint
 from models.network_input import normalise
 from models.precision import inference
-from models.tta import IDENTITY, TRANSFORMS, Transform, find_transform, transformed_logits
+from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms, transformed_logits
 
 TTA_FILE = "tta.json"
 _BATCH = 8
@@ -182,15 +182,17 @@ def main(
     Args:
         measure: the variant.
         competition: a name from competition.py.
-        transforms: a comma list, products as hflip*scale1.25 among them; all single ones by default.
+        transforms: a comma list as models/tta.py spells them (scale1.1, hflip@scale1.1, or hflip*scale1.1 for all
+            combinations); a few of every family by default.
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
         jobs: processes that read images and masks, as joblib counts them.
     """
     facts = find_competition(competition)
-    chosen = [find_transform(name.strip()) for name in (transforms.split(",") if transforms else TRANSFORMS)]
-    if len({transform.name for transform in chosen}) != len(chosen):
-        raise UserError(f"a transform stands twice in {transforms!r}: name each once.")
+    wanted = [name.strip() for name in transforms.split(",")] if transforms else EXAMPLES
+    if len(set(wanted)) != len(wanted):
+        raise UserError(f"a transform is listed twice in {transforms!r}: name each once.")
+    chosen = find_transforms(wanted)[1:]
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
     if not (root / "folds.csv").exists():

@@ -1,12 +1,17 @@
 """Test-time augmentation: a small algebra of transforms of a network's input, each with its inverse on the logits.
 
-A transform is a pair of functions on batches of tensors, so that it runs where the network runs. Transforms multiply:
-`flip * scale` applies the flip first, and undoes the scale first. Averages are taken in logit space, where they
-commute with everything linear that follows.
+A transform is a pair of functions on batches of tensors, so that it runs where the network runs. Transforms compose:
+`flip @ scale` applies the flip first, and undoes the scale first. Averages are taken in logit space, where they commute
+with everything linear that follows.
+
+On the command line and in `Variant.tta`, a transform is a family's name followed by its parameters (`scale1.1`,
+`shift-4+8`), `@` composes (`hflip@scale1.1`), and `*` is the cartesian product: `hflip*scale1.1` stands for `hflip`,
+`scale1.1` and `hflip@scale1.1`, which together with the plain image are all combinations.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -59,14 +64,14 @@ class Transform:
         height, width = self.resized(size)
         return height * width / (size[0] * size[1])
 
-    def __mul__(self, second: Transform) -> Transform:
+    def __matmul__(self, second: Transform) -> Transform:
         """This transform, then `second`; undone in reverse."""
 
         def undo(logits: Batch, size: Size) -> Batch:
             return self.undo(second.undo(logits, self.resized(size)), size)
 
         return Transform(
-            f"{self.name}*{second.name}",
+            f"{self.name}@{second.name}",
             apply=lambda batch: second.apply(self.apply(batch)),
             undo=undo,
             resized=lambda size: second.resized(self.resized(size)),
@@ -81,6 +86,10 @@ def _flip_width(batch: Batch, _: Size | None = None) -> Batch:
     return batch.flip(-1)
 
 
+def _flip_height(batch: Batch, _: Size | None = None) -> Batch:
+    return batch.flip(-2)
+
+
 def _resize(batch: Batch, size: Size) -> Batch:
     if tuple(batch.shape[-2:]) == tuple(size):
         return batch
@@ -90,11 +99,44 @@ def _resize(batch: Batch, size: Size) -> Batch:
 IDENTITY = Transform("identity", apply=_unchanged, undo=_unchanged)
 
 
+def hflip() -> Transform:
+    """Mirror left and right."""
+    return Transform("hflip", apply=_flip_width, undo=_flip_width)
+
+
+def vflip() -> Transform:
+    """Mirror top and bottom."""
+    return Transform("vflip", apply=_flip_height, undo=_flip_height)
+
+
+def rot(degrees: float) -> Transform:
+    """Turn counter-clockwise by 90, 180 or 270 degrees; a quarter turn swaps the sides of the network's input.
+
+    Raises:
+        ValueError: another angle.
+    """
+    quarters, rest = divmod(degrees, 90)
+    if rest or quarters not in (1, 2, 3):
+        raise ValueError("rotations are by 90, 180 or 270 degrees")
+    turns = int(quarters)
+    return Transform(
+        f"rot{degrees:g}",
+        apply=lambda batch: batch.rot90(turns, (-2, -1)),
+        undo=lambda logits, _: logits.rot90(-turns, (-2, -1)),
+        resized=lambda size: (size[1], size[0]) if turns % 2 else size,
+    )
+
+
 def scale(factor: float) -> Transform:
     """Enlarge or reduce both sides by about `factor`: to the nearest multiple of 32 pixels, at least 32.
 
     Undone by bilinear interpolation, so exact on what is linear across pixels and smoothing elsewhere.
+
+    Raises:
+        ValueError: `factor` is not between 0.1 and 10.
     """
+    if not 0.1 <= factor <= 10:
+        raise ValueError("scales are between 0.1 and 10")
 
     def resized(size: Size) -> Size:
         height, width = (max(1, round(side * factor / _STRIDE_PX)) * _STRIDE_PX for side in size)
@@ -111,59 +153,104 @@ def brightness(change: float) -> Transform:
     return Transform(f"brightness{change:+g}", apply=lambda batch: batch + change, undo=_unchanged)
 
 
-def shift(down_px: int, right_px: int) -> Transform:
+def shift(down_px: float, right_px: float | None = None) -> Transform:
     """Move the content by some pixels of the network's frame; what leaves at one border comes in at the other.
 
     Around, because only then is nothing lost and the inverse exact; the price is a wrong context for the logits
     within a few pixels of two borders.
+
+    Args:
+        down_px, right_px: whole numbers; one alone is for both directions.
+
+    Raises:
+        ValueError: a part of a pixel.
     """
+    down, right = int(down_px), int(down_px if right_px is None else right_px)
+    if down != down_px or right_px not in (None, right):
+        raise ValueError("shifts are by whole pixels")
     return Transform(
-        f"shift{down_px:+d}{right_px:+d}",
-        apply=lambda batch: batch.roll((down_px, right_px), (-2, -1)),
-        undo=lambda logits, _: logits.roll((-down_px, -right_px), (-2, -1)),
+        f"shift{down:+d}{right:+d}",
+        apply=lambda batch: batch.roll((down, right), (-2, -1)),
+        undo=lambda logits, _: logits.roll((-down, -right), (-2, -1)),
     )
 
 
-TRANSFORMS = {
-    t.name: t
-    for t in (
-        Transform("hflip", apply=_flip_width, undo=_flip_width),
-        scale(0.75),
-        scale(1.25),
-        scale(1.5),
-        brightness(+0.3),
-        brightness(-0.3),
-        shift(+4, +4),
-        shift(-4, -4),
-    )
+@dataclass(frozen=True)
+class Family:
+    """Transforms that differ by numbers alone, written behind the family's name.
+
+    Attributes:
+        make: takes the numbers and returns the transform; ValueError where they make no sense.
+        examples: spelled as on the command line; `ensemble.tta` measures them unless told otherwise.
+    """
+
+    make: Callable[..., Transform]
+    examples: tuple[str, ...]
+
+
+FAMILIES: dict[str, Family] = {
+    "hflip": Family(hflip, ("hflip",)),
+    "vflip": Family(vflip, ("vflip",)),
+    "rot": Family(rot, ("rot90", "rot180", "rot270")),
+    "scale": Family(scale, ("scale0.75", "scale1.25", "scale1.5")),
+    "brightness": Family(brightness, ("brightness+0.3", "brightness-0.3")),
+    "shift": Family(shift, ("shift+4+4", "shift-4-4")),
 }
+EXAMPLES = tuple(example for family in FAMILIES.values() for example in family.examples)
+
+_NUMBER = r"[+-]?\d+(?:\.\d+)?"
+_TERM = re.compile(rf"([a-z]+)((?:{_NUMBER})*)")
 
 
-def find_transform(name: str) -> Transform:
-    """The transform of that name, or the product of several: `hflip*scale1.25`.
+def _parse_term(term: str) -> Transform:
+    """The transform that `hflip` or `scale1.1` spells. Raises UserError as `find_transform`."""
+    match = _TERM.fullmatch(term)
+    if match is None or match[1] not in FAMILIES:
+        raise UserError(
+            f"unknown test-time augmentation {term!r}; known: {', '.join(EXAMPLES)}, with other numbers too, composed "
+            "as hflip@scale1.25, and all combinations as hflip*scale1.25."
+        )
+    family = FAMILIES[match[1]]
+    try:
+        return family.make(*map(float, re.findall(_NUMBER, match[2])))
+    except (TypeError, ValueError) as error:
+        why = error if isinstance(error, ValueError) else "it takes other numbers"
+        raise UserError(
+            f"test-time augmentation {term!r} cannot work ({why}): write it as {' or '.join(family.examples)}."
+        ) from None
+
+
+def find_transform(text: str) -> Transform:
+    """One transform, or several composed: `hflip@scale1.25` flips, then scales.
 
     Raises:
-        UserError: a factor is unknown; the message lists those there are.
+        UserError: a family is unknown, or its numbers make no sense; the message shows what works.
+
+    >>> find_transform("hflip@shift8").name
+    'hflip@shift+8+8'
     """
-    product: Transform | None = None
-    for part in name.split("*"):
-        if part not in TRANSFORMS:
-            raise UserError(
-                f"unknown test-time augmentation {part!r}; known: {', '.join(TRANSFORMS)}, and products as "
-                "hflip*scale1.25."
-            )
-        product = TRANSFORMS[part] if product is None else product * TRANSFORMS[part]
-    assert product is not None
-    return product
+    first, *others = (_parse_term(term) for term in text.split("@"))
+    for other in others:
+        first = first @ other
+    return first
 
 
-def find_transforms(names: Sequence[str]) -> list[Transform]:
-    """The identity followed by the named transforms.
+def find_transforms(expressions: Sequence[str]) -> list[Transform]:
+    """The identity followed by what the expressions stand for, each transform once.
 
     Raises:
-        UserError: a name is unknown; the message lists those there are.
+        UserError: as `find_transform`.
+
+    >>> [t.name for t in find_transforms(["hflip*scale1.1", "hflip", "shift8"])]
+    ['identity', 'hflip', 'scale1.1', 'hflip@scale1.1', 'shift+8+8']
     """
-    return [IDENTITY, *(find_transform(name) for name in names)]
+    found = {IDENTITY.name: IDENTITY}
+    for expression in expressions:
+        combinations = [IDENTITY]
+        for factor in map(find_transform, expression.split("*")):
+            combinations += [factor if c is IDENTITY else c @ factor for c in combinations]
+        found |= {transform.name: transform for transform in combinations}
+    return list(found.values())
 
 
 def transformed_logits(network: torch.nn.Module, batch: Batch, transform: Transform) -> Batch:

@@ -39,7 +39,7 @@ class Variant:
         in_channels: planes of the input; 3 is one RGB image.
         heads: the network's outputs, in the order of its output channels.
         mean, std: what the input, scaled to 0..1, is normalised with.
-        tta: names of the test-time augmentations (models/tta.py) its stored logits are averaged over.
+        tta: test-time augmentations (expressions of models/tta.py) its stored logits are averaged over.
         fitted: True where the network is fitted in one pass over the training masks and not trained by gradient.
     """
 

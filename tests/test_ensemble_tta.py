@@ -12,7 +12,7 @@ from folds import cache, split
 from folds.images import find_training_set
 from kernels import rle
 from models import checkpoint
-from models.tta import IDENTITY, TRANSFORMS, find_transform
+from models.tta import IDENTITY, find_transform
 from tests.synthetic_runs import UNET, save_member
 
 CARVANA = COMPETITIONS["carvana"]
@@ -33,11 +33,11 @@ def test_the_value_of_each_transform_is_written_and_printed(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, runs = trained
-    tta.main(measure="tiny-unet", data=data, runs=runs, transforms="hflip,scale1.5,hflip*brightness+0.3", jobs=1)
+    tta.main(measure="tiny-unet", data=data, runs=runs, transforms="hflip,scale1.5,hflip@brightness+0.3", jobs=1)
     result = json.loads((runs / "carvana" / "tiny-unet" / "tta.json").read_text())
-    assert [entry["transforms"] for entry in result["each"]] == [["hflip"], ["scale1.5"], ["hflip*brightness+0.3"]]
+    assert [entry["transforms"] for entry in result["each"]] == [["hflip"], ["scale1.5"], ["hflip@brightness+0.3"]]
     assert [entry["passes"] for entry in result["each"]] == [2, 1 + 96 * 128 / (64 * 96), 2]
-    assert result["all"]["transforms"] == ["hflip", "scale1.5", "hflip*brightness+0.3"]
+    assert result["all"]["transforms"] == ["hflip", "scale1.5", "hflip@brightness+0.3"]
     for entry in (*result["each"], result["all"]):
         assert entry["gain"] == pytest.approx(entry["dice"] - result["plain"]["dice"])
         assert entry["interval"][0] <= entry["gain"] <= entry["interval"][1]
@@ -62,7 +62,9 @@ def test_each_image_is_predicted_by_the_network_that_did_not_see_it(trained: tup
         network, _ = checkpoint.load(member.folds[k])
         network.logits.fill_(value)
         checkpoint.save(member.folds[k], network, average)
-    scores = tta.dice_of_sets(member, frames, known, fold, CARVANA.size, [[IDENTITY], [IDENTITY, TRANSFORMS["hflip"]]])
+    scores = tta.dice_of_sets(
+        member, frames, known, fold, CARVANA.size, [[IDENTITY], [IDENTITY, find_transform("hflip")]]
+    )
     area = known.areas_px[fold == 0] / np.prod(CARVANA.size)
     np.testing.assert_allclose(scores[fold == 0, 0], 2 * area / (1 + area))
     assert (scores[fold == 1] == 0).all()
@@ -122,7 +124,7 @@ def test_bad_input_is_refused(trained: tuple[Path, Path]) -> None:
     data, runs = trained
     for options, sentence in (
         ({"measure": "tiny-unet", "transforms": "spin"}, "unknown test-time augmentation 'spin'"),
-        ({"measure": "tiny-unet", "transforms": "hflip,hflip"}, "stands twice"),
+        ({"measure": "tiny-unet", "transforms": "hflip,hflip"}, "is listed twice"),
         ({"measure": "unet-xyz"}, "no fold of 'unet-xyz' is trained"),
     ):
         with pytest.raises(SystemExit, match=sentence):

@@ -2,11 +2,16 @@ import pytest
 import torch
 
 from command_line import UserError
-from models.tta import IDENTITY, TRANSFORMS, Transform, brightness, find_transform, find_transforms, mean_logits, scale
+from models.tta import EXAMPLES, FAMILIES, IDENTITY, brightness, find_transform, find_transforms, mean_logits, scale
 
 SIZE = (96, 160)
-EXACT = [name for name in TRANSFORMS if not name.startswith("scale")]
-SCALES = [name for name in TRANSFORMS if name.startswith("scale")]
+EXACT = [name for name in EXAMPLES if not name.startswith("scale")] + [
+    "shift8",
+    "shift-3+5",
+    "hflip@rot90",
+    "vflip@rot270",
+]
+SCALES = ["scale0.75", "scale1.25", "scale1.5", "scale1.1"]
 
 
 def waves(count: int = 2) -> torch.Tensor:
@@ -19,7 +24,7 @@ def waves(count: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("name", EXACT)
 def test_a_transform_that_moves_pixels_is_undone_exactly(name: str) -> None:
     x = torch.rand(2, 3, *SIZE)
-    transform = TRANSFORMS[name]
+    transform = find_transform(name)
     changed = transform.apply(x)
     assert not torch.equal(changed, x)
     geometry_only = x if name.startswith("brightness") else changed
@@ -30,7 +35,7 @@ def test_a_transform_that_moves_pixels_is_undone_exactly(name: str) -> None:
 @pytest.mark.parametrize("name", SCALES)
 def test_a_scale_is_undone_up_to_interpolation(name: str) -> None:
     x = waves()
-    transform = TRANSFORMS[name]
+    transform = find_transform(name)
     changed = transform.apply(x)
     assert changed.shape[-2:] == transform.resized(SIZE) != SIZE
     assert all(side % 32 == 0 for side in changed.shape[-2:])
@@ -43,13 +48,13 @@ def test_a_scale_is_undone_up_to_interpolation(name: str) -> None:
     assert (back - x.roll(1, -1))[..., 4:-4, 4:-4].abs().max() > 0.05
 
 
-@pytest.mark.parametrize("first", ["hflip", "shift+4+4", "scale1.25"])
-@pytest.mark.parametrize("second", ["hflip", "shift-4-4", "brightness+0.3"])
-def test_a_product_is_the_first_then_the_second_and_undone_in_reverse(first: str, second: str) -> None:
+@pytest.mark.parametrize("first", ["hflip", "rot90", "shift+4+4", "scale1.25"])
+@pytest.mark.parametrize("second", ["hflip", "rot270", "shift-4-4", "brightness+0.3"])
+def test_a_composition_is_the_first_then_the_second_and_undone_in_reverse(first: str, second: str) -> None:
     x = waves()
-    product = find_transform(f"{first}*{second}")
-    a, b = TRANSFORMS[first], TRANSFORMS[second]
-    assert product.name == f"{first}*{second}"
+    product = find_transform(f"{first}@{second}")
+    a, b = find_transform(first), find_transform(second)
+    assert product.name == f"{first}@{second}"
     assert torch.equal(product.apply(x), b.apply(a.apply(x)))
     logits = torch.rand(2, 1, *product.resized(SIZE))
     by_hand = a.invert(b.invert(logits, a.resized(SIZE)), SIZE)
@@ -57,10 +62,10 @@ def test_a_product_is_the_first_then_the_second_and_undone_in_reverse(first: str
     assert product.cost(SIZE) == a.cost(SIZE)
 
 
-def test_products_are_associative_and_have_the_identity() -> None:
+def test_compositions_are_associative_and_have_the_identity() -> None:
     x = waves()
-    a, b, c = (TRANSFORMS[name] for name in ("hflip", "scale1.25", "shift+4+4"))
-    for left, right in (((a * b) * c, a * (b * c)), (IDENTITY * b, b), (b * IDENTITY, b)):
+    a, b, c = (find_transform(name) for name in ("hflip", "scale1.25", "shift+4+4"))
+    for left, right in (((a @ b) @ c, a @ (b @ c)), (IDENTITY @ b, b), (b @ IDENTITY, b)):
         assert torch.equal(left.apply(x), right.apply(x))
         assert torch.equal(left.invert(left.apply(x), SIZE), right.invert(right.apply(x), SIZE))
 
@@ -94,11 +99,48 @@ def test_mean_logits_averages_undone_transforms() -> None:
 
 def test_mean_logits_brings_scaled_logits_back_to_the_size_of_the_batch() -> None:
     x = waves()
-    assert mean_logits(torch.nn.Identity(), x, find_transforms(("scale0.75", "hflip*scale1.25"))).shape == x.shape
+    assert (
+        mean_logits(torch.nn.Identity(), x, find_transforms(("scale0.75", "hflip*scale1.25", "rot90"))).shape == x.shape
+    )
 
 
-def test_unknown_names_list_the_known_ones() -> None:
-    for name in ("spin", "hflip*spin", ""):
-        with pytest.raises(UserError, match=r"hflip, scale0\.75"):
-            find_transforms((name,))
-    assert all(isinstance(t, Transform) for t in find_transforms(tuple(TRANSFORMS)))
+def test_a_cartesian_product_is_every_combination_once() -> None:
+    names = [t.name for t in find_transforms(("hflip*scale1.1*rot90", "scale1.1", "hflip"))]
+    assert names == [
+        "identity",
+        "hflip",
+        "scale1.1",
+        "hflip@scale1.1",
+        "rot90",
+        "hflip@rot90",
+        "scale1.1@rot90",
+        "hflip@scale1.1@rot90",
+    ]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_is_its_own_name(example: str) -> None:
+    assert find_transform(example).name == example
+
+
+def test_a_quarter_turn_swaps_the_sides_and_costs_nothing_more() -> None:
+    assert find_transform("rot90").apply(waves()).shape[-2:] == (SIZE[1], SIZE[0])
+    assert find_transform("rot90@scale1.25").resized(SIZE) == (192, 128)
+    assert find_transform("rot180").resized(SIZE) == SIZE
+
+
+@pytest.mark.parametrize("text", ["spin", "hflip*spin", "hflip@spin", "", "scale 1.1", "1.1"])
+def test_unknown_names_show_what_works(text: str) -> None:
+    with pytest.raises(UserError, match=r"hflip, vflip, rot90.*scale0\.75"):
+        find_transforms((text,))
+
+
+@pytest.mark.parametrize(
+    "text", ["rot45", "rot", "scale0", "scale", "hflip2", "shift", "shift1.5", "shift1+2.5", "shift1+2+3"]
+)
+def test_numbers_that_make_no_sense_are_refused(text: str) -> None:
+    family = next(name for name in FAMILIES if text.startswith(name))
+    with pytest.raises(
+        UserError, match=f"{text!r} cannot work .* write it as {FAMILIES[family].examples[0]}".replace("+", r"\+")
+    ):
+        find_transforms((text,))
