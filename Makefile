@@ -50,7 +50,7 @@ check: .venv/.installed-dev  ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 data: setup  ## fetch and verify the competition's files from Kaggle; C=studio renders them instead
-	$(PY) -m $(if $(filter studio,$(C)),studio.render --out $(DATA),submit.download $(WHERE)) $(ARGS)
+	$(PY) -m $(if $(filter studio,$(C)),studio.render --out $(DATA),kaggle_client.download $(WHERE)) $(ARGS)
 
 fold: setup  ## train V on the folds F
 	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold $(F) $(ARGS)
@@ -67,19 +67,19 @@ submission: setup  ## predict the test set with the chosen blend; write and chec
 	$(PY) -m submit.make $(WHERE) $(ARGS)
 
 submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what was sent
-	$(PY) -m submit.upload $(WHERE) $(ARGS)
+	$(PY) -m kaggle_client.upload $(WHERE) $(ARGS)
 
 predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
 	$(PY) -m ensemble.photographs --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
 
 plan: setup  ## what predicting the test set will take (time, disk, memory), from a few of its images
-	$(PY) -m ensemble.plan $(WHERE) --variants "$(V)" $(ARGS)
+	$(PY) -m submit.plan $(WHERE) --variants "$(V)" $(ARGS)
 
 report: setup  ## table of figures and a contact sheet of predictions
-	$(PY) -m ensemble.report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(ARGS))
+	$(PY) -m report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(ARGS))
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
-	$(PY) -m ensemble.disagreement $(WHERE) --members "$(filter-out all,$(V))" $(ARGS)
+	$(PY) -m report.disagreement $(WHERE) --members "$(filter-out all,$(V))" $(ARGS)
 
 notebook-push: setup  ## train V on the folds F on Kaggle's GPUs and fetch the result; ARGS='--blend NAME' predicts there
 	$(PY) -m notebooks.push --competition $(C) --variant "$(V)" --fold $(F) $(ARGS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -54,7 +55,7 @@ def network_logits(mask: np.ndarray, frame: Frame, noise_px: float, seed: int) -
         seed: of the noise.
     """
     inside = frame.apply_mask(mask) > 127
-    distance = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 3)
+    distance: np.ndarray = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, 3)
     distance -= cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, 3)
     to_full = mask.shape[0] / frame.size[0] if frame.fit == "resize" else 1.0
     waves = np.random.default_rng(seed).normal(size=(32, 48)).astype(np.float32)
@@ -131,9 +132,7 @@ def measure_fit(masks: Sequence[np.ndarray], folder: Path, in_memory: int, round
     kept = sum(a.nbytes + t.nbytes for a, t in zip(index.logits, index.truths, strict=True)) / len(masks)
     frames_bytes = len(stores) * _FULL[0] * _FULL[1] * 4
     every = np.arange(len(masks))
-    fits = [
-        (make.__name__, _seconds(lambda make=make: make().fit(index, every))) for make in (GreedySelection, DiceWeights)
-    ]  # type: ignore[misc]
+    fits = [(make.__name__, _seconds(partial(make().fit, index, every))) for make in (GreedySelection, DiceWeights)]
 
     print(f"\nFitting weights: {len(stores)} networks, {len(masks)} images of {_FULL[0]}x{_FULL[1]}, one process")
     print(

@@ -22,10 +22,10 @@ import tyro
 from benchmarks.predict import SMALL, random_member
 from command_line import UserError, program
 from competition import Size
-from ensemble.members import Member
-from ensemble.predictor import predict
-from models.frame import decode
+from models.image_file import ImageFile
 from models.variants import find_variant
+from predict.members import Member
+from predict.predictor import predict
 
 # a forward pass and the writing of its images take about as long
 _LATER_S = 0.3
@@ -33,9 +33,9 @@ _LATER_S = 0.3
 _CHILD = """
 import sys
 from pathlib import Path
-from ensemble.lanes import Lanes
-from ensemble.members import find_members
-from ensemble.predictor import predict
+from predict.replicas import Lanes
+from predict.members import find_members
+from predict.predictor import predict
 root, folder, store, height, width = *map(Path, sys.argv[1:4]), int(sys.argv[4]), int(sys.argv[5])
 member = find_members(root, [sys.argv[6]], 1)[0]
 lanes = Lanes([member])
@@ -59,7 +59,7 @@ def killed_at(member: Member, folder: Path, store: Path, size: Size, goal: int, 
     ) as child:
         assert child.stdout is not None
         if child.stdout.readline() != b"ready\n":
-            raise UserError("the process that is to be killed did not start: run python -m ensemble.plan to see why.")
+            raise UserError("the process that is to be killed did not start: run python -m submit.plan to see why.")
         while child.poll() is None and sum(1 for _ in store.glob("c.*.0")) < goal:
             time.sleep(0.001)
         time.sleep(delay_s)
@@ -81,7 +81,7 @@ def main(images: Path = Path("data/studio/test"), count: int = 400, kills: int =
     paths = sorted(images.glob("*.jpg")) if images.is_dir() else []
     if not paths:
         raise UserError(f"{images} holds no .jpg image: name a folder of images (--images), or make data C=studio.")
-    size = decode(paths[0])[1]
+    size = ImageFile(paths[0]).size
     with tempfile.TemporaryDirectory() as temporary:
         root, folder = Path(temporary), Path(temporary) / "images"
         folder.mkdir()

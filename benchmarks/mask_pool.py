@@ -44,6 +44,7 @@ def logits_of(mask: np.ndarray, dtype: type, seed: int) -> np.ndarray:
         dtype: np.float32, np.float16, or np.int16 (in steps of 1/128).
         seed: of the noise.
     """
-    noise = np.random.default_rng(seed).gamma(4, 1.5, mask.shape[1]).astype(np.float32) + np.float32(0.1)
+    drawn = np.random.default_rng(seed).gamma(4, 1.5, size=(mask.shape[1],))
+    noise = drawn.astype(np.float32) + np.float32(0.1)
     logits = np.where(mask, noise, -noise)
     return (logits * 128).astype(np.int16) if dtype is np.int16 else logits.astype(dtype)

@@ -26,13 +26,13 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import Size
-from ensemble.lanes import Lanes
-from ensemble.members import Member, find_members
-from ensemble.predictor import predict
 from models import checkpoint
 from models.build import build
-from models.frame import decode
+from models.image_file import ImageFile
 from models.variants import Variant, find_variant
+from predict.members import Member, find_members
+from predict.predictor import predict
+from predict.replicas import Lanes
 
 RESNET18_UNET = Variant(
     name="unet-resnet18", network="smp", architecture="Unet", encoder="resnet18", size=(512, 768), recipe="demo", tta=()
@@ -140,7 +140,7 @@ def main(
     paths = sorted(images.glob("*.jpg")) if images.is_dir() else []
     if not paths:
         raise UserError(f"{images} holds no .jpg image: name a folder of images (--images), or make data C=studio.")
-    size = decode(paths[0])[1]
+    size = ImageFile(paths[0]).size
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for variant in (RESNET18_UNET, *(find_variant(name) for name in SMALL)):

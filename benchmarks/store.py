@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import find_competition
-from ensemble.lanes import Predictor
-from ensemble.members import find_members
 from folds import cache, split
 from folds.images import find_training_set
 from folds.logit_code import dequantise, quantise
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
+from predict.members import find_members
+from predict.replicas import Predictor
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def main(
 
     chosen = np.linspace(0, len(fold) - 1, min(scored or len(fold), len(fold))).astype(int)
     planes: list[np.ndarray] = []
-    exact, stored = [], []
+    exact: list[float] = []
+    stored: list[float] = []
     for k, folder in enumerate(member.folds):
         alone = Predictor(
             type(member)(member.folder, member.variant, (folder,), member.folds_digest, member.data_digest, "")

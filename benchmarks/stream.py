@@ -63,10 +63,10 @@ def measure(pool: Path, rows: int, workers: int, packed: bool) -> None:
     names = [f"{k // 16:012x}_{k % 16 + 1:02}.jpg" for k in range(rows)]
     clock = Clock()
     # the steps are told apart where the stream calls them
-    spool.row_text = clock.timed("encode", spool.row_text)
-    stream_module.atomic.os.fsync = clock.timed("disk (fsync)", os.fsync)  # type: ignore[assignment]
+    spool.row_text = clock.timed("encode", spool.row_text)  # type: ignore[attr-defined]
+    stream_module.atomic.os.fsync = clock.timed("disk (fsync)", os.fsync)  # type: ignore[attr-defined,assignment]
     SubmissionStream.write_shard = clock.timed("shards", SubmissionStream.write_shard)  # type: ignore[method-assign]
-    writer.igzip.IGzipFile.write = clock.timed("gzip", writer.igzip.IGzipFile.write)
+    writer.igzip.IGzipFile.write = clock.timed("gzip", writer.igzip.IGzipFile.write)  # type: ignore[attr-defined]
     writer.sha256 = clock.timed("SHA-256", writer.sha256)
     size = masks[0].shape
     # compiled, and the pool's pages read, before the clock runs

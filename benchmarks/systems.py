@@ -20,7 +20,6 @@ import tyro
 
 from command_line import UserError, program
 from competition import find_competition
-from ensemble.members import OOF_STORE
 from ensemble.selection import figures
 from folds import cache, split
 from folds.images import find_training_set
@@ -29,6 +28,7 @@ from folds.store import LogitStore
 from folds.task import read_manifest
 from models.frame import frame_of
 from models.variants import Variant, find_variant
+from predict.members import OOF_STORE
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Table:
             wanted = split.parse_folds(system.fold, int(self._fold.max()) + 1)
             found = [read_manifest(self._root / variant.name / f"fold{k}") for k in wanted]
             manifests = [manifest for manifest in found if manifest]
-        if not manifests:
+        if self._fold is None or not manifests:
             reason = ", needs a GPU" if system.needs == "gpu" else ""
             return f"| {system.name}, {size} | {system.published} | not yet measured{reason} | |"
         positions = np.flatnonzero(np.isin(self._fold, [m["fold"] for m in manifests]))

@@ -15,11 +15,10 @@ import provenance
 from command_line import UserError, program
 from competition import find_competition
 from ensemble import conv_stacker as conv
-from ensemble.blends import BLEND_FILE, SCORES_FILE, table_lines
+from ensemble.blend_file import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.conv_stacker import ConvStacker
-from ensemble.evidence import find_evidence
 from ensemble.index import DisagreementIndex, single_dice
-from ensemble.members import parse_members
+from ensemble.oof_data import find_evidence
 from ensemble.patches import grid_of
 from ensemble.postprocess_gain import measure
 from ensemble.selection import (
@@ -33,11 +32,12 @@ from ensemble.selection import (
     fit_threshold,
     gains,
 )
-from ensemble.stacker_worth import evaluate_stacker
+from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS
 from ensemble.voting import Combine, combination
 from folds import cache
 from folds.images import TrainingSet, find_training_set, list_images
+from predict.members import parse_members
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)

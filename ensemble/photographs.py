@@ -16,17 +16,17 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, program
 from competition import Size, find_competition
-from ensemble.blocks import Place, places, raise_unreadable, stacked
+from ensemble.blend import Mixture, find_mixture
 from ensemble.conv_stacker import image_frame
-from ensemble.lanes import Lanes
-from ensemble.mixture import Mixture, find_mixture
 from ensemble.photograph_files import cut_out, list_photographs, write_png
-from ensemble.pipeline import overlapped
 from ensemble.postprocess import apply_kept
-from ensemble.predictor import DECODERS
-from ensemble.tiles import predict_in_tiles
 from models.frame import Frame
 from models.image_file import ImageFile, decode
+from predict.blocks import Place, places, raise_unreadable, stacked
+from predict.pipeline import overlapped
+from predict.predictor import DECODERS
+from predict.replicas import Lanes
+from predict.tiles import predict_in_tiles
 
 # what the folder's masks were made with
 STATE_FILE = "made_with.json"

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import cache, split
-from folds.agenda import is_done, make_tasks
 from folds.cluster import train_on_cluster
 from folds.fold import run_fold
 from folds.images import find_training_set
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
 from folds.task import FoldTask, read_manifest
+from folds.task_list import is_done, make_tasks
 from models.build import build
 from models.variants import Variant, parse_variants
 

@@ -181,7 +181,7 @@ class Family:
 
     Attributes:
         make: takes the numbers and returns the transform; ValueError where they make no sense.
-        examples: spelled as on the command line; `ensemble.tta` measures them unless told otherwise.
+        examples: spelled as on the command line; `ensemble.tta_gain` measures them unless told otherwise.
     """
 
     make: Callable[..., Transform]

@@ -10,10 +10,10 @@ import tyro
 
 from command_line import UserError, program
 from competition import find_competition
+from kaggle_client.credentials import find_credentials
 from notebooks.merge import merge
 from notebooks.record import FOLDER, Pushed, read_all
 from notebooks.remote import Remote
-from submit.credentials import find_credentials
 
 
 def pull(job: Pushed, remote: Remote, runs: Path, competition: str) -> None:

@@ -21,13 +21,13 @@ import provenance
 from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import split
+from kaggle_client import cli as kaggle_cli
+from kaggle_client.credentials import find_credentials
 from models.variants import parse_variants
 from notebooks import on_kaggle, pack
 from notebooks.pull import pull
 from notebooks.record import FOLDER, Pushed, read_all
 from notebooks.remote import Remote
-from submit import kaggle_cli
-from submit.credentials import find_credentials
 
 # Kaggle allows 50 characters; the dataset's name is this one and "-code"
 _LONGEST_NAME = 45
@@ -53,7 +53,7 @@ def programs(facts: Competition, variant: str, fold: str, blend: str, arguments:
     tables = [facts.metadata_file, facts.sample_file]
     where = ["--competition", facts.name, "--data", "{data}"]
     parts = [*tables, facts.test_dir] if blend else [facts.metadata_file, facts.masks_dir, facts.train_dir]
-    data = ["submit.download", *where, "--source", "{source}", "--only", ",".join(parts)]
+    data = ["kaggle_client.download", *where, "--source", "{source}", "--only", ",".join(parts)]
     main = ["submit.make", "--name", blend] if blend else ["folds.train", "--variant", variant, "--fold", fold]
     return [data, [*main, *where, "--runs", "{runs}", *arguments]]
 

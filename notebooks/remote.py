@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError
+from kaggle_client import cli as kaggle_cli
+from kaggle_client.credentials import Credentials
+from kaggle_client.fault import KaggleError, fault
 from notebooks.on_kaggle import INVENTORY_FILE, RESULTS_FILE, sha256
-from submit import kaggle_cli
-from submit.credentials import Credentials
-from submit.kaggle_fault import KaggleError, fault
 
 DATASET_LIMIT_S = 900.0
 _LOG_LINES = 15

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError
-from ensemble.blocks import Place, places, raise_unreadable, stacked
-from ensemble.lanes import Lanes, lanes_of_process
-from ensemble.mixture import Mixture
-from ensemble.pipeline import streamed
-from ensemble.predictor import Share
+from ensemble.blend import Mixture
 from folds.workers import process_count, run_all
 from models.frame import Frame, load_for
+from predict.blocks import Place, places, raise_unreadable, stacked
+from predict.pipeline import streamed
+from predict.predictor import Share
+from predict.replicas import Lanes, lanes_of_process
 from submit.rows import blended_row
 from submit.spool import write_all
 from submit.stream import SubmissionStream

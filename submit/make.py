@@ -18,14 +18,14 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
-from ensemble.blends import SCORE_FILE, SUBMISSION_FILE, read_blend
-from ensemble.blocks import UnreadableImagesError
-from ensemble.members import TEST_STORE
-from ensemble.mixture import Mixture, find_mixture
-from ensemble.predictor import predict
+from ensemble.blend import Mixture, find_mixture
+from ensemble.blend_file import SCORE_FILE, SUBMISSION_FILE, read_blend
 from folds.images import list_images
 from folds.store import LogitStore
 from folds.workers import run_all
+from predict.blocks import UnreadableImagesError
+from predict.members import TEST_STORE
+from predict.predictor import predict
 from submit.check import check, sample_names
 from submit.direct import write_direct
 from submit.rows import blended_row

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from competition import Order, Size
-from ensemble.mixture import Mixture
+from ensemble.blend import Mixture
 from ensemble.postprocess import apply_kept
 from kernels.rle import encode_logits_text, encode_text
 

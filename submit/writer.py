@@ -16,7 +16,6 @@ from isal.isal_zlib import error as ZlibError
 
 import atomic
 from command_line import UserError
-from submit.archive import DISK_FULL
 
 # single-member gzip: level 1 of isal is as small as zlib's 2 and five times as fast
 _GZIP_LEVEL = 1
@@ -32,7 +31,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_FULL:
+        if error.errno in atomic.DISK_FULL:
             raise UserError(f"the disk became full while {path} was written: free some space and {again}.") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path} may not be written ({error.strerror}): allow it and {again}.") from None

@@ -11,12 +11,12 @@ import torch
 import atomic
 from competition import COMPETITIONS
 from ensemble.conv_stacker import ConvStacker
-from ensemble.members import Member, find_members
 from ensemble.patches import Patches
 from models import checkpoint
 from models.build import build
 from models.frame import frame_of
 from models.variants import Variant
+from predict.members import Member, find_members
 
 UNET = Variant(
     name="tiny-unet",

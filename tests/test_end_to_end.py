@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import ensemble.fit
-import ensemble.report.write
 import folds.train
+import report.write
 import submit.make
 from competition import COMPETITIONS
 from folds.store import LogitStore
@@ -106,7 +106,7 @@ def test_the_whole_path(studio: Path, tmp_path: Path, run: Run) -> None:
     run(submit.make.main, **where)
     assert (root / "blend" / "submission.csv.gz").read_bytes() == content
 
-    output = run(ensemble.report.write.main, **where)
+    output = run(report.write.main, **where)
     assert "test Dice of the submitted file" in output
     assert (root / "blend" / "contact_sheet.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -120,7 +120,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(studio: Path, tmp_path: Pa
         (folds.train.main, {"variant": "average-mask", "data": tmp_path}, "is missing"),
         (ensemble.fit.main, {"competition": "studio"}, "is missing"),
         (submit.make.main, {"competition": "studio"}, "is missing"),
-        (ensemble.report.write.main, {"competition": "studio"}, "is missing"),
+        (report.write.main, {"competition": "studio"}, "is missing"),
     ):
         output = run(main, ok=False, **{**where, **flags})
         assert sentence in output, output

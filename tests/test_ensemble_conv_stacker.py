@@ -16,7 +16,7 @@ from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex
 from ensemble.patches import Patches, gather, grid_of, on_grid
 from ensemble.selection import Candidate, evaluate
-from ensemble.stacker_worth import evaluate_stacker
+from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import DiceWeights
 from folds.cache import Truth
 from folds.store import LogitStore

@@ -15,14 +15,14 @@ import pytest
 
 from competition import COMPETITIONS
 from ensemble import fit
+from ensemble.blend import find_mixture
 from ensemble.conv_stacker import ConvStacker
-from ensemble.mixture import find_mixture
-from ensemble.report import write as report
 from ensemble.voting import VOTES
 from folds.store import LogitStore
 from folds.train import main as train
 from models import checkpoint
 from models.frame import Frame
+from report import write as report
 from tests.conftest import CARS, ellipse
 
 CARVANA = COMPETITIONS["carvana"]

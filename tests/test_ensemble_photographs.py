@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from ensemble import conv_stacker
-from ensemble.blocks import Place
-from ensemble.lanes import Lanes
-from ensemble.mixture import find_mixture
+from ensemble.blend import find_mixture
 from ensemble.photographs import load, network_logits
 from ensemble.photographs import main as mask_photographs
 from models.frame import Frame, frame_of
 from models.image_file import decode
+from predict.blocks import Place
+from predict.replicas import Lanes
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 import ensemble.fit
 import ensemble.photographs
-import ensemble.plan
-import ensemble.tta
+import ensemble.tta_gain
 import folds.train
 import submit.make
+import submit.plan
 from command_line import UserError
-from ensemble.members import parse_members
 from folds.plan import with_tag
 from folds.recipes import RECIPES
 from models.variants import VARIANTS
+from predict.members import parse_members
 from tests.tiny_folds import QUICK, TINY
 
 
@@ -86,9 +86,9 @@ def test_a_tagged_run_is_a_member_like_any_other(
     submit.make.main(**where, images=images, jobs=1)
     assert all((root / name / "test.zarr").is_dir() for name in names)
     capsys.readouterr()
-    ensemble.plan.main(**where, variants=names[1], images=images, sample=1)
+    submit.plan.main(**where, variants=names[1], images=images, sample=1)
     assert f"{names[1]}: 2 forward passes" in capsys.readouterr().out
-    ensemble.tta.main(names[1], transforms="hflip", **where, jobs=1)
+    ensemble.tta_gain.main(names[1], transforms="hflip", **where, jobs=1)
     assert (root / names[1] / "tta.json").exists()
     ensemble.photographs.main(images=images, out=tmp_path / "masks", runs=tmp_path / "runs", variant=names[1])
     assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 2

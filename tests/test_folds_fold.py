@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 
 from command_line import UserError
-from folds.agenda import is_done
 from folds.fold import run_fold
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
 from folds.store import LogitStore
+from folds.task_list import is_done
 from models.variants import VARIANTS, Variant
 from tests.tiny_folds import QUICK, TINY, Make, maker
 

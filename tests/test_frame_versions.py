@@ -8,13 +8,13 @@ import pytest
 
 from command_line import UserError
 from competition import COMPETITIONS
-from ensemble.members import find_members
 from folds import cache
 from folds.images import find_training_set
 from folds.store import LogitStore
 from folds.task import check_frame
 from models.frame import Frame, frame_of
 from models.variants import VARIANTS, Variant
+from predict.members import find_members
 from tests.synthetic_runs import UNET, save_member
 
 

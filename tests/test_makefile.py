@@ -47,7 +47,10 @@ def test_a_range_of_folds_reaches_the_program_as_it_is_written() -> None:
 
 
 def test_data_is_rendered_for_the_studio_and_fetched_for_the_others() -> None:
-    for competition, program in (("studio", "studio.render --out data/studio"), ("carvana", "submit.download --comp")):
+    for competition, program in (
+        ("studio", "studio.render --out data/studio"),
+        ("carvana", "kaggle_client.download --comp"),
+    ):
         done = subprocess.run(
             ["make", "-n", "data", f"C={competition}", "-o", "setup"],
             cwd=ROOT,
@@ -92,6 +95,4 @@ def test_plan_takes_the_blend_or_variants() -> None:
             text=True,
             check=True,
         )
-        assert (
-            f'-m ensemble.plan --competition studio --data data/studio --variants "{given}" --sample 8' in done.stdout
-        )
+        assert f'-m submit.plan --competition studio --data data/studio --variants "{given}" --sample 8' in done.stdout

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from command_line import UserError
+from kaggle_client import cli as kaggle_cli
+from kaggle_client.credentials import Credentials
 from notebooks import on_kaggle, pack, pull, push
-from submit import kaggle_cli
-from submit.credentials import Credentials
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
 
 KERNEL = f"{USER}/carvana-a-cnn-128-fold-0"
@@ -126,7 +126,7 @@ def test_from_push_to_runs(desk: Desk, tmp_path: Path, ellipses: Path, monkeypat
     with zipfile.ZipFile(io.BytesIO(desk.code())) as archive:
         names = set(archive.namelist())
         assert archive.read("runs/carvana/folds.csv").decode() == SPLIT
-    assert {"command_line.py", "kernels/__init__.py", "submit/download.py", "notebooks/on_kaggle.py"} <= names
+    assert {"command_line.py", "kernels/__init__.py", "kaggle_client/download.py", "notebooks/on_kaggle.py"} <= names
     assert all(n.endswith(".py") or n.startswith("runs/") for n in names)
 
     source = inputs / "competitions" / "carvana-image-masking-challenge"

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from competition import COMPETITIONS
-from ensemble.lanes import Predictor
-from ensemble.mixture import find_mixture
+from ensemble.blend import find_mixture
 from folds.logit_code import KNEE, SCALE
 from folds.store import LogitStore
 from kernels.rle import decode, encode_logits_text, parse
 from models.frame import Frame
+from predict.replicas import Predictor
 from submit import make
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from command_line import UserError
-from ensemble.halving import Halving
+from predict.memory_backoff import Halving
 
 
 class Memory:

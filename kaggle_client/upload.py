@@ -1,4 +1,4 @@
-"""`python -m submit.upload`: send a submission to Kaggle, once, and keep its scores; `make submit` calls it.
+"""`python -m kaggle_client.upload`: send a submission to Kaggle, once, and keep its scores; `make submit` calls it.
 
 Whatever could have been seen before the upload is looked at before the upload: a day's few submissions are dear.
 """
@@ -16,12 +16,12 @@ import tyro
 
 from command_line import UserError, program
 from competition import find_competition
-from submit import kaggle_cli
+from kaggle_client import cli as kaggle_cli
+from kaggle_client.credentials import Credentials, find_credentials
+from kaggle_client.fault import KaggleError, fault
+from kaggle_client.sent import FILE as SENT_FILE
+from kaggle_client.sent import Sent, SentLedger
 from submit.check import check, sample_names
-from submit.credentials import Credentials, find_credentials
-from submit.kaggle_fault import KaggleError, fault
-from submit.sent import FILE as SENT_FILE
-from submit.sent import Sent, SentLedger
 from submit.submission_file import compressed, digests, read_manifest
 
 SUBMISSION_FILE = "submission.csv.gz"
@@ -214,7 +214,8 @@ def main(
         print(f"{packed} would be sent to {slug} as {entry.message!r}")
         return
     send(packed, entry, slug=slug, ledger=ledger, credentials=credentials)
-    print(f"{packed} is sent; its scores, in some minutes: python -m submit.upload --competition {facts.name} --scores")
+    show = f"python -m kaggle_client.upload --competition {facts.name} --scores"
+    print(f"{packed} is sent; its scores, in some minutes: {show}")
 
 
 if __name__ == "__main__":

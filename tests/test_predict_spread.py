@@ -10,9 +10,9 @@ import joblib
 import pytest
 
 from command_line import UserError
-from ensemble import predictor
-from ensemble.predictor import predict
 from folds.workers import process_count, run_all
+from predict import predictor
+from predict.predictor import predict
 from tests.synthetic_runs import UNET, save_member, write_photograph
 
 SIZE = (80, 120)

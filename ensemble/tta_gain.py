@@ -1,4 +1,4 @@
-"""`python -m ensemble.tta --measure VARIANT`: what each test-time augmentation is worth, measured out of fold.
+"""`python -m ensemble.tta_gain --measure VARIANT`: what each test-time augmentation is worth, measured out of fold.
 
 Every training image is predicted by the one network that did not see it, with and without each transform; what a
 transform is worth is the difference in mean Dice at full size, with an interval over cars, against its price in
@@ -22,7 +22,6 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import Size, find_competition
-from ensemble.members import Member, find_members
 from ensemble.selection import bootstrap_interval
 from folds import cache, split
 from folds.cache import Frames, Truth
@@ -32,6 +31,7 @@ from models import checkpoint
 from models.network_input import normalise
 from models.precision import inference
 from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms, transformed_logits
+from predict.members import Member, find_members
 
 TTA_FILE = "tta.json"
 _BATCH = 8

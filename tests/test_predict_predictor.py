@@ -13,12 +13,12 @@ import safetensors.torch
 import torch
 
 from command_line import UserError
-from ensemble.blocks import UnreadableImagesError, places
-from ensemble.lanes import Lanes, Predictor
-from ensemble.pipeline import overlapped
-from ensemble.predictor import predict
 from folds.store import LogitStore
 from models import checkpoint
+from predict.blocks import UnreadableImagesError, places
+from predict.pipeline import overlapped
+from predict.predictor import predict
+from predict.replicas import Lanes, Predictor
 from tests.synthetic_runs import UNET, save_member, write_photograph
 
 ROOT = Path(__file__).parent.parent
@@ -84,8 +84,8 @@ def test_threads_do_not_change_a_byte(
 PROGRAM = """
 import sys
 from pathlib import Path
-from ensemble.members import find_members
-from ensemble.predictor import predict
+from predict.members import find_members
+from predict.predictor import predict
 member = find_members(Path(sys.argv[1]), ["tiny-unet"], 2)[0]
 print("ready", flush=True)
 predict(member, [f"{k:02}.jpg" for k in range(22)], Path(sys.argv[2]), (80, 120), batch=4)

@@ -9,10 +9,10 @@ from typing import Any
 
 from command_line import UserError
 from ensemble import conv_stacker
-from ensemble.blends import read_blend
-from ensemble.members import Member, find_members
+from ensemble.blend_file import read_blend
 from ensemble.voting import Combine, combination, weighted_logits
 from models.frame import Frame
+from predict.members import Member, find_members
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from typing import Literal
 
 from command_line import UserError
-from submit.credentials import WHERE_TO_GET, Credentials
+from kaggle_client.credentials import WHERE_TO_GET, Credentials
 
 Kind = Literal["network", "busy", "refused", "forbidden", "missing", "disk", "cancelled", "other"]
 

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from command_line import UserError
 from competition import Size
-from ensemble.blocks import Place, places, raise_unreadable, stacked
-from ensemble.lanes import Lanes, lanes_of_process
-from ensemble.members import TEST_STORE, Member
-from ensemble.pipeline import overlapped
 from folds.store import LogitStore
 from folds.workers import process_count, run_all
+from predict.blocks import Place, places, raise_unreadable, stacked
+from predict.members import TEST_STORE, Member
+from predict.pipeline import overlapped
+from predict.replicas import Lanes, lanes_of_process
 
 # on a CPU the forward pass has the cores; GPUs must be fed
 DECODERS = max(2, min(16, len(os.sched_getaffinity(0)) // 2))

@@ -21,8 +21,8 @@ from typing import IO, Any, TypeVar
 
 from command_line import UserError
 from competition import Competition
-from submit.credentials import Credentials
-from submit.kaggle_fault import KaggleError, fault
+from kaggle_client.credentials import Credentials
+from kaggle_client.fault import KaggleError, fault
 
 T = TypeVar("T")
 

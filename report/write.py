@@ -12,7 +12,8 @@ import pandas as pd
 
 from command_line import UserError, program
 from competition import find_competition
-from ensemble.blends import (
+from ensemble.blend import find_combination
+from ensemble.blend_file import (
     CONTACT_SHEET_FILE,
     REPORT_FILE,
     REPORT_PICTURES_DIR,
@@ -23,14 +24,13 @@ from ensemble.blends import (
     table_lines,
 )
 from ensemble.mask_reader import MaskReader
-from ensemble.members import find_members
-from ensemble.mixture import find_combination
-from ensemble.report import charts, page
-from ensemble.report import figures as gathered
-from ensemble.report.pictures import Album, Case, case, contact_sheet
-from ensemble.report.scan import THRESHOLDS, Scan, scan, trusted_networks
 from folds import cache
 from folds.images import TrainingSet, find_training_set, read_mask
+from predict.members import find_members
+from report import charts, page
+from report import figures as gathered
+from report.pictures import Album, Case, case, contact_sheet
+from report.scan import THRESHOLDS, Scan, scan, trusted_networks
 
 _WORST, _DISPUTED, _SUSPECTS = 8, 6, 6
 

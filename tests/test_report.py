@@ -18,14 +18,15 @@ import zarr
 from PIL import Image
 
 from competition import COMPETITIONS
-from ensemble import disagreement, fit
-from ensemble.report import figures as gathered
-from ensemble.report import write as report
-from ensemble.report.pictures import Album, error_picture, reduce
-from ensemble.report.scan import Scan, threshold_dice, trusted_networks
+from ensemble import fit
 from folds.store import LogitStore
 from folds.train import main as train
 from models import checkpoint
+from report import disagreement
+from report import figures as gathered
+from report import write as report
+from report.pictures import Album, error_picture, reduce
+from report.scan import Scan, threshold_dice, trusted_networks
 from tests.conftest import CARS, ellipse
 
 CARVANA = COMPETITIONS["carvana"]

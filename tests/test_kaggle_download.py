@@ -24,8 +24,9 @@ from PIL import Image
 
 from command_line import UserError
 from competition import COMPETITIONS, Competition
-from submit import archive, download, kaggle_cli
-from submit.verify_download import verify
+from kaggle_client import archive, download
+from kaggle_client import cli as kaggle_cli
+from kaggle_client.verify_download import verify
 from tests.conftest import write_mask
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
 
@@ -147,7 +148,7 @@ def test_only_some_parts_and_hq(shop: Shop) -> None:
 
 
 def test_second_run_opens_only_what_changed(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from submit import verify_download
+    from kaggle_client import verify_download
 
     assert verify(SMALL, ready, PARTS, jobs=1) == []
     opened: list[Path] = []
@@ -315,7 +316,7 @@ def test_disk_that_fills_while_unpacking(tmp_path: Path, shipped: dict[str, byte
 def _run(shop: Shop, *words: str) -> subprocess.Popen[str]:
     """The program in a process group of its own, with the small competition in place of the real one."""
     start = (
-        "import tests.test_submit_download as t, submit.download as d; "
+        "import tests.test_kaggle_download as t, kaggle_client.download as d; "
         "t.COMPETITIONS['carvana'] = t.SMALL; "
         f"d.main(data=d.Path({str(shop.data)!r}), only='train', jobs=1)"
     )
@@ -356,7 +357,7 @@ def test_disk_that_fills_while_downloading(shop: Shop, monkeypatch: pytest.Monke
     if not shutil.which("unshare") or subprocess.run([*enter, mount], capture_output=True).returncode:
         pytest.skip("no file system of its own can be mounted here (unshare)")
     start = (
-        "import tests.test_submit_download as t, submit.download as d; "
+        "import tests.test_kaggle_download as t, kaggle_client.download as d; "
         "t.COMPETITIONS['carvana'] = t.SMALL; d.archive.require_space = lambda *_: None; "
         f"d.main(data=d.Path({str(shop.data)!r}), only='train', jobs=1)"
     )

@@ -1,4 +1,4 @@
-"""`python -m submit.download`: fetch a competition's files from Kaggle, unpack and verify them; `make data` calls it.
+"""`python -m kaggle_client.download`: fetch a competition's files, unpack and verify them; `make data` calls it.
 
 Every part (a folder or a table) is fetched, unpacked and entered into a ledger by itself, so a run that was cut
 short goes on from there, and a run with nothing to do makes no call at all.
@@ -17,9 +17,10 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
-from submit import archive, kaggle_cli
-from submit.credentials import Credentials, find_credentials
-from submit.verify_download import verify
+from kaggle_client import archive
+from kaggle_client import cli as kaggle_cli
+from kaggle_client.credentials import Credentials, find_credentials
+from kaggle_client.verify_download import verify
 
 LEDGER_FILE = ".download.json"
 STAGING_DIR = ".download"

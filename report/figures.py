@@ -115,7 +115,7 @@ def suspects(agreement: np.ndarray, best_dice: np.ndarray, count: int) -> list[i
     """Positions of the images whose label is most in doubt, worst first.
 
     Args:
-        agreement: (N,) how far the trusted networks agree with each other, a Dice (`ensemble.report.scan.Scan`).
+        agreement: (N,) how far the trusted networks agree with each other, a Dice (`report.scan.Scan`).
         best_dice: (N,) Dice with the truth of that trusted network that is closest to it.
         count: at most so many; an image where some network is closer to the truth than they are to each other is
             hard, not suspect, and is left out.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ensemble.predictor import DECODERS
+from predict.predictor import DECODERS
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ensemble.tiles import predict_in_tiles, tile_starts, tile_weights
+from predict.tiles import predict_in_tiles, tile_starts, tile_weights
 
 SIDES = [(10, 4, 1), (10, 4, 0), (64, 64, 16), (65, 64, 16), (333, 64, 16), (100, 7, 6)]
 

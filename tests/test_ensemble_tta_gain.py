@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from competition import COMPETITIONS
-from ensemble import tta
+from ensemble import tta_gain as tta
 from folds import cache, split
 from folds.images import find_training_set
 from kernels import rle

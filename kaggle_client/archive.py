@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import zipfile
 import zlib
@@ -10,11 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+import atomic
 from command_line import UserError
 
 _BLOCK_BYTES = 1 << 20
 # errno of a full disk, of an exhausted quota, of a file above the file system's limit
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # room that stays free, for what else the machine writes
 _SPARE_BYTES = 50 << 20
 
@@ -117,7 +116,7 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
         path.unlink()
         raise UserError(f"{path} is damaged ({error}) and was removed: run the same command again.") from None
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.errno not in atomic.DISK_FULL:
             raise
         raise UserError(
             f"the disk became full while {path.name} was unpacked: free some space and run the same command again; it "

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from submit import kaggle_cli, upload
-from submit.credentials import find_credentials
+from kaggle_client import cli as kaggle_cli
+from kaggle_client import upload
+from kaggle_client.credentials import find_credentials
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
 
 NAMES = ("00000000000a_01.jpg", "00000000000a_02.jpg", "00000000000b_01.jpg")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from competition import COMPETITIONS
-from ensemble import cost, plan
+from submit import cost, plan
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 
 STUDIO = COMPETITIONS["studio"]

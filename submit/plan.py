@@ -1,4 +1,4 @@
-"""`python -m ensemble.plan`: what a test set will take, in time, disk and memory, from a few of its images.
+"""`python -m submit.plan`: what a test set will take, in time, disk and memory, from a few of its images.
 
 The images go the whole way, from the file to stored logits and run-length text, into a folder that is removed again.
 """
@@ -21,15 +21,15 @@ import tyro
 
 from command_line import UserError, program
 from competition import Size, find_competition
-from ensemble.cost import MemberCost, Plan, plan_lines
-from ensemble.lanes import Lanes
-from ensemble.members import Member
-from ensemble.mixture import Mixture, find_mixture
-from ensemble.predictor import predict
+from ensemble.blend import Mixture, find_mixture
 from folds.images import list_images
 from folds.store import LogitStore
 from kernels.rle import encode_logits_text
 from models.tta import find_transforms
+from predict.members import Member
+from predict.predictor import predict
+from predict.replicas import Lanes
+from submit.cost import MemberCost, Plan, plan_lines
 
 
 def measure_member(

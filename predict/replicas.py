@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from command_line import UserError
-from ensemble.halving import Halving
-from ensemble.members import Member
 from models import checkpoint
 from models.network_input import normalise
 from models.precision import inference
 from models.tta import find_transforms, mean_logits
 from models.variants import Variant
+from predict.members import Member
+from predict.memory_backoff import Halving
 
 # a forward pass takes about this many pixels; enough to be efficient, little enough for any machine
 _BATCH_PX = {"cpu": 1 << 20, "cuda": 1 << 23}

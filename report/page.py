@@ -13,7 +13,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill a template of `ensemble/report/templates/`.
+    """Fill a template of `report/templates/`.
 
     Raises:
         jinja2.UndefinedError: the template names something that `content` lacks.

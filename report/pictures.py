@@ -12,8 +12,8 @@ import numpy as np
 
 import atomic
 from ensemble.mask_reader import MaskReader
-from ensemble.report.charts import data_uri
 from models.image_file import decode
+from report.charts import data_uri
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -1,4 +1,4 @@
-"""`python -m ensemble.disagreement`: on which test images networks disagree; failures can be found so without truth.
+"""`python -m report.disagreement`: on which test images networks disagree; failures can be found so without truth.
 
 Reads the stored test logits; writes a table of all images and a page of the worst. `make disagreement` calls it.
 """
@@ -18,15 +18,15 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
-from ensemble.blends import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
+from ensemble.blend_file import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
 from ensemble.mask_reader import MaskReader
-from ensemble.members import TEST_STORE, Member, find_members
-from ensemble.predictor import predict as predict_images
-from ensemble.report import page
-from ensemble.report.pictures import Album, case
-from ensemble.report.scan import trusted_networks
 from folds.images import list_images
 from folds.store import LogitStore
+from predict.members import TEST_STORE, Member, find_members
+from predict.predictor import predict as predict_images
+from report import page
+from report.pictures import Album, case
+from report.scan import trusted_networks
 
 _CHUNK = 32
 

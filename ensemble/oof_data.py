@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from command_line import UserError
-from ensemble.members import Member, find_members
 from folds import cache, split
 from folds.cache import Truth
 from folds.images import TrainingSet
 from folds.store import LogitStore
 from models.frame import Frame
+from predict.members import Member, find_members
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Kaggle's own client as a subprocess: credentials, download, upload."""

@@ -1,0 +1,1 @@
+"""From networks to logits: members, replicas, the prediction pipeline, tiles."""
