@@ -21,7 +21,7 @@ from command_line import UserError, program
 from competition import COMPETITIONS
 from ensemble.index import DisagreementIndex
 from ensemble.stacking import DiceWeights, GreedySelection
-from ensemble.voting import weighted_logits
+from ensemble.voting import LINEAR
 from folds.cache import Truth
 from folds.scoring import dice_of
 from folds.store import LogitStore
@@ -163,7 +163,7 @@ def measure_rows(masks: Sequence[np.ndarray], folder: Path, title: str, frames: 
         return [store.read(str(k))[0] for store in stores]
 
     def blend(k: int) -> bytes:
-        return encode_logits_text(weighted_logits(read(k), frames, weights, _FULL))
+        return encode_logits_text(LINEAR(read(k), frames, weights, _FULL))
 
     differ_px = 0
     for k in range(len(masks)):

@@ -1,95 +1,205 @@
-"""What predicts: a fitted blend of trained variants, or one variant alone."""
+"""A blend: the one value that turns members' logits into logits, a mask, or a row of a submission, at full size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from command_line import UserError
+from competition import Order, Size
 from ensemble import conv_stacker
 from ensemble.blend_file import read_blend
-from ensemble.voting import Combine, combination, weighted_logits
+from ensemble.postprocess import apply_kept
+from ensemble.voting import LINEAR, Combination, combination_of
+from kernels.rle import encode_logits_text, encode_text
 from models.frame import Frame
 from predict.members import Member, find_members
 
+Images = Mapping[Frame, np.ndarray]
+
+
+class Refiner(Protocol):
+    """A stage after the combination, before the threshold: mends full-size logits where it sees fit.
+
+    It is one file with an entry in `REFINERS`; `blend.json` names it under `refiners` as {"name": ..., "digest": ...}.
+    """
+
+    @property
+    def label(self) -> str:
+        """Its name and what it has learned (a digest); two refiners of one label do the same."""
+
+    def image_frame(self, full: Size) -> Frame | None:
+        """The frame in which it needs the image, for images of size `full`; None where it needs none."""
+
+    def __call__(self, logits: np.ndarray, image: np.ndarray | None) -> np.ndarray:
+        """(H, W) float32 logits, foreground above 0, from such logits and the image in `image_frame`."""
+
+
+# from the name of a refiner to what loads it: the blend's folder and its entry in blend.json -> refiner
+REFINERS: dict[str, Callable[[Path, dict[str, Any]], Refiner]] = {}
+
 
 @dataclass(frozen=True)
-class Mixture:
-    """A combination of members: masks are where their combined logits are above `threshold`.
+class Blend:
+    """Members, how they are combined, and what is done with the result. Pickles to workers.
 
     Attributes:
+        members: the trained variants.
         weights: of the members, in order.
-        repairs: (name, size in pixels) of the postprocessing steps (ensemble/postprocess.py) that the blend has kept.
-        vote: how weighted members are combined: "logits" for the weighted mean of their logits, or another vote, or
-            the name of a stacker with the digest of what it has learned.
-        combine: from the members' logits, their frames, `weights` and a full size to full-size logits.
+        combination: from the members' logits to full-size logits.
+        threshold: masks are where the combined logits are above it.
+        refiners: stages on the combined logits less the threshold, in order.
+        repairs: (name, size in pixels) of the repairs (ensemble/postprocess.py) of the mask, in order.
+        frames: that the logits lie in; the members' own by default.
     """
 
     members: tuple[Member, ...]
     weights: tuple[float, ...]
-    threshold: float
+    combination: Combination = LINEAR
+    threshold: float = 0.0
+    refiners: tuple[Refiner, ...] = ()
     repairs: tuple[tuple[str, int], ...] = ()
-    vote: str = "logits"
-    combine: Combine = weighted_logits
+    frames: tuple[Frame, ...] = ()
 
-    @property
-    def image_frame(self) -> Frame | None:
-        """The frame in which `combine` needs the image, which is one of the members'; None where it needs none."""
-        return conv_stacker.image_frame(self.combine, [member.frame for member in self.members])
+    def __post_init__(self) -> None:
+        if not self.frames:
+            object.__setattr__(self, "frames", tuple(member.frame for member in self.members))
+
+    def image_frames(self, full: Size) -> tuple[Frame, ...]:
+        """The frames in which an image of size `full` (H, W) is needed beside the logits; most blends need none."""
+        wanted = [self.combination.image_frame(self.frames), *(r.image_frame(full) for r in self.refiners)]
+        return tuple(dict.fromkeys(frame for frame in wanted if frame is not None))
+
+    def combined(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:
+        """The members' logits as one, before threshold, refiners and repairs.
+
+        Args:
+            planes: per member (h, w) float32 logits in its frame; not modified.
+            full: (H, W) of the full frame.
+            images: per frame of `image_frames`, (h, w, 3) uint8 RGB.
+
+        Returns:
+            (H, W) float32.
+
+        Raises:
+            ValueError: an image is needed and not given.
+        """
+        image = _image(images, self.combination.image_frame(self.frames))
+        return self.combination(planes, self.frames, self.weights, full, image)
+
+    def _refined(self, planes: Sequence[np.ndarray], full: Size, images: Images | None) -> tuple[np.ndarray, float]:
+        """Full-size logits before repairs, and the threshold that is left to be applied to them."""
+        logits = self.combined(planes, full, images)
+        if not self.refiners:
+            return logits, self.threshold
+        logits = logits - np.float32(self.threshold)
+        for refiner in self.refiners:
+            logits = refiner(logits, _image(images, refiner.image_frame(full)))
+        return logits, 0.0
+
+    def logits(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:
+        """Full-size logits, (H, W) float32, above 0 exactly where the mask is; arguments as `combined`."""
+        refined, threshold = self._refined(planes, full, images)
+        logits = refined - np.float32(threshold)
+        if self.repairs:
+            before = logits > 0
+            after = apply_kept(before, self.repairs)
+            logits = np.where(after == before, logits, np.where(after, _CERTAIN, -_CERTAIN))
+        return logits
+
+    def mask(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:
+        """The mask, (H, W) bool; arguments as `combined`."""
+        refined, threshold = self._refined(planes, full, images)
+        return apply_kept(refined > threshold, self.repairs)
+
+    def row(self, planes: Sequence[np.ndarray], full: Size, order: Order, images: Images | None = None) -> bytes:
+        """The mask's run-length text in pixel order `order`; other arguments as `combined`."""
+        if self.repairs:
+            return encode_text(self.mask(planes, full, images), order=order)
+        refined, threshold = self._refined(planes, full, images)
+        return encode_logits_text(refined, threshold=threshold, order=order)
 
     def state(self) -> dict[str, Any]:
         """What tells its masks from another's; JSON-able."""
         state: dict[str, Any] = {
             "weights": {m.name: w for m, w in zip(self.members, self.weights, strict=True)},
-            "weights_digests": {m.name: m.weights_digest for m in self.members},
             "threshold": self.threshold,
             "postprocess": [list(repair) for repair in self.repairs],
+            "weights_digests": {m.name: m.weights_digest for m in self.members},
         }
-        # a linear blend is what it always was
-        return state if self.vote == "logits" else {**state, "vote": self.vote}
+        if self.combination.label != LINEAR.label:
+            state["vote"] = self.combination.label
+        if self.refiners:
+            state["refiners"] = [refiner.label for refiner in self.refiners]
+        return state
 
 
-def find_mixture(root: Path, blend: str, variant: str = "") -> Mixture:
+# the logit of a pixel that a repair has decided: beyond what 8 bits of alpha can show
+_CERTAIN = np.float32(16)
+
+
+def _image(images: Images | None, frame: Frame | None) -> np.ndarray | None:
+    if frame is None:
+        return None
+    if images is None or frame not in images:
+        raise ValueError(f"the blend needs the image in {frame}")
+    return images[frame]
+
+
+def find_blend(root: Path, name: str, variant: str = "") -> Blend:
     """A fitted blend, or one variant alone.
 
     Args:
         root: `runs/<competition>`.
-        blend: its name.
+        name: of the blend.
         variant: a name, to take that variant instead of the blend.
 
     Raises:
         UserError: neither is there, a fold of a member is missing, or a member was trained again after the fit.
     """
     if variant:
-        return Mixture((_members(root, [variant])[0],), (1.0,), 0.0)
-    fitted = read_blend(root / blend)
-    members = _members(root, fitted["members"])
-    for member in members:
-        if member.weights_digest != fitted["weights_digests"].get(member.name):
-            raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
-    repairs = tuple((name, size_px) for name, size_px in fitted.get("postprocess_kept", []))
-    combine = find_combination(root / blend, fitted, fitted["members"])
-    vote = " ".join(str(fitted[key]) for key in ("vote", "stacker_digest") if key in fitted) or "logits"
-    return Mixture(tuple(members), tuple(fitted["weights"]), fitted["threshold"], repairs, vote, combine)
+        return Blend((_members(root, [variant])[0],), (1.0,))
+    fitted = read_blend(root / name)
+    return blend_of(root / name, fitted, _members(root, fitted["members"]))
 
 
-def find_combination(folder: Path, fitted: dict[str, Any], names: Sequence[str]) -> Combine:
-    """How a fitted blend combines networks' logits.
+def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member]) -> Blend:
+    """The blend that a blend.json describes, over some members.
 
     Args:
         folder: of the blend.
-        fitted: its blend.json.
-        names: the networks whose logits will be given, in order.
+        fitted: the content of its blend.json.
+        members: the networks whose logits it will be given, in order; those of no part in it get weight 0.
 
     Raises:
-        UserError: the files of its stacker are missing or of another fit.
+        UserError: a member was trained again after the fit, a refiner is unknown, or the files of a stacker are
+            missing or of another fit.
     """
-    vote = fitted.get("vote", "logits")
-    if vote in conv_stacker.NAMES:
-        return conv_stacker.load(folder, names, fitted["stacker_digest"])
-    return combination(vote)
+    for member in members:
+        if member.weights_digest != fitted["weights_digests"].get(member.name):
+            raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
+    weights = dict(zip(fitted["members"], fitted["weights"], strict=True))
+    vote = fitted.get("vote", LINEAR.label)
+    names = [member.name for member in members]
+    stacked = vote in conv_stacker.NAMES
+    refiners = []
+    for entry in fitted.get("refiners", []):
+        if entry["name"] not in REFINERS:
+            known = ", ".join(REFINERS) or "none"
+            raise UserError(f"{folder} names the refiner {entry['name']!r}; known: {known}: choose the blend again.")
+        refiners.append(REFINERS[entry["name"]](folder, entry))
+    return Blend(
+        tuple(members),
+        tuple(weights.get(name, 0.0) for name in names),
+        conv_stacker.load(folder, vote, names, fitted["stacker_digest"]) if stacked else combination_of(vote),
+        fitted["threshold"],
+        tuple(refiners),
+        tuple((repair, size_px) for repair, size_px in fitted.get("postprocess_kept", [])),
+    )
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:

@@ -22,7 +22,6 @@ from command_line import UserError
 from competition import Size
 from ensemble.correction import Correction, stacked_inputs
 from ensemble.patches import Patches, grid_of, on_grid
-from ensemble.voting import Combine
 from models.frame import Frame
 
 NAME = "conv-stacker"
@@ -40,7 +39,7 @@ _PARAMETERS = ("channels", "steps", "batch", "rate", "seed", "image")
 class ConvStacker:
     """Learns the correction of a linear blend from windows of out-of-fold logits.
 
-    A fitted one is called as any way to combine logits (`ensemble.voting.Combine`); it pickles to workers.
+    A fitted one is a `ensemble.voting.Combination`; it pickles to workers.
 
     Args:
         channels: of the two hidden layers.
@@ -117,13 +116,18 @@ class ConvStacker:
         self.state_ = {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
         return self
 
+    @property
+    def label(self) -> str:
+        """Its name and the digest of what it has learned."""
+        return f"{IMAGE_NAME if self.image else NAME} {self.digest()}"
+
     def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
         """The frame it needs the image in, beside logits in these frames; None where it looks at logits alone."""
         return grid_of(frames) if self.image else None
 
     def __call__(
         self,
-        logits: Sequence[np.ndarray],
+        planes: Sequence[np.ndarray],
         frames: Sequence[Frame],
         weights: Sequence[float],
         full: Size,
@@ -132,7 +136,7 @@ class ConvStacker:
         """Full-size logits, foreground above 0.
 
         Args:
-            logits: one (h, w) float32 array a network, in the order of the fit; not modified.
+            planes: per network (h, w) float32 logits, in the order of the fit; not modified.
             frames: the networks' frames, in the same order.
             weights: not looked at, as the stacker has its own.
             full: (H, W) of the full frame.
@@ -147,15 +151,13 @@ class ConvStacker:
         if self.image and image is None:
             raise ValueError("the stacker needs the image")
         grid = grid_of(frames)
-        planes = torch.from_numpy(on_grid(logits, frames, grid, full))
+        on_one_grid = torch.from_numpy(on_grid(planes, frames, grid, full))
         network = self._correction()
         network.load_state_dict({name: torch.from_numpy(array) for name, array in self.state_.items()})
         with torch.inference_mode():
-            linear = torch.tensordot(torch.from_numpy(self.weights_), planes, 1)
-            total = (
-                linear
-                + network(stacked_inputs(planes[None], image[None] if self.image and image is not None else None))[0, 0]
-            )
+            linear = torch.tensordot(torch.from_numpy(self.weights_), on_one_grid, 1)
+            seen = image[None] if self.image and image is not None else None
+            total = linear + network(stacked_inputs(on_one_grid[None], seen))[0, 0]
         return grid.invert(total.numpy(), full)
 
     def digest(self) -> str:
@@ -175,6 +177,7 @@ class ConvStacker:
 class _OfNetworks:
     """A stacker for logits that come in another order, or with others among them."""
 
+    label: str
     stacker: ConvStacker
     positions: tuple[int, ...]
 
@@ -183,37 +186,28 @@ class _OfNetworks:
 
     def __call__(
         self,
-        logits: Sequence[np.ndarray],
+        planes: Sequence[np.ndarray],
         frames: Sequence[Frame],
         weights: Sequence[float],
         full: Size,
         image: np.ndarray | None = None,
     ) -> np.ndarray:
         some = self.positions
-        planes, their_frames = [logits[i] for i in some], [frames[i] for i in some]
-        return self.stacker(planes, their_frames, [weights[i] for i in some], full, image)
+        own, their_frames = [planes[i] for i in some], [frames[i] for i in some]
+        return self.stacker(own, their_frames, [weights[i] for i in some], full, image)
 
 
-def image_frame(combine: Combine, frames: Sequence[Frame]) -> Frame | None:
-    """The frame in which a way to combine logits needs the image too; None for all but some stackers.
-
-    Args:
-        combine: the way.
-        frames: of the logits it is given, in order.
-    """
-    return combine.image_frame(frames) if isinstance(combine, (ConvStacker, _OfNetworks)) else None
-
-
-def load(folder: Path, names: Sequence[str], digest: str) -> _OfNetworks:
+def load(folder: Path, name: str, names: Sequence[str], digest: str) -> _OfNetworks:
     """The stacker of a blend.
 
     Args:
         folder: of the blend.
+        name: of the stacker, one of `NAMES`.
         names: the networks whose logits it will be given, in order.
         digest: what the blend says the stacker is.
 
     Returns:
-        A way to combine those networks' logits (`ensemble.voting.Combine`).
+        A combination (`ensemble.voting.Combination`) of those networks' logits.
 
     Raises:
         UserError: a file is missing or damaged, of another fit than the blend, or `names` lacks a member.
@@ -233,7 +227,7 @@ def load(folder: Path, names: Sequence[str], digest: str) -> _OfNetworks:
         raise UserError(f"the stacker in {folder} is damaged: {cure}") from None
     if stacker.digest() != digest:
         raise UserError(f"{folder / WEIGHTS_FILE} is not of the fit that wrote the blend: {cure}")
-    lacking = [name for name in members if name not in names]
+    lacking = [member for member in members if member not in names]
     if lacking:
         raise UserError(f"the stacker in {folder} needs {lacking[0]}, which is not among the networks: {cure}")
-    return _OfNetworks(stacker, tuple(names.index(name) for name in members))
+    return _OfNetworks(f"{name} {digest}", stacker, tuple(names.index(member) for member in members))

@@ -34,7 +34,7 @@ from ensemble.selection import (
 )
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS
-from ensemble.voting import Combine, combination
+from ensemble.voting import Combination, combination_of
 from folds import cache
 from folds.images import TrainingSet, find_training_set, list_images
 from predict.members import parse_members
@@ -145,7 +145,7 @@ def main(
     stacked = chosen.vote in stackers
     # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
     used = hopeful if stacked else np.flatnonzero(weights > 0).tolist()
-    combine: Combine = stackers[chosen.vote] if stacked else combination(chosen.vote)
+    combine: Combination = stackers[chosen.vote] if stacked else combination_of(chosen.vote)
     result = {
         "name": name,
         "kind": chosen.name,

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
-from ensemble.voting import voted
+from ensemble.voting import vote_mask
 from folds.cache import Truth
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
@@ -199,7 +199,7 @@ class DisagreementIndex:
         Where all networks' logits have one sign, so has every vote of them; so votes, too, need only the open pixels.
 
         Args:
-            vote: key of `ensemble.voting.PROBABILITIES`.
+            vote: key of `ensemble.voting.VOTES`.
             weights: (M,), at least 0.
             images: positions to score; all by default.
 
@@ -213,7 +213,7 @@ class DisagreementIndex:
             raise ValueError(f"votes have the threshold 0, which is not within {self.band}")
 
         def one(position: int) -> float:
-            mask = voted(vote, list(self.logits[position]), weights.tolist())
+            mask = vote_mask(vote, list(self.logits[position]), weights.tolist())
             intersection, predicted, true = (int(count) for count in self.agreed[position])
             total = predicted + int(mask.sum()) + true
             both = intersection + int((mask & self.truths[position].view(bool)).sum())

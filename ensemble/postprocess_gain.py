@@ -13,7 +13,7 @@ from tqdm import tqdm
 from competition import Size
 from ensemble.postprocess import STEPS, Step, apply_kept
 from ensemble.selection import bootstrap_interval
-from ensemble.voting import Combine, weighted_logits
+from ensemble.voting import LINEAR, Combination
 from folds.cache import Frames, Truth
 from folds.store import LogitStore
 from kernels import rle
@@ -31,7 +31,7 @@ def _blend_runs(
     names: Sequence[str],
     positions: range,
     full: Size,
-    combine: Combine,
+    combine: Combination,
     pictures: Frames | None,
 ) -> list[np.ndarray]:
     cv2.setNumThreads(1)
@@ -99,7 +99,7 @@ def measure(
     fold: np.ndarray,
     groups: np.ndarray,
     *,
-    combine: Combine = weighted_logits,
+    combine: Combination = LINEAR,
     pictures: Frames | None = None,
     jobs: int = -1,
 ) -> tuple[dict[str, Any], list[tuple[str, int]]]:
@@ -114,7 +114,7 @@ def measure(
         full: (H, W).
         fold, groups: (N,) fold and group of every image.
         combine: how the networks' logits become the blend's.
-        pictures: the training images, where `combine` needs them (`ensemble.conv_stacker.image_frame`).
+        pictures: the training images, where `combine` needs them (`Combination.image_frame`).
         jobs: processes, as joblib counts them.
 
     Returns:

@@ -100,7 +100,7 @@ class Candidate:
         nested: (N,) Dice of every image under weights fitted without its fold.
         nested_weights: (M,) weights fitted without a fold, by fold.
         vote: what is done with weights and networks: "logits" for their weighted mean, a key of
-            `ensemble.voting.PROBABILITIES`, or the name of a stacker.
+            `ensemble.voting.VOTES`, or the name of a stacker.
     """
 
     name: str
@@ -133,7 +133,7 @@ def evaluate_vote(name: str, vote: str, linear: Candidate, index: DisagreementIn
 
     Args:
         name: for the result.
-        vote: key of `ensemble.voting.PROBABILITIES`.
+        vote: key of `ensemble.voting.VOTES`.
         linear: its weights without a fold are those that the images of that fold are scored with.
         index, fold: as `evaluate`.
     """

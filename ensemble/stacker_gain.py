@@ -31,7 +31,7 @@ class Stacker(Protocol):
 
     def __call__(
         self,
-        logits: Sequence[np.ndarray],
+        planes: Sequence[np.ndarray],
         frames: Sequence[Frame],
         weights: Sequence[float],
         full: Size,

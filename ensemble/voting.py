@@ -8,29 +8,45 @@ size alone, so that a vote of one network alone is always that network's own ful
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from command_line import UserError
 from competition import Size
 from models.frame import Frame
 
-Vote = Callable[[Sequence[np.ndarray], Sequence[Frame], Sequence[float], Size], np.ndarray]
 
+class Combination(Protocol):
+    """How several networks' logits become one plane of logits at full size."""
 
-class Combine(Protocol):
-    """As `Vote`, but to full-size logits (H, W) float32, foreground where they are above the blend's threshold."""
+    @property
+    def label(self) -> str:
+        """Its name and what it has learned (a digest), if anything; two of one label do the same."""
+
+    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+        """The frame, one of `frames`, in which it needs the image beside logits in `frames`; None if it needs none."""
 
     def __call__(
         self,
-        logits: Sequence[np.ndarray],
+        planes: Sequence[np.ndarray],
         frames: Sequence[Frame],
         weights: Sequence[float],
         full: Size,
         image: np.ndarray | None = None,
     ) -> np.ndarray:
-        """`image` (h, w, 3) uint8 RGB is for those that need it (`ensemble.conv_stacker.image_frame`)."""
+        """Combine.
+
+        Args:
+            planes: per network (h, w) float32 logits in its frame; not modified.
+            frames, weights: in the same order.
+            full: (H, W) of the full frame.
+            image: (h, w, 3) uint8 RGB in `image_frame`; not looked at where that is None.
+
+        Returns:
+            (H, W) float32, foreground where they are above the blend's threshold.
+        """
 
 
 # a hard vote knows no doubt: the logit of what it decides, beyond what 8 bits of alpha can show
@@ -77,7 +93,7 @@ def geometric_mean_probability(planes: Sequence[np.ndarray], weights: Sequence[f
     """Weighted geometric mean of the networks' probabilities of foreground: one doubtful network can veto.
 
     It is not made to sum to 1 with the geometric mean of the background's probabilities. If it were, it would be
-    nothing new: the result would be the probability of the weighted mean of the logits, `weighted_logits`.
+    nothing new: the result would be the probability of the weighted mean of the logits, `WeightedLogits`.
 
     Args, Returns and Raises as `mean_probability`.
 
@@ -112,113 +128,109 @@ def majority_vote(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.
     return votes > 0.5 + 1e-9
 
 
-def weighted_logits(
-    logits: Sequence[np.ndarray],
-    frames: Sequence[Frame],
-    weights: Sequence[float],
-    full: Size,
-    image: np.ndarray | None = None,
-) -> np.ndarray:
-    """Weighted sum of several networks' logits at full size.
+@dataclass(frozen=True)
+class WeightedLogits:
+    """The weighted sum of the networks' logits.
 
     Going to full size is linear, so networks that share a frame are summed first, at their own size: the cost grows
     with the number of distinct frames and not with the number of networks.
-
-    Args:
-        logits: one (h, w) float32 array a network; not modified.
-        frames: the networks' frames, in the same order.
-        weights: in the same order; networks of weight 0 are left out.
-        full: (H, W) of the full frame.
-        image: not looked at.
-
-    Returns:
-        (H, W) float32.
-
-    Raises:
-        ValueError: no network has a weight other than 0.
     """
-    sums: dict[Frame, np.ndarray] = {}
-    for plane, frame, weight in zip(logits, frames, weights, strict=True):
-        if weight == 0:
-            continue
-        part = plane * np.float32(weight)
-        sums[frame] = sums[frame] + part if frame in sums else part
-    if not sums:
-        raise ValueError("no network with a weight other than 0")
-    planes = [frame.invert(total, full) for frame, total in sums.items()]
-    result = planes[0]
-    for plane in planes[1:]:
-        result = result + plane
-    return result
 
+    label: str = "logits"
+
+    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+        """None."""
+        return None
+
+    def __call__(
+        self,
+        planes: Sequence[np.ndarray],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        full: Size,
+        image: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """As `Combination`; networks of weight 0 are left out. ValueError if no network has another weight."""
+        sums: dict[Frame, np.ndarray] = {}
+        for plane, frame, weight in zip(planes, frames, weights, strict=True):
+            if weight == 0:
+                continue
+            part = plane * np.float32(weight)
+            sums[frame] = sums[frame] + part if frame in sums else part
+        if not sums:
+            raise ValueError("no network with a weight other than 0")
+        totals = [frame.invert(total, full) for frame, total in sums.items()]
+        result = totals[0]
+        for total in totals[1:]:
+            result = result + total
+        return result
+
+
+LINEAR = WeightedLogits()
 
 # from planes of one size and weights to probabilities or a mask; the weighted mean of logits is not among them
-PROBABILITIES: dict[str, Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]] = {
+VOTES: dict[str, Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]] = {
     "probability": mean_probability,
     "geometric": geometric_mean_probability,
     "majority": majority_vote,
 }
 
 
-def voted(vote: str, planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+def vote_mask(vote: str, planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The mask of a vote, bool in the shape of the planes.
 
     Args:
-        vote: key of `PROBABILITIES`.
+        vote: key of `VOTES`.
         planes, weights: as `mean_probability`; planes may have any one shape.
     """
-    result = PROBABILITIES[vote](planes, weights)
+    result = VOTES[vote](planes, weights)
     return result if result.dtype == bool else result > 0.5
 
 
-def _at_full_size(
-    logits: Sequence[np.ndarray], frames: Sequence[Frame], weights: Sequence[float], full: Size
-) -> tuple[list[np.ndarray], list[float]]:
-    used = [i for i, weight in enumerate(weights) if weight != 0]
-    return [frames[i].invert(logits[i], full) for i in used], [weights[i] for i in used]
+@dataclass(frozen=True)
+class Vote:
+    """The logits of a vote's probability; above 0 exactly where the vote's mask is.
 
-
-def vote_logits(
-    vote: str,
-    logits: Sequence[np.ndarray],
-    frames: Sequence[Frame],
-    weights: Sequence[float],
-    full: Size,
-    image: np.ndarray | None = None,
-) -> np.ndarray:
-    """The logits of a vote's probability at full size; above 0 exactly where the vote's mask is.
-
-    Args:
-        vote: key of `PROBABILITIES`.
-        logits, frames, weights, full, image: as `weighted_logits`.
-
-    Returns:
-        (H, W) float32.
+    Attributes:
+        label: key of `VOTES`.
     """
-    result = PROBABILITIES[vote](*_at_full_size(logits, frames, weights, full))
-    if result.dtype == bool:
-        return np.where(result, np.float32(_SURE), np.float32(-_SURE))
-    # 2 artanh(2p - 1) is the logit of p, and keeps the sign where the difference of two logarithms rounds it away
-    doubled = 2 * result - 1
-    limit = np.float32(np.tanh(_SURE / 2))
-    return np.float32(2) * np.arctanh(np.clip(doubled, -limit, limit, out=doubled))
+
+    label: str
+
+    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+        """None."""
+        return None
+
+    def __call__(
+        self,
+        planes: Sequence[np.ndarray],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        full: Size,
+        image: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """As `Combination`; every network is brought to full size first. ValueError as `mean_probability`."""
+        used = [i for i, weight in enumerate(weights) if weight != 0]
+        at_full_size = [frames[i].invert(planes[i], full) for i in used]
+        result = VOTES[self.label](at_full_size, [weights[i] for i in used])
+        if result.dtype == bool:
+            return np.where(result, np.float32(_SURE), np.float32(-_SURE))
+        # 2 artanh(2p - 1) is the logit of p, and keeps the sign where the difference of two logarithms rounds it away
+        doubled = 2 * result - 1
+        limit = np.float32(np.tanh(_SURE / 2))
+        return np.float32(2) * np.arctanh(np.clip(doubled, -limit, limit, out=doubled))
 
 
-def combination(vote: str) -> Combine:
-    """How a blend of that vote combines its members' stored logits; pickles to workers.
+def combination_of(label: str) -> Combination:
+    """The combination without anything learned: "logits", or a key of `VOTES`.
 
-    Args:
-        vote: "logits" for the weighted mean of logits, or a key of `PROBABILITIES`.
+    Raises:
+        UserError: there is none of that name; the message lists those there are.
     """
-    return weighted_logits if vote == "logits" else partial(vote_logits, vote)
-
-
-def _mask_of(vote: str) -> Vote:
-    return lambda logits, frames, weights, full: voted(vote, *_at_full_size(logits, frames, weights, full))
-
-
-# from networks' stored logits, their frames, their weights and the full size to the full-size mask (H, W) bool
-VOTES: dict[str, Vote] = {
-    "logits": lambda logits, frames, weights, full: weighted_logits(logits, frames, weights, full) > 0,
-    **{vote: _mask_of(vote) for vote in PROBABILITIES},
-}
+    if label == LINEAR.label:
+        return LINEAR
+    if label not in VOTES:
+        raise UserError(
+            f"unknown vote {label!r}; known: {', '.join((LINEAR.label, *VOTES))}: choose the blend again (make fit)."
+        )
+    return Vote(label)

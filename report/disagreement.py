@@ -18,8 +18,8 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
+from ensemble.blend import Blend
 from ensemble.blend_file import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
-from ensemble.mask_reader import MaskReader
 from folds.images import list_images
 from folds.store import LogitStore
 from predict.members import TEST_STORE, Member, find_members
@@ -27,17 +27,18 @@ from predict.predictor import predict as predict_images
 from report import page
 from report.pictures import Album, case
 from report.scan import trusted_networks
+from report.stored_masks import StoredMasks
 
 _CHUNK = 32
 
 
-def _counts(reader: MaskReader, images: Sequence[str]) -> list[tuple[int, int]]:
+def _counts(reader: StoredMasks, images: Sequence[str]) -> list[tuple[int, int]]:
     cv2.setNumThreads(1)
     counts = []
     for image in images:
         every, some = np.ones(reader.full, bool), np.zeros(reader.full, bool)
         # one mask at a time, whatever the number of networks
-        for frame, plane in zip(reader.frames, reader.planes(image), strict=True):
+        for frame, plane in zip(reader.blend.frames, reader.planes(image), strict=True):
             mask = frame.invert(plane, reader.full) > 0
             every &= mask
             some |= mask
@@ -45,7 +46,7 @@ def _counts(reader: MaskReader, images: Sequence[str]) -> list[tuple[int, int]]:
     return counts
 
 
-def measure(reader: MaskReader, images: Sequence[str], *, jobs: int = -1) -> pd.DataFrame:
+def measure(reader: StoredMasks, images: Sequence[str], *, jobs: int = -1) -> pd.DataFrame:
     """How much the networks disagree on every image, at full size.
 
     Args:
@@ -155,15 +156,8 @@ def main(
             raise UserError(
                 f"{store.path} holds other images than {found[0][1].path}: remove it and predict again ({member.name})."
             )
-    reader = MaskReader(
-        names=[member.name for member, _ in found],
-        stores=[store for _, store in found],
-        frames=[member.frame for member, _ in found],
-        weights=[1 / len(found)] * len(found),
-        threshold=0.0,
-        repairs=(),
-        full=facts.size,
-    )
+    networks, stores = zip(*found, strict=True)
+    reader = StoredMasks(Blend(networks, (1 / len(found),) * len(found)), stores, facts.size, data / facts.test_dir)
     table = measure(reader, images, jobs=jobs)
     with atomic.replacing(folder / DISAGREEMENT_FILE) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6f")

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 
 import atomic
-from ensemble.mask_reader import MaskReader
 from models.image_file import decode
 from report.charts import data_uri
+from report.stored_masks import StoredMasks
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -128,7 +128,7 @@ def _small(picture: np.ndarray) -> tuple[int, int]:
 
 def case(
     album: Album,
-    reader: MaskReader,
+    reader: StoredMasks,
     trusted: np.ndarray,
     image: str,
     path: Path,
@@ -150,7 +150,7 @@ def case(
     each = reader.each(planes)
     panes = [album.pane(image, "image", decode(path), photograph=True)]
     if truth is not None:
-        blend = reader.blend(image, planes)
+        blend = reader.mask(image, planes)
         panes += [
             album.pane(image, "truth", truth),
             album.pane(image, "blend", blend),
@@ -162,7 +162,7 @@ def case(
     return Case(image, note, panes)
 
 
-def contact_sheet(path: Path, reader: MaskReader, rows: Sequence[tuple[str, float, Path, np.ndarray]]) -> None:
+def contact_sheet(path: Path, reader: StoredMasks, rows: Sequence[tuple[str, float, Path, np.ndarray]]) -> None:
     """Draw image, truth, blend and error for some images; PNG, whole or not at all.
 
     Args:
@@ -172,7 +172,7 @@ def contact_sheet(path: Path, reader: MaskReader, rows: Sequence[tuple[str, floa
     """
     figure, axes = plt.subplots(len(rows), 4, figsize=(16, 2.75 * len(rows) + 0.5), squeeze=False)
     for line, (name, dice, photograph, truth) in zip(axes, rows, strict=True):
-        predicted = reader.blend(name, reader.planes(name))
+        predicted = reader.mask(name, reader.planes(name))
         white = np.uint8(255)
         pictures = (
             (name, decode(photograph)),

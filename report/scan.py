@@ -10,9 +10,9 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from ensemble.mask_reader import MaskReader
 from folds.cache import Truth
 from kernels import rle
+from report.stored_masks import StoredMasks
 
 _CHUNK = 8
 # on the logits; wide enough to show where the curve falls off
@@ -75,7 +75,7 @@ def threshold_dice(logits: np.ndarray, truth: np.ndarray, thresholds: np.ndarray
 Row = tuple[int, float, int, np.ndarray, np.ndarray]
 
 
-def _rows(reader: MaskReader, images: Sequence[str], truths: Sequence[np.ndarray], trusted: np.ndarray) -> list[Row]:
+def _rows(reader: StoredMasks, images: Sequence[str], truths: Sequence[np.ndarray], trusted: np.ndarray) -> list[Row]:
     cv2.setNumThreads(1)
     rows = []
     for image, runs in zip(images, truths, strict=True):
@@ -94,7 +94,7 @@ def _rows(reader: MaskReader, images: Sequence[str], truths: Sequence[np.ndarray
     return rows
 
 
-def scan(reader: MaskReader, images: Sequence[str], truth: Truth, trusted: np.ndarray, *, jobs: int = -1) -> Scan:
+def scan(reader: StoredMasks, images: Sequence[str], truth: Truth, trusted: np.ndarray, *, jobs: int = -1) -> Scan:
     """Read every image's logits once.
 
     Args:

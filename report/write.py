@@ -12,7 +12,7 @@ import pandas as pd
 
 from command_line import UserError, program
 from competition import find_competition
-from ensemble.blend import find_combination
+from ensemble.blend import blend_of
 from ensemble.blend_file import (
     CONTACT_SHEET_FILE,
     REPORT_FILE,
@@ -23,7 +23,6 @@ from ensemble.blend_file import (
     read_blend,
     table_lines,
 )
-from ensemble.mask_reader import MaskReader
 from folds import cache
 from folds.images import TrainingSet, find_training_set, read_mask
 from predict.members import find_members
@@ -31,6 +30,7 @@ from report import charts, page
 from report import figures as gathered
 from report.pictures import Album, Case, case, contact_sheet
 from report.scan import THRESHOLDS, Scan, scan, trusted_networks
+from report.stored_masks import StoredMasks
 
 _WORST, _DISPUTED, _SUSPECTS = 8, 6, 6
 
@@ -43,28 +43,19 @@ def _sheet_rows(scores: pd.DataFrame) -> list[tuple[str, float]]:
     return [(str(ranked.iloc[i]["image"]), float(ranked.iloc[i]["nested"])) for i in picked if i >= 0]
 
 
-def _reader(blend: dict[str, Any], root: Path, names: list[str], folds: int, training: TrainingSet) -> MaskReader:
+def _reader(blend: dict[str, Any], root: Path, names: list[str], folds: int, training: TrainingSet) -> StoredMasks:
     """Every network that the blend was chosen from, best first, with its weight in the blend."""
     members = find_members(root, names, folds)
-    for member in members:
-        if member.weights_digest != blend["weights_digests"].get(member.name):
-            raise UserError(f"{member.folder} was trained again after the blend was chosen: make fit.")
-    weights = dict(zip(blend["members"], blend["weights"], strict=True))
-    return MaskReader(
-        names=names,
-        stores=[member.oof() for member in members],
-        frames=[member.frame for member in members],
-        weights=[weights.get(name, 0.0) for name in names],
-        threshold=blend["threshold"],
-        repairs=[(step, size_px) for step, size_px in blend.get("postprocess_kept", [])],
-        full=training.competition.size,
-        combine=find_combination(root / blend["name"], blend, names),
-        folder=training.image_path(training.names[0]).parent,
+    return StoredMasks(
+        blend_of(root / blend["name"], blend, members),
+        [member.oof() for member in members],
+        training.competition.size,
+        training.image_path(training.names[0]).parent,
     )
 
 
 def _galleries(
-    folder: Path, training: TrainingSet, scores: pd.DataFrame, reader: MaskReader, found: Scan, trusted: np.ndarray
+    folder: Path, training: TrainingSet, scores: pd.DataFrame, reader: StoredMasks, found: Scan, trusted: np.ndarray
 ) -> dict[str, list[Case]]:
     album = Album(folder / REPORT_PICTURES_DIR, REPORT_PICTURES_DIR)
     images, nested = scores["image"].astype(str).tolist(), scores["nested"].to_numpy()

@@ -17,20 +17,19 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError
-from ensemble.blend import Mixture
+from ensemble.blend import Blend
 from folds.workers import process_count, run_all
 from models.frame import Frame, load_for
 from predict.blocks import Place, places, raise_unreadable, stacked
 from predict.pipeline import streamed
 from predict.predictor import Share
 from predict.replicas import Lanes, lanes_of_process
-from submit.rows import blended_row
 from submit.spool import write_all
 from submit.stream import SubmissionStream
 
 _Fault = tuple[str, UserError]
-# an image's name, its logits by each member, and the image itself where the blend looks at it
-_Passed = tuple[str, list[np.ndarray], np.ndarray | None]
+# an image's name, its logits by each member, and the image itself in the frames in which the blend looks at it
+_Passed = tuple[str, list[np.ndarray], dict[Frame, np.ndarray]]
 
 _CURE = "remove the folder that it is in"
 
@@ -41,20 +40,20 @@ class Direct:
 
     Attributes:
         stream: the submission.
-        mixture: what predicts.
+        blend: what predicts.
         folder: where the images are.
         empty: images that cannot be read become empty rows; otherwise their shards are not written.
         share: what the process may use of its machine.
     """
 
     stream: SubmissionStream
-    mixture: Mixture
+    blend: Blend
     folder: Path
     empty: bool = False
     share: Share = field(default_factory=Share)
 
     def _load(self, place: Place) -> dict[Frame, np.ndarray]:
-        frames = [member.frame for member in self.mixture.members]
+        frames = (*self.blend.frames, *self.blend.image_frames(self.stream.size))
         return load_for(frames, self.folder / place.name, self.stream.size)[0]
 
     def rows(
@@ -70,10 +69,10 @@ class Direct:
             lanes: the members' networks, if they are loaded already.
             bar: is advanced.
         """
-        ready = lanes or lanes_of_process(self.mixture.members)
-        batch = min(ready.batch(member.variant) for member in self.mixture.members)
+        ready = lanes or lanes_of_process(self.blend.members)
+        batch = min(ready.batch(member.variant) for member in self.blend.members)
 
-        frame = self.mixture.image_frame
+        needed = self.blend.image_frames(self.stream.size)
 
         def forward(images: list[tuple[Place, dict[Frame, np.ndarray]]]) -> Iterator[_Passed]:
             block_names = [""] * images[0][0].length
@@ -87,11 +86,15 @@ class Direct:
                     for predictor in predictors
                 ]
             for place, inputs in images:
-                yield place.name, [planes[place.slot, 0] for planes in logits], inputs[frame] if frame else None
+                yield (
+                    place.name,
+                    [planes[place.slot, 0] for planes in logits],
+                    {frame: inputs[frame] for frame in needed},
+                )
 
         def keep(result: _Passed) -> tuple[str, bytes]:
-            name, planes, image = result
-            return name, blended_row(self.mixture, planes, self.stream.size, self.stream.order, image)
+            name, planes, pictures = result
+            return name, self.blend.row(planes, self.stream.size, self.stream.order, pictures)
 
         unread: list[tuple[Place, UserError]] = []
         shard_of = {name: shard for shard in shards for name in self.stream.shard_names(shard)}
@@ -149,13 +152,13 @@ def empty_rows(stream: SubmissionStream) -> list[str]:
 
 
 def write_direct(
-    stream: SubmissionStream, mixture: Mixture, folder: Path, *, empty: bool = False, jobs: int = 1, cluster: str = ""
+    stream: SubmissionStream, blend: Blend, folder: Path, *, empty: bool = False, jobs: int = 1, cluster: str = ""
 ) -> list[str]:
     """Make the missing shards of a submission straight from image files.
 
     Args:
         stream: the submission, of images of one size.
-        mixture: what predicts.
+        blend: what predicts.
         folder: where the images are.
         empty: images that cannot be read become empty rows. Their shards are made again once they can be read.
         jobs: processes, as joblib counts them. One has a thread for each core, or for each GPU.
@@ -170,7 +173,7 @@ def write_direct(
     """
     processes = process_count(jobs)
     spread = processes > 1 or bool(cluster)
-    work = Direct(stream, mixture, folder, empty, Share.one_of(processes, bool(cluster)) if spread else Share())
+    work = Direct(stream, blend, folder, empty, Share.one_of(processes, bool(cluster)) if spread else Share())
     for shard in range(stream.shard_count):
         path = _empty_path(stream, shard)
         if path.exists() and (not empty or any(work.readable(name) for name in atomic.read_json(path, _CURE))):
@@ -181,7 +184,7 @@ def write_direct(
     with tqdm(total=stream.count, desc="predict and encode", unit="row", disable=None) as bar:
         bar.update(stream.count - sum(len(stream.shard_names(k)) for k in missing))
         if missing and not spread:
-            write_all(stream, work.rows(missing, faults, Lanes(mixture.members), bar))
+            write_all(stream, work.rows(missing, faults, Lanes(blend.members), bar))
         elif missing:
 
             def pending() -> list[int]:
@@ -189,7 +192,7 @@ def write_direct(
                 bad = {name for name, _ in faults}
                 return [k for k in stream.missing() if bad.isdisjoint(stream.shard_names(k))]
 
-            shared = (folder, stream.folder, *(fold for member in mixture.members for fold in member.folds))
+            shared = (folder, stream.folder, *(fold for member in blend.members for fold in member.folds))
             for count, some in run_all(work.write, pending, jobs=jobs, cluster=cluster, shared=shared):
                 bar.update(count)
                 faults += some

@@ -18,17 +18,17 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
-from ensemble.blend import Mixture, find_mixture
+from ensemble.blend import Blend, find_blend
 from ensemble.blend_file import SCORE_FILE, SUBMISSION_FILE, read_blend
 from folds.images import list_images
 from folds.store import LogitStore
 from folds.workers import run_all
+from models.frame import load_for
 from predict.blocks import UnreadableImagesError
 from predict.members import TEST_STORE
 from predict.predictor import predict
 from submit.check import check, sample_names
 from submit.direct import write_direct
-from submit.rows import blended_row
 from submit.score import score
 from submit.stream import SubmissionStream
 
@@ -41,21 +41,21 @@ SHARD_ROWS = 500
 class _Blender:
     """Blends stored logits into rows of the submission; pickles to workers."""
 
-    mixture: Mixture
+    blend: Blend
     stores: Sequence[LogitStore]
     folder: Path
     empty: frozenset[str]
 
     def rows(self, stream: SubmissionStream, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(name, run-length text) of each image."""
-        frame = self.mixture.image_frame
+        frames = self.blend.image_frames(stream.size)
         for name in names:
             if name in self.empty:
                 yield name, b""
                 continue
             planes = [store.read(name)[0] for store in self.stores]
-            image = None if frame is None else frame.load(self.folder / name, stream.size)[0]
-            yield name, blended_row(self.mixture, planes, stream.size, stream.order, image)
+            images = load_for(frames, self.folder / name, stream.size)[0] if frames else {}
+            yield name, self.blend.row(planes, stream.size, stream.order, images)
 
     def write(self, stream: SubmissionStream, shard: int) -> int:
         """Write one shard of the submission; returns its number of rows."""
@@ -106,12 +106,12 @@ def _with_way_out(error: UnreadableImagesError) -> UserError:
 
 
 def _predicted(
-    mixture: Mixture, names: list[str], folder: Path, size: Size, on_missing: OnMissing, jobs: int, cluster: str
+    blend: Blend, names: list[str], folder: Path, size: Size, on_missing: OnMissing, jobs: int, cluster: str
 ) -> _Blender:
     """Logits of all images by all members; images that cannot be read are refused, or become empty rows."""
     stores: list[LogitStore] = []
     empty: set[str] = set()
-    for member in mixture.members:
+    for member in blend.members:
         try:
             stores.append(predict(member, names, folder, size, jobs=jobs, cluster=cluster))
         except UnreadableImagesError as error:
@@ -121,7 +121,7 @@ def _predicted(
             stores.append(LogitStore.open(member.folder / TEST_STORE))
     if len(empty) == len(names):
         raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
-    return _Blender(mixture, stores, folder, frozenset(empty))
+    return _Blender(blend, stores, folder, frozenset(empty))
 
 
 def _encode(blender: _Blender, rows: SubmissionStream, jobs: int, cluster: str) -> None:
@@ -129,7 +129,7 @@ def _encode(blender: _Blender, rows: SubmissionStream, jobs: int, cluster: str) 
     missing = rows.missing()
     with tqdm(total=rows.count, desc="encode", unit="row", disable=None) as bar:
         bar.update(rows.count - sum(len(rows.shard_names(k)) for k in missing))
-        images = () if blender.mixture.image_frame is None else (blender.folder,)
+        images = (blender.folder,) if blender.blend.image_frames(rows.size) else ()
         shared = (rows.folder, *images, *(store.path for store in blender.stores))
         for count in run_all(partial(blender.write, rows), rows.missing, jobs=jobs, cluster=cluster, shared=shared):
             bar.update(count)
@@ -170,23 +170,19 @@ def main(
         # the workers have working folders of their own
         data, runs, images = data.resolve(), runs.resolve(), images and images.resolve()
     root = runs / facts.name
-    blend = read_blend(root / name)
-    mixture = find_mixture(root, name)
+    fitted = read_blend(root / name)
+    blend = find_blend(root, name)
     names, folder = rows_wanted(facts, data, images, on_missing)
     predictors = jobs or 1
-    blender = None if stream else _predicted(mixture, names, folder, facts.size, on_missing, predictors, cluster)
+    blender = None if stream else _predicted(blend, names, folder, facts.size, on_missing, predictors, cluster)
     fingerprint: dict[str, Any] = {
         "blend": name,
-        "members": blend["members"],
-        "weights": blend["weights"],
-        "threshold": blend["threshold"],
-        "postprocess": [list(repair) for repair in mixture.repairs],
-        "weights_digests": {m.name: m.weights_digest for m in mixture.members},
+        "members": [member.name for member in blend.members],
+        **blend.state(),
+        "weights": list(blend.weights),
     }
     if images is not None:
         fingerprint["images"] = images.absolute().name
-    if mixture.vote != "logits":
-        fingerprint["vote"] = mixture.vote
     if blender is None:
         fingerprint["logits"] = "as the networks gave them"
     elif blender.empty:
@@ -204,7 +200,7 @@ def main(
     if blender is None:
         skip = on_missing == "empty"
         try:
-            empty = write_direct(rows, mixture, folder, empty=skip, jobs=predictors, cluster=cluster)
+            empty = write_direct(rows, blend, folder, empty=skip, jobs=predictors, cluster=cluster)
         except UnreadableImagesError as error:
             raise _with_way_out(error) from None
     else:
@@ -216,8 +212,8 @@ def main(
     truth = data / facts.test_masks_dir if facts.test_masks_dir and images is None else None
     entries: dict[str, Any] = {
         "competition": facts.name,
-        "blend": blend,
-        "cv_dice": blend["cv"]["dice"],
+        "blend": fitted,
+        "cv_dice": fitted["cv"]["dice"],
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }

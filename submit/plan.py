@@ -20,11 +20,11 @@ import torch
 import tyro
 
 from command_line import UserError, program
-from competition import Size, find_competition
-from ensemble.blend import Mixture, find_mixture
+from competition import Competition, Size, find_competition
+from ensemble.blend import Blend, find_blend
 from folds.images import list_images
 from folds.store import LogitStore
-from kernels.rle import encode_logits_text
+from models.frame import load_for
 from models.tta import find_transforms
 from predict.members import Member
 from predict.predictor import predict
@@ -58,10 +58,10 @@ def measure_member(
 
 
 def measure(
-    mixture: Mixture,
+    blend: Blend,
     names: Sequence[str],
     folder: Path,
-    size: Size,
+    competition: Competition,
     images: int,
     scratch: Path,
     folds: int = 0,
@@ -69,19 +69,18 @@ def measure(
 ) -> Plan:
     """Measure with the images `names` of `folder` what `images` images will take; writes under `scratch` only."""
     costs, stores = [], []
-    for member in mixture.members:
-        cost, store = measure_member(member, names, folder, size, scratch, folds, tta)
+    for member in blend.members:
+        cost, store = measure_member(member, names, folder, competition.size, scratch, folds, tta)
         costs.append(cost)
         stores.append(store)
-    frames = [member.frame for member in mixture.members]
     text_bytes = 0
     seconds = []
     for name in names:
         start = time.perf_counter()
-        frame = mixture.image_frame
-        image = None if frame is None else frame.load(folder / name, size)[0]
-        full = mixture.combine([store.read(name)[0] for store in stores], frames, mixture.weights, size, image)
-        text_bytes += len(encode_logits_text(full, threshold=mixture.threshold))
+        frames = blend.image_frames(competition.size)
+        images_of = load_for(frames, folder / name, competition.size)[0] if frames else {}
+        planes = [store.read(name)[0] for store in stores]
+        text_bytes += len(blend.row(planes, competition.size, competition.order, images_of))
         seconds.append(time.perf_counter() - start)
     return Plan(
         images,
@@ -130,17 +129,17 @@ def main(
     chosen = None if not tta else [] if tta == "none" else [name.strip() for name in tta.split(",")]
     find_transforms(chosen or [])
     if variants:
-        alone = [find_mixture(root, blend, name.strip()) for name in variants.split(",")]
-        members = tuple(mixture.members[0] for mixture in alone)
-        mixture = Mixture(members, (1 / len(members),) * len(members), 0.0)
+        alone = [find_blend(root, blend, name.strip()) for name in variants.split(",")]
+        members = tuple(each.members[0] for each in alone)
+        planned = Blend(members, (1 / len(members),) * len(members))
     else:
-        mixture = find_mixture(root, blend)
+        planned = find_blend(root, blend)
     folder = images or (data or facts.default_data()) / facts.test_dir
     names = list_images(folder, facts)
     some = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, min(sample, len(names))).astype(int))]
     scratch = Path(tempfile.mkdtemp(prefix=".tmp-plan-", dir=root))
     try:
-        plan = measure(mixture, some, folder, facts.size, images_count or len(names), scratch, folds, chosen)
+        plan = measure(planned, some, folder, facts, images_count or len(names), scratch, folds, chosen)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     for line in plan_lines(plan, shutil.disk_usage(root).free, gpus):

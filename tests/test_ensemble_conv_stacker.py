@@ -79,7 +79,7 @@ def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path:
     assert again.digest() == fitted.digest()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted))(planes_0, FRAMES, [], FULL), found)
     fitted.save(tmp_path / "blend", ["a", "b"])
-    back = conv_stacker.load(tmp_path / "blend", ["b", "other", "a"], fitted.digest())
+    back = conv_stacker.load(tmp_path / "blend", conv_stacker.NAME, ["b", "other", "a"], fitted.digest())
     shuffled = [planes_0[1], np.full(FULL, np.nan, np.float32), planes_0[0]]
     np.testing.assert_array_equal(back(shuffled, [*FRAMES, FRAMES[0]], [0.0] * 3, FULL), found)
     for names, digest, sentence in (
@@ -87,12 +87,12 @@ def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path:
         (["a", "b"], "0", "not of the fit"),
     ):
         with pytest.raises(UserError, match=sentence):
-            conv_stacker.load(tmp_path / "blend", names, digest)
+            conv_stacker.load(tmp_path / "blend", conv_stacker.NAME, names, digest)
     (tmp_path / "blend" / conv_stacker.WEIGHTS_FILE).write_bytes(b"nothing")
     with pytest.raises(UserError, match="damaged"):
-        conv_stacker.load(tmp_path / "blend", ["a", "b"], fitted.digest())
+        conv_stacker.load(tmp_path / "blend", conv_stacker.NAME, ["a", "b"], fitted.digest())
     with pytest.raises(UserError, match="missing"):
-        conv_stacker.load(tmp_path, ["a", "b"], fitted.digest())
+        conv_stacker.load(tmp_path, conv_stacker.NAME, ["a", "b"], fitted.digest())
 
 
 class Memoriser:
@@ -168,10 +168,11 @@ def test_the_image_shows_what_the_logits_do_not(tmp_path: Path) -> None:
     found = fitted(planes, FRAMES, [], FULL, images[0])
     assert not np.array_equal(found, fitted(planes, FRAMES, [], FULL, images[0, :, :, ::-1]))
     fitted.save(tmp_path / "blend", ["a", "b"])
-    back = conv_stacker.load(tmp_path / "blend", ["b", "a"], fitted.digest())
+    back = conv_stacker.load(tmp_path / "blend", conv_stacker.IMAGE_NAME, ["b", "a"], fitted.digest())
     np.testing.assert_array_equal(back(planes[::-1], FRAMES, [0, 0], FULL, images[0]), found)
-    assert conv_stacker.image_frame(back, FRAMES) == FRAMES[0]
-    assert conv_stacker.image_frame(ConvStacker(), FRAMES) is None
+    assert back.image_frame(FRAMES) == fitted.image_frame(FRAMES) == FRAMES[0]
+    assert back.label == fitted.label == f"conv-stacker-image {fitted.digest()}"
+    assert ConvStacker().image_frame(FRAMES) is None
     with pytest.raises(ValueError, match="needs the image"):
         fitted(planes, FRAMES, [], FULL)
     with pytest.raises(ValueError, match="without images"):

@@ -15,9 +15,9 @@ import pytest
 
 from competition import COMPETITIONS
 from ensemble import fit
-from ensemble.blend import find_mixture
+from ensemble.blend import find_blend
 from ensemble.conv_stacker import ConvStacker
-from ensemble.voting import VOTES
+from ensemble.voting import combination_of
 from folds.store import LogitStore
 from folds.train import main as train
 from models import checkpoint
@@ -77,7 +77,8 @@ def test_a_vote_is_scored_as_it_blends_and_chosen_where_it_is_better(trained: tu
     stores = [LogitStore.open(runs / "carvana" / variant / "oof.zarr") for variant in VARIANTS]
     frames = [Frame(store.shape[1:]) for store in stores]
     for name in scores.index[:4]:
-        mask = VOTES["probability"]([s.read(name)[0] for s in stores], frames, [1, 1, 1], CARVANA.size)
+        planes = [s.read(name)[0] for s in stores]
+        mask = combination_of("probability")(planes, frames, [1, 1, 1], CARVANA.size) > 0
         truth = truth_of(name)
         assert scores[name] == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()), abs=1e-6)
 
@@ -101,8 +102,8 @@ def test_a_stacker_that_sees_the_image_is_fitted_and_read_back(
     blend = json.loads((runs / "carvana" / "seen" / "blend.json").read_text())
     assert blend["kind"] == blend["vote"] == "conv-stacker-image"
     assert json.loads((runs / "carvana" / "seen" / "conv_stacker.json").read_text())["image"] is True
-    mixture = find_mixture(runs / "carvana", "seen")
-    assert mixture.image_frame == mixture.members[0].frame
+    blend = find_blend(runs / "carvana", "seen")
+    assert blend.image_frames(CARVANA.size) == (blend.members[0].frame,)
     report.main(data=data, runs=runs, name="seen", jobs=1)
     assert "conv-stacker-image" in (runs / "carvana" / "seen" / "report.html").read_text()
 
@@ -171,15 +172,15 @@ def test_a_forced_stacker_is_in_the_blend_and_read_back_by_mixture_and_report(
     assert blend["members"] == sorted(VARIANTS)
     assert list(blend["candidates"])[-1] == "conv-stacker"
     assert blend["cv"] == {k: v for k, v in blend["candidates"]["conv-stacker"].items() if k in blend["cv"]}
-    mixture = find_mixture(runs / "carvana", "stacked")
-    stores = [LogitStore.open(member.folder / "oof.zarr") for member in mixture.members]
+    found = find_blend(runs / "carvana", "stacked")
+    stores = [LogitStore.open(member.folder / "oof.zarr") for member in found.members]
     dice = []
     for name in stores[0].names:
-        planes, frames = [s.read(name)[0] for s in stores], [m.frame for m in mixture.members]
-        mask, truth = mixture.combine(planes, frames, mixture.weights, CARVANA.size) > 0, truth_of(name)
+        planes = [s.read(name)[0] for s in stores]
+        mask, truth = found.mask(planes, CARVANA.size), truth_of(name)
         dice.append(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
     # fitted on the very images, and yet no other blend
     assert abs(np.mean(dice) - blend["cv"]["dice"]) < 0.02
-    assert blend["stacker_digest"] in mixture.state()["vote"]
+    assert blend["stacker_digest"] in found.state()["vote"]
     report.main(data=data, runs=runs, name="stacked", jobs=1)
     assert "conv-stacker" in (folder / "report.html").read_text()

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ensemble import conv_stacker
-from ensemble.blend import find_mixture
-from ensemble.photographs import load, network_logits
+from ensemble.blend import find_blend
 from ensemble.photographs import main as mask_photographs
 from models.frame import Frame, frame_of
 from models.image_file import decode
 from predict.blocks import Place
+from predict.photographs import load, network_logits
 from predict.replicas import Lanes
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
@@ -80,7 +79,7 @@ def test_a_stacker_sees_the_photograph_in_tiles_too(photographs: Path, tmp_path:
         photograph = load(photographs / name, [UNET_FRAME, PADS_FRAME])
         with lanes.running():
             (logits,) = network_logits(lanes, [(Place(name, 0, 1), photograph)])
-        assert conv_stacker.image_frame(stacker, logits.frames) == grid
+        assert stacker.image_frame(logits.frames) == grid
         whole = decode(photographs / name)
         image = whole if grid.size == whole.shape[:2] else UNET_FRAME.load(photographs / name)[0]
         full = stacker(logits.planes, logits.frames, [], photograph.size, image)
@@ -114,9 +113,9 @@ def test_any_photograph_gets_a_mask_and_a_cut_out_of_its_own_size(
 def test_the_mask_is_the_weighted_sum_of_the_members_at_the_photographs_size(runs: Path, tmp_path: Path) -> None:
     write_photograph(tmp_path / "in" / "a.jpg", 300, 411)
     call(runs, tmp_path / "in", tmp_path / "out")
-    mixture = find_mixture(runs / "studio", "blend", "")
+    blend = find_blend(runs / "studio", "blend")
     total = np.full((300, 411), -0.1, np.float32)
-    with Lanes(mixture.members).take() as predictors:
+    with Lanes(blend.members).take() as predictors:
         for predictor, weight in zip(predictors, (0.7, 0.3), strict=True):
             image, size = predictor.frame.load(tmp_path / "in" / "a.jpg")
             total += np.float32(weight) * predictor.frame.invert(predictor.logits(image[None])[0, 0], size)

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from ensemble.voting import (
+    LINEAR,
     VOTES,
-    combination,
+    combination_of,
     geometric_mean_probability,
     majority_vote,
     mean_probability,
-    weighted_logits,
+    vote_mask,
 )
 from models.frame import Frame
 from tests import naive_ensemble as naive
@@ -24,18 +25,18 @@ def test_summing_before_going_to_full_size_equals_summing_after() -> None:
     frames = [Frame((16, 24)), Frame((16, 24)), Frame((32, 48)), Frame((64, 96), "pad")]
     logits, weights = planes(frames), [0.1, 0.2, 0.3, 0.4]
     each = sum(w * f.invert(p, FULL) for w, f, p in zip(weights, frames, logits, strict=True))
-    np.testing.assert_allclose(weighted_logits(logits, frames, weights, FULL), each, atol=1e-5)
+    np.testing.assert_allclose(LINEAR(logits, frames, weights, FULL), each, atol=1e-5)
 
 
 def test_weight_zero_leaves_a_network_out_and_arguments_alone() -> None:
     frames = [Frame((16, 24)), Frame((16, 24))]
     logits = planes(frames)
     before = [p.copy() for p in logits]
-    alone = weighted_logits(logits[:1], frames[:1], [1.0], FULL)
-    np.testing.assert_array_equal(weighted_logits([logits[0], logits[1] * np.nan], frames, [1.0, 0.0], FULL), alone)
+    alone = LINEAR(logits[:1], frames[:1], [1.0], FULL)
+    np.testing.assert_array_equal(LINEAR([logits[0], logits[1] * np.nan], frames, [1.0, 0.0], FULL), alone)
     np.testing.assert_array_equal(logits, before)
     with pytest.raises(ValueError, match="no network"):
-        weighted_logits(logits, frames, [0.0, 0.0], FULL)
+        LINEAR(logits, frames, [0.0, 0.0], FULL)
 
 
 def test_votes_equal_the_naive_ones_pixel_by_pixel() -> None:
@@ -54,17 +55,17 @@ def test_a_normalised_geometric_mean_is_the_mean_of_the_logits() -> None:
     logits, weights = planes(frames), [0.2, 0.3, 0.5]
     foreground = geometric_mean_probability(logits, weights)
     background = geometric_mean_probability([-plane for plane in logits], weights)
-    mean = weighted_logits(logits, frames, weights, (8, 8))
+    mean = LINEAR(logits, frames, weights, (8, 8))
     np.testing.assert_allclose(foreground / (foreground + background), 1 / (1 + np.exp(-mean)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", VOTES)
+@pytest.mark.parametrize("name", [LINEAR.label, *VOTES])
 def test_a_vote_of_one_network_is_its_own_full_size_mask(name: str) -> None:
     frames = [Frame((16, 24)), Frame((32, 48))]
     logits = planes(frames)
     for i, weights in enumerate(([2.0, 0.0], [0.0, 0.5])):
         alone = frames[i].invert(logits[i], FULL) > 0
-        np.testing.assert_array_equal(VOTES[name](logits, frames, weights, FULL), alone)
+        np.testing.assert_array_equal(combination_of(name)(logits, frames, weights, FULL) > 0, alone)
 
 
 def test_full_size_votes_bring_every_network_to_full_size_first() -> None:
@@ -76,7 +77,7 @@ def test_full_size_votes_bring_every_network_to_full_size_first() -> None:
         ("geometric", naive.geometric_mean_probability(full, weights) > 0.5),
         ("majority", naive.majority_vote(full, weights)),
     ):
-        assert (VOTES[name](logits, frames, weights, FULL) != reference).mean() < 1e-3, name
+        assert ((combination_of(name)(logits, frames, weights, FULL) > 0) != reference).mean() < 1e-3, name
 
 
 def test_ties_are_background_whatever_the_rounding_and_extremes_do_not_overflow() -> None:
@@ -101,9 +102,9 @@ def test_the_logits_of_a_vote_have_the_sign_of_its_mask_and_the_size_of_its_prob
     logits = [rng.normal(scale=6, size=(60, 80)).astype(np.float32) for _ in frames]
     logits[1][0] = -logits[0][0]
     weights = [0.25] * 4
-    found = combination(vote)(logits, frames, weights, (60, 80))
+    found = combination_of(vote)(logits, frames, weights, (60, 80))
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found > 0, VOTES[vote](logits, frames, weights, (60, 80)))
+    np.testing.assert_array_equal(found > 0, vote_mask(vote, logits, weights))
     assert np.isfinite(found).all()
     if vote == "probability":
         np.testing.assert_allclose(1 / (1 + np.exp(-found)), naive.mean_probability(logits, weights), atol=1e-5)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from competition import COMPETITIONS
-from ensemble.blend import find_mixture
+from ensemble.blend import find_blend
 from folds.logit_code import KNEE, SCALE
 from folds.store import LogitStore
 from kernels.rle import decode, encode_logits_text, parse
@@ -54,17 +54,16 @@ def call(case: tuple[Path, Path], **options: object) -> dict[str, str]:
 
 def exact_blends(case: tuple[Path, Path]) -> dict[str, np.ndarray]:
     """Full-size logits of every image, never rounded, of the blocks that the shards are cut into."""
-    mixture = find_mixture(case[1] / "studio", "blend")
-    frames = [member.frame for member in mixture.members]
-    predictors = [Predictor(member) for member in mixture.members]
+    blend = find_blend(case[1] / "studio", "blend")
+    predictors = [Predictor(member) for member in blend.members]
     blends = {}
     for start in range(0, len(NAMES), SHARD_ROWS):
         names = NAMES[start : start + SHARD_ROWS]
         planes = [p.logits(np.stack([p.frame.load(case[0] / "test" / name)[0] for name in names])) for p in predictors]
         for k, name in enumerate(names):
-            image = mixture.image_frame and mixture.image_frame.load(case[0] / "test" / name)[0]
-            full = mixture.combine([plane[k, 0] for plane in planes], frames, mixture.weights, STUDIO.size, image)
-            blends[name] = full - np.float32(mixture.threshold)
+            images = {frame: frame.load(case[0] / "test" / name)[0] for frame in blend.image_frames(STUDIO.size)}
+            full = blend.combined([plane[k, 0] for plane in planes], STUDIO.size, images)
+            blends[name] = full - np.float32(blend.threshold)
     return blends
 
 
@@ -96,10 +95,10 @@ def test_a_stacker_that_sees_the_image_is_given_it_on_both_ways(case: tuple[Path
     stacker = save_stacker(root, [save_member(root, AVERAGE), save_member(root, UNET)], image=True)
     direct, blends = call(case), exact_blends(case)
     stored = call(case, stream=False, restart=True)
-    mixture = find_mixture(root, "blend")
-    assert mixture.image_frame == Frame(UNET.size)
-    frames = [member.frame for member in mixture.members]
-    stores = [LogitStore.open(member.folder / "test.zarr") for member in mixture.members]
+    blend = find_blend(root, "blend")
+    assert blend.image_frames(STUDIO.size) == (Frame(UNET.size),)
+    frames = [member.frame for member in blend.members]
+    stores = [LogitStore.open(member.folder / "test.zarr") for member in blend.members]
     for name in NAMES:
         image = Frame(UNET.size).load(case[0] / "test" / name)[0]
         full = stacker([store.read(name)[0] for store in stores], frames, [], STUDIO.size, image)

@@ -11,7 +11,7 @@ from competition import COMPETITIONS
 from ensemble.conv_stacker import ConvStacker
 from ensemble.patches import Patches
 from ensemble.postprocess import apply_kept
-from ensemble.voting import VOTES
+from ensemble.voting import LINEAR, combination_of
 from folds.store import LogitStore
 from kernels import rle
 from models.frame import Frame
@@ -134,7 +134,7 @@ def test_the_rows_are_those_of_the_blends_vote_and_of_its_kept_repairs(
     unrepaired = 0
     for name in NAMES:
         planes = [store.read(name)[0] for store in stores]
-        mask = VOTES[vote](planes, [Frame(AVERAGE.size), Frame(UNET.size)], weights, STUDIO.size)
+        mask = combination_of(vote)(planes, [Frame(AVERAGE.size), Frame(UNET.size)], weights, STUDIO.size) > 0
         assert found[name] == rle.encode_text(apply_kept(mask, repairs)).decode()
         assert found[name] != before[name]
         unrepaired += found[name] == rle.encode_text(mask).decode()
@@ -166,7 +166,7 @@ def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path], image
         seen = Frame(UNET.size).load(case[0] / "test" / name)[0]
         logits = stacker([store.read(name)[0] for store in stores[::-1]], frames, [], STUDIO.size, seen)
         assert text == rle.encode_text(logits > 0).decode()
-        linear = VOTES["logits"]([store.read(name)[0] for store in stores], frames[::-1], [0.4, 0.6], STUDIO.size)
+        linear = LINEAR([store.read(name)[0] for store in stores], frames[::-1], [0.4, 0.6], STUDIO.size) > 0
         assert text != rle.encode_text(linear).decode()
     save_blend(root, members, [0.4, 0.6], **{**entries, "stacker_digest": "another"})
     with pytest.raises(SystemExit, match="not of the fit that wrote the blend"):

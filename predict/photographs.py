@@ -1,0 +1,101 @@
+"""Photographs of any size through members' networks: whole, or in tiles where they exceed a network that pads."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from competition import Size
+from models.frame import Frame
+from models.image_file import ImageFile
+from predict.blocks import Place, stacked
+from predict.replicas import Lanes
+from predict.tiles import predict_in_tiles
+
+# tiles of one photograph a forward pass
+_TILES = 4
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """What is decoded of one photograph.
+
+    Attributes:
+        size: its own (height, width).
+        inputs: per frame, (h, w, 3) uint8 RGB: the network's input, or all its pixels where it goes in tiles.
+    """
+
+    size: Size
+    inputs: dict[Frame, np.ndarray]
+
+
+def _in_tiles(frame: Frame, size: Size) -> bool:
+    return frame.fit == "pad" and (size[0] > frame.size[0] or size[1] > frame.size[1])
+
+
+def load(
+    path: Path, frames: Sequence[Frame], further: Callable[[Size], Sequence[Frame]] = lambda size: ()
+) -> Photograph:
+    """Read a photograph for networks of these frames.
+
+    Args:
+        path: image file.
+        frames: the networks'.
+        further: frames that the image is needed in besides, given its size.
+
+    Raises:
+        UserError: it cannot be read; the message names it.
+    """
+    file = ImageFile(path)
+    wanted = dict.fromkeys((*frames, *further(file.size)))
+    inputs = {frame: file.image() if _in_tiles(frame, file.size) else frame.input_of(file) for frame in wanted}
+    return Photograph(file.size, inputs)
+
+
+@dataclass(frozen=True)
+class PhotographLogits:
+    """One photograph's logits as the members' networks gave them.
+
+    Attributes:
+        name: of the photograph.
+        size: its own (height, width).
+        planes, frames: per member, float32 logits and the frame they lie in.
+        images: per frame, (h, w, 3) uint8 RGB: the photograph in that frame.
+    """
+
+    name: str
+    size: Size
+    planes: list[np.ndarray] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    images: dict[Frame, np.ndarray] = field(default_factory=dict)
+
+
+def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]) -> list[PhotographLogits]:
+    """Pass some photographs of one block through every member's networks, in tiles where one needs that."""
+    results = [PhotographLogits(place.name, p.size, images=dict(p.inputs)) for place, p in photographs]
+    block_names = [""] * photographs[0][0].length
+    for place, _ in photographs:
+        block_names[place.slot] = place.name
+    with lanes.take() as predictors:
+        for predictor in predictors:
+            frame = predictor.frame
+            whole = [(place, p.inputs[frame]) for place, p in photographs if not _in_tiles(frame, p.size)]
+            logits = predictor.logits(stacked(whole), block_names) if whole else np.empty(0)
+            for result, (place, photograph) in zip(results, photographs, strict=True):
+                if _in_tiles(frame, photograph.size):
+                    forward = partial(predictor.logits, names=[place.name] * _TILES)
+                    tiled = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
+                    # tiles are put together at the photograph's own size
+                    result.planes.append(tiled[0])
+                    result.frames.append(Frame(photograph.size))
+                    result.images[Frame(photograph.size)] = photograph.inputs[frame]
+                else:
+                    result.planes.append(logits[place.slot, 0])
+                    result.frames.append(frame)
+    return results
