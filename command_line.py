@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -15,14 +16,23 @@ class UserError(Exception):
     """Bad input: the message is one sentence that names the thing and the cure."""
 
 
+def _keep_opencv_to_its_threads() -> None:
+    """OpenCV does not read OMP_NUM_THREADS: without its own variable it starts a thread for each core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal():
+        os.environ.setdefault("OPENCV_FOR_THREADS_NUM", asked)
+
+
 def program(main: Callable[P, None]) -> Callable[P, None]:
-    """Decorate a program's `main`: a `UserError` or a refused system call becomes one line and exit status 1.
+    """Decorate a program's `main`: a `UserError`, a refused system call or a killed process becomes one line
+    and exit status 1.
 
     Ctrl-C exits with 130, a closed pipe with 141, as a shell would report them.
     """
 
     @functools.wraps(main)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        _keep_opencv_to_its_threads()
         try:
             main(*args, **kwargs)
         except UserError as error:
@@ -34,6 +44,11 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
         except OSError as error:
             name = f": {error.filename}" if error.filename else ""
             sys.exit(f"error: {error.strerror or error}{name}")
+        except BrokenProcessPool:
+            sys.exit(
+                "error: a process was killed, most often for want of memory: run the same command again to go on from "
+                "here, with fewer --jobs where it takes them"
+            )
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on from here", file=sys.stderr)
             sys.exit(130)

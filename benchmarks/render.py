@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import joblib
 import tyro
 
 from competition import COMPETITIONS
+from cores import core_count
 from studio.render import render_competition
 
 
@@ -24,7 +23,7 @@ def main(cars: int = 4, rounds: int = 3) -> None:
     """
     views = 16
     images = (cars + 1) * views
-    cores = joblib.cpu_count()
+    cores = core_count()
     rates: dict[int, list[float]] = {jobs: [] for jobs in sorted({1, cores})}
     with tempfile.TemporaryDirectory() as scratch:
         # compiled loops are loaded, and worker processes started, before anything is timed
@@ -37,7 +36,7 @@ def main(cars: int = 4, rounds: int = 3) -> None:
                 render_competition(out, cars=cars, test_cars=1, seed=turn, jobs=jobs)
                 seen.append(images / (time.perf_counter() - start))
     height, width = COMPETITIONS["studio"].size
-    print(f"{images} images of {width}x{height} with masks, {os.cpu_count()} cores, median of {rounds}")
+    print(f"{images} images of {width}x{height} with masks, {cores} cores, median of {rounds}")
     for jobs, seen in rates.items():
         print(f"  {jobs} process{'es' if jobs > 1 else '  '}  {statistics.median(seen):6.2f} images/s")
 

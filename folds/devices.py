@@ -1,4 +1,4 @@
-"""Which GPUs a fold trains on: folds that run at once on one machine each take their own."""
+"""What a fold trains on: GPUs, of which folds that run at once on one machine each take their own, or CPU threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import cv2
 import torch
+
+from cores import core_count, thread_count
 
 
 def _name(index: int) -> str:
@@ -55,9 +58,30 @@ def lease(count: int, folder: Path | None = None) -> Iterator[list[int]]:
         yield sorted(taken)
 
 
-def hardware(gpus: list[int]) -> str:
-    """What a fold is computed on, for its manifest: the name of its GPUs, or the number of CPU threads it may use."""
+def set_threads(share: int = 0) -> None:
+    """Let torch and OpenCV compute in this process with as many threads as it may have, and no more.
+
+    Numba's loops here have one thread each.
+
+    Args:
+        share: cores that are this process's; 0 is all of them.
+    """
+    threads = min(share or torch.get_num_threads(), thread_count())
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    # it reads neither OMP_NUM_THREADS nor what torch was told
+    cv2.setNumThreads(threads)
+
+
+def hardware(gpus: list[int], processes: int = 1, loaders: int = 0) -> str:
+    """What a fold is computed on, for its manifest: the name of its GPUs, or the number of CPU cores it keeps busy.
+
+    Args:
+        gpus: their indices; none is the CPU.
+        processes: that train together, each with as many threads as this one.
+        loaders: processes that load images beside each of them.
+    """
     if gpus:
         return f"{len(gpus)} x {torch.cuda.get_device_name(gpus[0])}"
-    threads = torch.get_num_threads()
-    return f"{threads} CPU core{'s' if threads > 1 else ''}"
+    busy = min(core_count(), processes * (torch.get_num_threads() + loaders))
+    return f"{busy} CPU core{'s' if busy > 1 else ''}"

@@ -6,21 +6,21 @@ import models.torchvision_compat  # noqa: F401
 
 import logging
 import multiprocessing
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from cores import core_count, thread_count
 from folds import optimisation
 from folds.augment import Augmentation
 from folds.cache import CachedFrames
+from folds.devices import set_threads
 from folds.divergence import LossWatch
 from folds.failures import explained
 from folds.module import SegmentationModule
@@ -42,18 +42,16 @@ def worker_count(task: FoldTask) -> int:
         return 0
     if task.workers >= 0:
         return task.workers
-    cores = (task.threads or os.cpu_count() or 1) // task.devices
+    cores = task.threads or core_count()
     if torch.cuda.is_available():
-        return max(1, min(_MOST_WORKERS, cores - 1))
+        return max(1, min(_MOST_WORKERS, cores // task.devices - 1))
     # on a CPU the network needs the cores, and cached frames cost next to nothing
-    return 0 if isinstance(task.frames, CachedFrames) or cores < 2 else 1
+    return 0 if isinstance(task.frames, CachedFrames) or min(cores, thread_count()) // task.devices < 2 else 1
 
 
 def set_up(task: FoldTask) -> None:
     """Seed this process, set its threads, and silence what Lightning says about other set-ups than this one."""
-    if task.threads:
-        torch.set_num_threads(task.threads)
-        cv2.setNumThreads(task.threads)
+    set_threads(task.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     lightning.seed_everything(task.seed + task.fold, verbose=False)

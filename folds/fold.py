@@ -16,7 +16,7 @@ import provenance
 from folds.devices import hardware, lease
 from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
-from folds.fit import fit_network, set_up
+from folds.fit import fit_network, set_up, worker_count
 from folds.scoring import full_size_dice
 from folds.start import starting_network
 from folds.store import LogitStore
@@ -86,7 +86,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
             facts = fit_network(task, network, gpus)
         checkpoint.save(task.folder, network, task.variant)
         scores = _write_oof(task, network, torch.device("cuda", gpus[0]) if gpus else torch.device("cpu"))
-        computed_on = hardware(gpus)
+        computed_on = hardware(gpus) if task.variant.fitted else hardware(gpus, task.devices, worker_count(task))
     manifest = {
         "variant": task.variant.to_json(),
         "recipe": task.recipe.to_json(),

@@ -34,7 +34,7 @@ class FoldTask:
         store: path of the variant's OOF store, already created.
         folds_digest: digest of the fold table, for the manifest.
         seed: of weights, order and augmentation; the fold number is added.
-        threads: of torch and OpenCV; 0 leaves them alone.
+        threads: cores that are this fold's, for threads and processes that load samples; 0 is all of the machine's.
         bar: show Lightning's progress bar; otherwise one line an epoch.
         workers: processes that load and augment samples, on each device; 0 loads between the steps, -1 chooses.
         start: folder of the finished fold whose weights training starts from (`Recipe.init_from` says which they

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import Competition, find_competition
+from cores import core_count
 from folds import cache, split
 from folds.cluster import train_on_cluster
 from folds.fold import run_fold
@@ -32,7 +32,7 @@ def _jobs(asked: int, tasks: int, devices: int) -> int:
     """Folds to train at once: as many as asked, else as the GPUs, or else the cores, are enough for."""
     if asked:
         return min(asked, tasks)
-    available = torch.cuda.device_count() or os.cpu_count() or 1
+    available = torch.cuda.device_count() or core_count()
     return max(1, min(available // devices, tasks))
 
 
@@ -51,7 +51,7 @@ def _run(tasks: list[FoldTask], jobs: int) -> None:
             run_fold(replace(task, bar=sys.stdout.isatty()))
         return
     # each process its share of the cores: two threads for one core slow each other down
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, core_count() // jobs)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     calls = (joblib.delayed(run_fold)(replace(task, threads=threads, bar=False)) for task in tasks)
     for manifest in tqdm(parallel(calls), "folds", len(tasks), unit="fold", disable=None):

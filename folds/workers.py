@@ -15,6 +15,7 @@ import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from command_line import UserError
+from cores import core_count
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ def process_count(jobs: int) -> int:
     """
     if jobs == 0:
         raise UserError("--jobs 0 means nothing: give a number of processes, or -1 for one a core.")
-    return jobs if jobs > 0 else max(1, joblib.cpu_count() + 1 + jobs)
+    return jobs if jobs > 0 else max(1, core_count() + 1 + jobs)
 
 
 @contextmanager

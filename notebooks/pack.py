@@ -14,7 +14,7 @@ from kaggle_client.credentials import Credentials
 ROOT = Path(__file__).parents[1]
 # named one by one, so that nothing else that lies in the folder can travel
 PACKAGES = ("kernels", "models", "folds", "predict", "ensemble", "report", "submit", "kaggle_client", "notebooks")
-MODULES = ("competition.py", "command_line.py", "atomic.py", "provenance.py")
+MODULES = ("competition.py", "command_line.py", "atomic.py", "cores.py", "provenance.py")
 TRAINED_FILES = ("weights.safetensors", "variant.json", "recipe.json", "manifest.json")
 # what the code imports, where that is not the requirement's own name
 _MODULE_OF = {

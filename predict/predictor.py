@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from command_line import UserError
 from competition import Size
+from cores import core_count, thread_count
 from folds.store import LogitStore
 from folds.workers import process_count, run_all
 from predict.blocks import Place, places, raise_unreadable, stacked
@@ -27,7 +27,7 @@ from predict.pipeline import overlapped
 from predict.replicas import Lanes, lanes_of_process
 
 # on a CPU the forward pass has the cores; GPUs must be fed
-DECODERS = max(2, min(16, len(os.sched_getaffinity(0)) // 2))
+DECODERS = max(2, min(16, core_count() // 2))
 # consecutive images that one process takes at a time
 PART_IMAGES = 256
 
@@ -47,7 +47,7 @@ class Share:
     @staticmethod
     def one_of(processes: int, cluster: bool) -> Share:
         """The share of one of some processes of this machine, or of a thread of a cluster's worker."""
-        lanes = 1 if cluster else max(1, len(os.sched_getaffinity(0)) // processes)
+        lanes = 1 if cluster else max(1, min(thread_count(), core_count() // processes))
         return Share(lanes, max(1, min(DECODERS, lanes)))
 
     def lanes_of(self, ready: Lanes) -> int:

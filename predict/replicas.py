@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from command_line import UserError
+from cores import thread_count
 from models import checkpoint
 from models.network_input import normalise
 from models.precision import inference
@@ -103,7 +103,7 @@ class Lanes:
 
     Args:
         members: whose networks.
-        count: lanes; 0 takes one a GPU, else one a core this process may use.
+        count: lanes; 0 takes one a GPU, else one a thread that this process may compute with.
         folds, tta: as `Predictor` takes them.
     """
 
@@ -113,7 +113,7 @@ class Lanes:
         gpus = torch.cuda.device_count()
         devices = [torch.device("cuda", k) for k in range(gpus)] or [torch.device("cpu")]
         copies = [[Predictor(m, device, folds=folds, tta=tta) for m in members] for device in devices]
-        self.count = min(count or gpus, gpus) if gpus else count or len(os.sched_getaffinity(0))
+        self.count = min(count or gpus, gpus) if gpus else count or thread_count()
         self.device = devices[0].type
         self._free: queue.Queue[list[Predictor]] = queue.Queue()
         for k in range(self.count):

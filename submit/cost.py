@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cores import core_count
 from predict.predictor import DECODERS
 
 
@@ -133,8 +133,7 @@ def plan_lines(plan: Plan, free_bytes: int, counts: Sequence[int]) -> list[str]:
         f"    one image: {plan.encode_s * 1e3:.1f} ms; {amount(plan.text_bytes)} of text",
         f"    all images: {duration(plan.images * plan.encode_s)}",
     ]
-    cores = len(os.sched_getaffinity(0))
-    where = count_of(plan.devices, "GPU") if plan.devices else f"{count_of(cores, 'core')}, no GPU"
+    where = count_of(plan.devices, "GPU") if plan.devices else f"{count_of(core_count(), 'core')}, no GPU"
     lines.append(
         f"in all, on this machine ({where}): {duration(plan.seconds())}, {amount(plan.disk_bytes)} of disk "
         f"({amount(free_bytes)} free), {amount(plan.peak_bytes)} of memory"

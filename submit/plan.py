@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import os
 import resource
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ import tyro
 
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
+from cores import core_count
 from ensemble.blend import Blend, find_blend
 from folds.images import list_images
 from folds.store import LogitStore
@@ -86,7 +86,7 @@ def measure(
         images,
         tuple(costs),
         # the first call loads the compiled loop
-        float(np.median(seconds)) / len(os.sched_getaffinity(0)),
+        float(np.median(seconds)) / core_count(),
         text_bytes / len(names),
         torch.cuda.device_count(),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

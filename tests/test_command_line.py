@@ -1,6 +1,14 @@
+from concurrent.futures.process import BrokenProcessPool
+
 import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from command_line import UserError, program
+
+KILLED = (
+    "error: a process was killed, most often for want of memory: run the same command again to go on from here, with "
+    "fewer --jobs where it takes them"
+)
 
 
 @pytest.mark.parametrize(
@@ -9,6 +17,9 @@ from command_line import UserError, program
         (UserError("x is missing: copy it there."), "error: x is missing: copy it there."),
         (PermissionError(13, "Permission denied", "runs"), "error: Permission denied: runs"),
         (OSError(28, "No space left on device"), "error: No space left on device"),
+        (BrokenProcessPool(), KILLED),
+        # what joblib makes of one
+        (TerminatedWorkerError(), KILLED),
         (KeyboardInterrupt(), 130),
     ],
 )

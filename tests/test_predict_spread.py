@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import joblib
 import pytest
 
 from command_line import UserError
+from cores import core_count
 from folds.workers import process_count, run_all
 from predict import predictor
 from predict.predictor import predict
@@ -126,6 +126,6 @@ def test_no_scheduler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_jobs_are_counted_as_joblib_counts_them() -> None:
-    assert [process_count(jobs) for jobs in (1, 3, -1)] == [1, 3, joblib.cpu_count()]
+    assert [process_count(jobs) for jobs in (1, 3, -1)] == [1, 3, core_count()]
     with pytest.raises(UserError, match="--jobs"):
         process_count(0)
