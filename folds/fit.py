@@ -25,6 +25,7 @@ from folds.divergence import LossWatch
 from folds.failures import explained
 from folds.module import SegmentationModule
 from folds.progress import Bar, EpochRecord
+from folds.randomness import SeededEpochs
 from folds.ranks import Rank, run_ranks
 from folds.samples import EpochSampler, Samples, loader
 from folds.start import starting_network
@@ -91,6 +92,7 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
         more: further arguments of the trainer.
     """
     recipe = task.recipe
+    callbacks.append(SeededEpochs(task.seed, task.fold))
     if recipe.patience:
         mode = "max" if recipe.monitor == "val_dice" else "min"
         callbacks.append(EarlyStopping(recipe.monitor, recipe.min_delta, recipe.patience, mode=mode, check_finite=True))

@@ -23,6 +23,13 @@ from models.variants import VARIANTS, Variant
 # a few steps at a high rate: enough to see the loss fall
 QUICK = replace(RECIPES["demo"], epochs=2, batch=2, learning_rate=5e-3, schedule="constant", patience=0, clip=0.0)
 TINY = replace(VARIANTS["a-unet-128"], name="tiny", size=(32, 48), options={"widths": (4, 8)})
+# with dropout and batch norm
+DROPPING = replace(
+    VARIANTS["fpn-regnetx"],
+    name="dropping",
+    size=(32, 64),
+    options={"encoder_depth": 3, "upsampling": 1, "decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
+)
 
 Make = Callable[..., FoldTask]
 
