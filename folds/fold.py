@@ -18,7 +18,7 @@ from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
 from folds.fit import fit_network, set_up, worker_count
 from folds.scoring import full_size_dice
-from folds.start import starting_network
+from folds.start import record_seen, starting_network
 from folds.store import LogitStore
 from folds.task import MANIFEST_FILE, RECIPE_FILE, FoldTask, read_manifest, read_recipe
 from models import checkpoint
@@ -32,13 +32,14 @@ __all__ = ["FoldTask", "read_manifest", "run_fold"]
 
 
 def _begin(task: FoldTask) -> None:
-    """Keep the recipe; a state that another recipe left behind is no state to go on from."""
+    """Keep the recipe and what will be seen; a state that another recipe left behind is no state to go on from."""
     if task.last_state.exists() and read_recipe(task.folder) != task.recipe.to_json():
         print(
             f"{task.label} was begun with another recipe or start: its unfinished training is dropped, it starts anew"
         )
         shutil.rmtree(task.resume_folder)
     atomic.write_json(task.folder / RECIPE_FILE, task.recipe.to_json())
+    record_seen(task)
 
 
 def _write_oof(task: FoldTask, network: torch.nn.Module, device: torch.device) -> np.ndarray:

@@ -97,12 +97,14 @@ class TrainingSet:
         names: image names, sorted.
         digest: identifies the data: 16 hex digits over every image's and mask's name, size in bytes and first and
             last 4 KiB.
+        image_digests: identify each image file whatever its name (`image_digest`), in the order of `names`.
     """
 
     competition: Competition
     data: Path
     names: tuple[str, ...]
     digest: str
+    image_digests: tuple[str, ...]
 
     def image_path(self, name: str) -> Path:
         """Where the image is."""
@@ -123,6 +125,21 @@ def _fingerprint(path: Path) -> bytes:
         head = file.read(4096)
         file.seek(max(0, size - 4096))
         return b"%s %d %s %s\n" % (path.name.encode(), size, head, file.read(4096))
+
+
+# what `image_digest` is: digests of one kind are never compared with those of another
+IMAGE_DIGEST = "blake2b-48 of size and first, middle and last 4 KiB"
+
+
+def image_digest(path: Path) -> str:
+    """12 hex digits that identify an image file whatever its name: over its size, first, middle and last 4 KiB."""
+    size = path.stat().st_size
+    digest = hashlib.blake2b(b"%d " % size, digest_size=6)
+    with path.open("rb") as file:
+        for start in (0, max(0, size // 2 - 2048), max(0, size - 4096)):
+            file.seek(start)
+            digest.update(file.read(4096))
+    return digest.hexdigest()
 
 
 def find_training_set(competition: Competition, data: Path) -> TrainingSet:
@@ -153,7 +170,8 @@ def find_training_set(competition: Competition, data: Path) -> TrainingSet:
         paths = [data / competition.train_dir / n for n in names] + [masks_dir / m for m in sorted(wanted)]
         for part in pool.map(_fingerprint, paths):
             digest.update(part)
-    return TrainingSet(competition, data, tuple(names), digest.hexdigest())
+        image_digests = tuple(pool.map(image_digest, paths[: len(names)]))
+    return TrainingSet(competition, data, tuple(names), digest.hexdigest(), image_digests)
 
 
 def faults(training: TrainingSet) -> Iterable[str]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from command_line import UserError
 from folds import split
 from folds.images import TrainingSet
+from folds.seen import SEEN_FILE, Seen
 from folds.task import MANIFEST_FILE, FoldTask, read_manifest, read_recipe
 from models import checkpoint
 from models.build import build
@@ -30,10 +30,12 @@ class Start:
     Attributes:
         folder: of the finished fold.
         identity: its variant, fold and a digest of its weights, as `Recipe.init_from` keeps it.
+        seen: what the weights have seen; None where the folder is no longer there to tell.
     """
 
     folder: Path
     identity: str
+    seen: Seen | None = None
 
 
 def source_folder(run: Path, fold: int) -> Path:
@@ -57,19 +59,20 @@ def recorded_start(run: Path, fold: int, folder: Path) -> Start | None:
     return Start(source, identity) if identity.startswith(names) else None
 
 
-def find_start(run: Path, fold: int, training: TrainingSet, held_out: list[str], folds_digest: str) -> Start:
+def find_start(
+    run: Path, fold: int, training: TrainingSet, fold_of_image: np.ndarray, folds_digest: str, *, finished: bool = False
+) -> Start:
     """The weights that fold `fold` starts from.
 
     Args:
         run: a variant's run folder, or one fold's.
         fold: the fold that shall be trained.
-        training: its data.
-        held_out: names of the images that it holds out.
-        folds_digest: of its fold table.
+        training, fold_of_image, folds_digest: its images, the (N,) fold of each, and the digest of that table.
+        finished: the fold is trained already: nothing that its start has seen is refused any more.
 
     Raises:
-        UserError: the source is not finished; or its weights have seen, or may have seen, what the fold holds out,
-            which would make its out-of-fold Dice a lie.
+        UserError: the source is not finished; or its weights, or what they were started from, have seen or may have
+            seen what the fold holds out, which would make its out-of-fold Dice a lie.
     """
     source = source_folder(run, fold)
     manifest = read_manifest(source)
@@ -78,14 +81,29 @@ def find_start(run: Path, fold: int, training: TrainingSet, held_out: list[str],
             f"{source} has no {MANIFEST_FILE}, so it is no finished fold to start from: give --init-from a variant's "
             "run folder whose folds are trained (make folds V=...), or one fold's folder."
         )
-    target = f"fold {fold}"
-    table = _table_of(source, manifest)
-    if table is None:
-        _check_by_digests(source, manifest, training.digest, folds_digest, fold)
-    else:
-        _check_by_images(source, manifest, table, training, held_out, target)
-    digest = hashlib.blake2b(_read_weights(source), digest_size=8).hexdigest()
-    return Start(source, f"{manifest['variant']['name']} fold {manifest['fold']} {digest}")
+    identity = f"{manifest['variant']['name']} fold {manifest['fold']} {_digest(_read_weights(source))}"
+    if finished:
+        return Start(source, identity)
+    seen = Seen.read(source) or _seen_without_record(source, manifest, training, fold_of_image, folds_digest)
+    if seen is None:
+        raise UserError(
+            f"{source} has no {SEEN_FILE} that can be compared, so nobody can tell whether its weights have seen what "
+            f"fold {fold} holds out: train that run again, which writes the file, or start from another one."
+        )
+    held_out = np.flatnonzero(fold_of_image == fold)
+    leaks = seen.among(training, held_out, but=Seen.of(training, np.flatnonzero(fold_of_image != fold)))
+    if leaks:
+        through = manifest.get("recipe", {}).get("init_from")
+        raise UserError(
+            f"{source}{f' (itself started from {through})' if through else ''} was trained on {leaks[0]} or its group, "
+            f"which fold {fold} holds out ({len(leaks)} of {len(held_out)} images): start fold {fold} from a run whose "
+            "fold holds them out too."
+        )
+    return Start(source, identity, seen)
+
+
+def _digest(weights: bytes) -> str:
+    return hashlib.blake2b(weights, digest_size=8).hexdigest()
 
 
 def _read_weights(source: Path) -> bytes:
@@ -96,60 +114,36 @@ def _read_weights(source: Path) -> bytes:
         raise UserError(f"{path} is missing: train that fold again, or leave --init-from out.") from None
 
 
-def _table_of(source: Path, manifest: dict[str, Any]) -> pd.DataFrame | None:
-    """The fold table that the source was trained by; None where it does not lie beside it."""
-    path = source.absolute().parent.parent / "folds.csv"
-    if not path.exists():
+def _seen_without_record(
+    source: Path, manifest: dict[str, Any], training: TrainingSet, fold_of_image: np.ndarray, folds_digest: str
+) -> Seen | None:
+    """What a fold from before there were records has seen, if that is certain: trained on this very data, by a split
+    that is known, from no other run's weights. None where it is not."""
+    if manifest.get("data_digest") != training.digest or manifest.get("recipe", {}).get("init_from"):
         return None
-    table = pd.read_csv(path, dtype={"image": str, "group": str})
-    if not {"image", "group", "fold"} <= set(table.columns) or split.digest(table) != manifest.get("folds_digest"):
-        raise UserError(
-            f"{path} is not the split that {source} was trained by, so nobody can tell what its weights have seen: put "
-            "the right folds.csv back, or start from another run."
-        )
-    return table
+    if manifest.get("folds_digest") != folds_digest:
+        path = source.absolute().parent.parent / "folds.csv"
+        if not path.exists():
+            return None
+        table = split.read(path, training)
+        if split.digest(table) != manifest.get("folds_digest"):
+            return None
+        fold_of_image = table["fold"].to_numpy()
+    return Seen.of(training, np.flatnonzero(fold_of_image != manifest["fold"]))
 
 
-def _check_by_images(
-    source: Path,
-    manifest: dict[str, Any],
-    table: pd.DataFrame,
-    training: TrainingSet,
-    held_out: list[str],
-    target: str,
-) -> None:
-    trained = table["fold"] != manifest["fold"]
-    # another view of the same car is as bad
-    seen = set(table["image"][trained]) | set(table["group"][trained])
-    leaks = [name for name in held_out if name in seen or training.competition.group(name) in seen]
-    if leaks:
-        raise UserError(
-            f"{source} was trained on {leaks[0]} or its group, which {target} holds out ({len(leaks)} of "
-            f"{len(held_out)} images): start {target} from a run whose fold holds them out too."
-        )
-    # what the source's own start has seen is only known of what the source holds out
-    unknown = sorted(set(held_out) - set(table["image"]))
-    if unknown and manifest.get("recipe", {}).get("init_from"):
-        raise UserError(
-            f"{source} was itself started from other weights ({manifest['recipe']['init_from']}), which may have seen "
-            f"{unknown[0]}, which {target} holds out: start {target} from a run with the same images."
-        )
+def record_seen(task: FoldTask) -> None:
+    """Write what the fold's weights will have seen, before they see it: once it goes on, its start may be gone.
 
-
-def _check_by_digests(source: Path, manifest: dict[str, Any], data: str, folds: str, fold: int) -> None:
-    same_data = manifest.get("data_digest") == data
-    if same_data and (manifest.get("folds_digest"), manifest.get("fold")) == (folds, fold):
-        return
-    if same_data:
-        raise UserError(
-            f"{source} was trained on the same data with another split or as fold {manifest.get('fold')}, so it has "
-            f"seen images that fold {fold} holds out: start fold {fold} from a run with the same folds.csv."
-        )
-    if manifest.get("recipe", {}).get("init_from"):
-        raise UserError(
-            f"{source} was itself started from other weights ({manifest['recipe']['init_from']}), and no folds.csv "
-            f"beside it tells what they have seen: start fold {fold} from another run."
-        )
+    Where that cannot be told, no record is left.
+    """
+    own = Seen.of(task.training, task.train)
+    if task.start is None:
+        own.write(task.folder)
+    elif task.start_seen is not None:
+        (own | task.start_seen).write(task.folder)
+    elif not task.last_state.exists():
+        (task.folder / SEEN_FILE).unlink(missing_ok=True)
 
 
 def load_start(network: torch.nn.Module, variant: Variant, start: Start) -> None:
@@ -159,7 +153,7 @@ def load_start(network: torch.nn.Module, variant: Variant, start: Start) -> None
         UserError: the weights do not fit, are damaged, or are others than when the fold was planned.
     """
     data = _read_weights(start.folder)
-    if not start.identity.endswith(hashlib.blake2b(data, digest_size=8).hexdigest()):
+    if not start.identity.endswith(_digest(data)):
         raise UserError(f"the weights in {start.folder} have changed meanwhile: run the same command again.")
     state = checkpoint.parse_weights(data, start.folder)
     own = network.state_dict()
@@ -199,10 +193,11 @@ def find_starts(
     network = build(variant, pretrained=False)
     starts: dict[int, Start] = {}
     for fold in folds:
-        start = recorded_start(run, fold, folder / f"fold{fold}")
+        own = folder / f"fold{fold}"
+        start = recorded_start(run, fold, own)
         if start is None:
-            held_out = [training.names[i] for i in np.flatnonzero(fold_of_image == fold)]
-            start = find_start(run, fold, training, held_out, folds_digest)
+            finished = read_manifest(own) is not None
+            start = find_start(run, fold, training, fold_of_image, folds_digest, finished=finished)
             load_start(network, variant, start)
         starts[fold] = start
     return starts

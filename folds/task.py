@@ -15,6 +15,7 @@ from folds.cache import Frames, Truth
 from folds.images import TrainingSet
 from folds.recipes import Recipe
 from models.frame import frame_of
+from folds.seen import Seen
 from models.variants import Variant
 
 MANIFEST_FILE = "manifest.json"
@@ -39,6 +40,7 @@ class FoldTask:
         workers: processes that load and augment samples, on each device; 0 loads between the steps, -1 chooses.
         start: folder of the finished fold whose weights training starts from (`Recipe.init_from` says which they
             are); None starts as the variant says.
+        start_seen: what those weights have seen; None where there are none, or where nobody can tell any more.
         devices: GPUs, or processes on a CPU, that share every batch.
     """
 
@@ -59,6 +61,7 @@ class FoldTask:
     workers: int = -1
     devices: int = 1
     start: Path | None = None
+    start_seen: Seen | None = None
 
     @property
     def label(self) -> str:

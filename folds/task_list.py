@@ -94,6 +94,7 @@ def make_tasks(
             workers=workers,
             devices=devices,
             start=starts[fold].folder if fold in starts else None,
+            start_seen=starts[fold].seen if fold in starts else None,
         )
         for fold in folds
     ]

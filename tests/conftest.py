@@ -45,10 +45,8 @@ def ellipse(seed: int) -> np.ndarray:
     return picture.astype(bool)
 
 
-@pytest.fixture
-def ellipses(tmp_path: Path) -> Path:
-    """A competition folder of Carvana's layout: six "cars" of two views, dark ellipses on a bright ground."""
-    data = tmp_path / "data"
+def write_ellipses(data: Path) -> Path:
+    """Make a competition folder of Carvana's layout: six "cars" of two views, dark ellipses on a bright ground."""
     for folder in ("train", "train_masks"):
         (data / folder).mkdir(parents=True)
     for i, car in enumerate(CARS):
@@ -58,3 +56,9 @@ def ellipses(tmp_path: Path) -> Path:
             cv2.imwrite(str(data / "train" / f"{car}_{view}.jpg"), image)
             write_mask(data / "train_masks" / f"{car}_{view}_mask.gif", mask)
     return data
+
+
+@pytest.fixture
+def ellipses(tmp_path: Path) -> Path:
+    """What `write_ellipses` makes, in a folder of the test's own."""
+    return write_ellipses(tmp_path / "data")

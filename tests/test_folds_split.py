@@ -12,7 +12,7 @@ from folds import split
 from folds.images import TrainingSet
 
 NAMES = tuple(f"{car:012x}_{view:02}.jpg" for car in range(10) for view in (1, 2))
-TRAINING = TrainingSet(COMPETITIONS["carvana"], Path("data"), NAMES, "0" * 16)
+TRAINING = TrainingSet(COMPETITIONS["carvana"], Path("data"), NAMES, "0" * 16, NAMES)
 FOLD = [car % 5 for car in range(10) for _ in (1, 2)]
 
 
