@@ -1,4 +1,4 @@
-"""Folds: groups (cars) are dealt out whole, balanced in mask area; `folds.csv` is the one record of it."""
+"""Folds: groups (cars) stay whole, balanced in images, mask area and groups; `folds.csv` is the one record of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 import atomic
 from command_line import UserError
+from folds.balance import balance
 from folds.images import TrainingSet
 
 COLUMNS = ("image", "group", "fold", "area_px")
@@ -17,10 +18,11 @@ FOLDS = 5
 
 
 def split_groups(groups: np.ndarray, areas_px: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
-    """Deal groups out to folds, as equal as possible in number and in mean mask area.
+    """Assign groups to folds, so that folds are as equal as possible in images, in mean mask area and in groups.
 
     Groups are ranked by mean area and taken in blocks of `folds`; within a block, the group with the largest area
-    goes to the fold whose mean area is smallest so far.
+    goes to the fold whose mean area is smallest so far. Where groups differ in their numbers of images, the result is
+    where `folds.balance` starts from.
 
     Args:
         groups: (N,) group of every image.
@@ -41,7 +43,8 @@ def split_groups(groups: np.ndarray, areas_px: np.ndarray, *, folds: int, seed: 
             "(--folds), or add images."
         )
     rng = np.random.default_rng(seed)
-    mean_area = np.bincount(member, weights=areas_px) / np.bincount(member)
+    images, area = np.bincount(member), np.bincount(member, weights=areas_px)
+    mean_area = area / images
     order = rng.permutation(len(unique))
     order = order[np.argsort(-mean_area[order], kind="stable")]
     totals = np.zeros(folds)
@@ -53,6 +56,8 @@ def split_groups(groups: np.ndarray, areas_px: np.ndarray, *, folds: int, seed: 
         for group, fold in zip(block, ranked, strict=False):
             fold_of_group[group] = fold
             totals[fold] += mean_area[group]
+    if images.min() < images.max():
+        fold_of_group = balance(fold_of_group, images, area, folds=folds, seed=seed)
     return fold_of_group[member]
 
 

@@ -14,8 +14,8 @@ from competition import Size
 from folds.cache import Frames, Truth
 from folds.images import TrainingSet
 from folds.recipes import Recipe
-from models.frame import frame_of
 from folds.seen import Seen
+from models.frame import frame_of
 from models.variants import Variant
 
 MANIFEST_FILE = "manifest.json"
