@@ -33,14 +33,14 @@ _LATER_S = 0.3
 _CHILD = """
 import sys
 from pathlib import Path
-from predict.replicas import Lanes
+from predict.replicas import ReplicaPool
 from predict.members import find_members
 from predict.predictor import predict
 root, folder, store, height, width = *map(Path, sys.argv[1:4]), int(sys.argv[4]), int(sys.argv[5])
 member = find_members(root, [sys.argv[6]], 1)[0]
-lanes = Lanes([member])
+pool = ReplicaPool([member])
 print("ready", flush=True)
-predict(member, sorted(p.name for p in folder.iterdir()), folder, (height, width), lanes=lanes, store=store)
+predict(member, sorted(p.name for p in folder.iterdir()), folder, (height, width), pool=pool, store=store)
 """
 
 

@@ -1,6 +1,6 @@
 """`python -m benchmarks.predict`: from JPEG files to stored logits, against the forward passes alone.
 
-Both go through the same batches on the same lanes; for the forward passes alone the batches lie in memory already.
+Both go through the same batches on the same replicas; for the forward passes alone the batches lie in memory already.
 Weights are random: speed does not depend on them. Small networks are also timed as they are used, with five folds and
 a flip.
 """
@@ -32,7 +32,7 @@ from models.image_file import ImageFile
 from models.variants import Variant, find_variant
 from predict.members import Member, find_members
 from predict.predictor import predict
-from predict.replicas import Lanes
+from predict.replicas import ReplicaPool
 
 RESNET18_UNET = Variant(
     name="unet-resnet18", network="smp", architecture="Unet", encoder="resnet18", size=(512, 768), recipe="demo", tta=()
@@ -52,34 +52,34 @@ def random_member(root: Path, variant: Variant, folds: int = 1, tta: tuple[str, 
     return find_members(root, [changed.name], folds)[0]
 
 
-def forward_alone_s(lanes: Lanes, batches: Sequence[np.ndarray]) -> float:
-    """Seconds to pass `batches` through the networks, as many at a time as there are lanes."""
+def forward_alone_s(pool: ReplicaPool, batches: Sequence[np.ndarray]) -> float:
+    """Seconds to pass `batches` through the networks, as many at a time as there are replicas."""
 
     def forward(batch: np.ndarray) -> None:
-        with lanes.take() as (predictor,):
-            predictor.logits(batch)
+        with pool.take() as (replica,):
+            replica.logits(batch)
 
-    with lanes.running(), ThreadPoolExecutor(lanes.count, initializer=lanes.set_up) as pool:
+    with pool.running(), ThreadPoolExecutor(pool.count, initializer=pool.set_up) as threads:
         start = time.perf_counter()
-        list(pool.map(forward, batches))
+        list(threads.map(forward, batches))
         return time.perf_counter() - start
 
 
 def compare(member: Member, names: Sequence[str], folder: Path, size: Size, rounds: int) -> None:
     """Print end-to-end and forward-alone time of one network, measured in alternation."""
-    lanes = Lanes([member])
-    batch = lanes.batch(member.variant)
+    pool = ReplicaPool([member])
+    batch = pool.batch(member.variant)
     frames = np.stack([member.frame.load(folder / name, size)[0] for name in names])
     batches = [frames[k : k + batch] for k in range(0, len(frames), batch)]
-    forward_alone_s(lanes, batches[: lanes.count])
+    forward_alone_s(pool, batches[: pool.count])
     alone, whole, cpu_ratios = [], [], []
     for k in range(rounds):
         cpu_start = time.process_time()
-        alone.append(forward_alone_s(lanes, batches))
+        alone.append(forward_alone_s(pool, batches))
         cpu_between = time.process_time()
         store = member.folder / f"round{k}.zarr"
         start = time.perf_counter()
-        predict(member, names, folder, size, lanes=lanes, store=store)
+        predict(member, names, folder, size, pool=pool, store=store)
         whole.append(time.perf_counter() - start)
         cpu_ratios.append((time.process_time() - cpu_between) / (cpu_between - cpu_start))
         shutil.rmtree(store)

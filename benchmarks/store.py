@@ -27,7 +27,7 @@ from folds.logit_code import dequantise, quantise
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
 from predict.members import find_members
-from predict.replicas import Predictor
+from predict.replicas import Replica
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def main(
     exact: list[float] = []
     stored: list[float] = []
     for k, folder in enumerate(member.folds):
-        alone = Predictor(
+        alone = Replica(
             type(member)(member.folder, member.variant, (folder,), member.folds_digest, member.data_digest, "")
         )
         for p in tqdm(chosen[fold[chosen] == k], desc=f"fold {k}", unit="image", disable=None):

@@ -21,7 +21,7 @@ from predict.blocks import Place, places, raise_unreadable
 from predict.photographs import PhotographLogits, load, network_logits
 from predict.pipeline import overlapped
 from predict.predictor import DECODERS
-from predict.replicas import Lanes
+from predict.replicas import ReplicaPool
 
 # what the folder's masks were made with
 STATE_FILE = "made_with.json"
@@ -67,7 +67,7 @@ def main(
     missing = [name for name in names if not all(path.exists() for path in outputs(name))]
     faults: list[tuple[Place, UserError]] = []
     if missing:
-        lanes = Lanes(chosen.members)
+        pool = ReplicaPool(chosen.members)
 
         def keep(result: PhotographLogits) -> None:
             logits = replace(chosen, frames=tuple(result.frames)).logits(result.planes, result.size, result.images)
@@ -76,17 +76,17 @@ def main(
                 write_png(paths[1], cut_out(decode(folder / result.name), logits))
             write_png(paths[0], (logits > 0).astype(np.uint8) * np.uint8(255))
 
-        with tqdm(total=len(missing), desc="mask", unit="image", disable=None) as bar, lanes.running():
+        with tqdm(total=len(missing), desc="mask", unit="image", disable=None) as bar, pool.running():
             faults = overlapped(
-                places(names, missing, batch or min(lanes.batch(m.variant) for m in chosen.members)),
+                places(names, missing, batch or min(pool.batch(m.variant) for m in chosen.members)),
                 load=lambda place: load(folder / place.name, chosen.frames, chosen.image_frames),
-                forward=lambda photographs: network_logits(lanes, photographs),
+                forward=lambda photographs: network_logits(pool, photographs),
                 keep=keep,
                 advance=bar.update,
-                lanes=lanes.count,
+                replicas=pool.count,
                 decoders=DECODERS,
                 writers=2 if cutout else 1,
-                lane_setup=lanes.set_up,
+                thread_setup=pool.set_up,
             )
     unreadable = [*strangers, *((place.name, fault) for place, fault in faults)]
     done = len(names) - len(faults)

@@ -28,9 +28,8 @@ from folds.cache import Frames, Truth
 from folds.images import find_training_set
 from folds.scoring import full_size_dice
 from models import checkpoint
-from models.network_input import normalise
-from models.precision import inference
-from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms, transformed_logits
+from models.prediction import torch_network
+from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms
 from predict.members import Member, find_members
 
 TTA_FILE = "tta.json"
@@ -66,17 +65,13 @@ def dice_of_sets(
     scores = np.full((len(fold), len(sets)), np.nan)
     with tqdm(total=len(fold), desc=f"measure {member.name}", unit="image", disable=None) as bar:
         for k, folder in enumerate(member.folds):
-            network = checkpoint.load(folder)[0].to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = torch_network(checkpoint.load(folder)[0], member.variant, device)
             held_out = np.flatnonzero(fold == k)
             for start in range(0, len(held_out), batch):
                 positions = held_out[start : start + batch]
-                images = torch.from_numpy(np.stack([frames.image(int(p)) for p in positions])).to(device)
-                with torch.inference_mode(), inference(device):
-                    inputs = normalise(images, member.variant)
-                    logits = {
-                        name: transformed_logits(network, inputs, transform)[:, 0].cpu().numpy()
-                        for name, transform in used.items()
-                    }
+                inputs = network.inputs(np.stack([frames.image(int(p)) for p in positions]))
+                undone = network.logits_of(inputs, list(used.values()))
+                logits = {name: planes[:, 0].cpu().numpy() for name, planes in zip(used, undone, strict=True)}
                 for s, some in enumerate(sets):
                     mean = np.mean(np.stack([logits[transform.name] for transform in some]), axis=0)
                     for plane, p in zip(np.asarray(mean), positions, strict=True):

@@ -253,13 +253,13 @@ def find_transforms(expressions: Sequence[str]) -> list[Transform]:
     return list(found.values())
 
 
-def transformed_logits(network: torch.nn.Module, batch: Batch, transform: Transform) -> Batch:
+def transformed_logits(network: Callable[[Batch], Batch], batch: Batch, transform: Transform) -> Batch:
     """The network's logits through one transform, (N, K, h, w) float32, on the pixels of `batch` (N, C, h, w)."""
     size = (batch.shape[-2], batch.shape[-1])
     return transform.invert(network(transform.apply(batch)).float(), size)
 
 
-def mean_logits(network: torch.nn.Module, batch: Batch, transforms: Sequence[Transform]) -> Batch:
+def mean_logits(network: Callable[[Batch], Batch], batch: Batch, transforms: Sequence[Transform]) -> Batch:
     """Mean over `transforms` of the network's logits.
 
     Args:

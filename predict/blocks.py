@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,14 @@ def places(names: Sequence[str], wanted: Sequence[str], batch: int) -> Iterator[
         some = [Place(name, slot, len(block)) for slot, name in enumerate(block) if name in among]
         if some:
             yield some
+
+
+def names_of(images: Sequence[tuple[Place, Any]]) -> list[str]:
+    """The names of a block's images by slot; "" for those that are not among `images`."""
+    names = [""] * images[0][0].length
+    for place, _ in images:
+        names[place.slot] = place.name
+    return names
 
 
 def stacked(images: Sequence[tuple[Place, np.ndarray]]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Batches that shrink when the device's memory does not hold them."""
+"""Out-of-memory back-off: batches that shrink when the device's memory does not hold them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from command_line import UserError
 
 
-class Halving:
+class MemoryBackoff:
     """Calls `forward` on whole batches, and on halves, quarters, ... of them once one did not fit the memory.
 
     What did not fit is not tried again: the limit found holds for later batches too.

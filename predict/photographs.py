@@ -14,8 +14,8 @@ import numpy as np
 from competition import Size
 from models.frame import Frame
 from models.image_file import ImageFile
-from predict.blocks import Place, stacked
-from predict.replicas import Lanes
+from predict.blocks import Place, names_of, stacked
+from predict.replicas import ReplicaPool
 from predict.tiles import predict_in_tiles
 
 # tiles of one photograph a forward pass
@@ -76,20 +76,17 @@ class PhotographLogits:
     images: dict[Frame, np.ndarray] = field(default_factory=dict)
 
 
-def network_logits(lanes: Lanes, photographs: Sequence[tuple[Place, Photograph]]) -> list[PhotographLogits]:
+def network_logits(pool: ReplicaPool, photographs: Sequence[tuple[Place, Photograph]]) -> list[PhotographLogits]:
     """Pass some photographs of one block through every member's networks, in tiles where one needs that."""
     results = [PhotographLogits(place.name, p.size, images=dict(p.inputs)) for place, p in photographs]
-    block_names = [""] * photographs[0][0].length
-    for place, _ in photographs:
-        block_names[place.slot] = place.name
-    with lanes.take() as predictors:
-        for predictor in predictors:
-            frame = predictor.frame
+    with pool.take() as replicas:
+        for replica in replicas:
+            frame = replica.frame
             whole = [(place, p.inputs[frame]) for place, p in photographs if not _in_tiles(frame, p.size)]
-            logits = predictor.logits(stacked(whole), block_names) if whole else np.empty(0)
+            logits = replica.logits(stacked(whole), names_of(photographs)) if whole else np.empty(0)
             for result, (place, photograph) in zip(results, photographs, strict=True):
                 if _in_tiles(frame, photograph.size):
-                    forward = partial(predictor.logits, names=[place.name] * _TILES)
+                    forward = partial(replica.logits, names=[place.name] * _TILES)
                     tiled = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
                     # tiles are put together at the photograph's own size
                     result.planes.append(tiled[0])

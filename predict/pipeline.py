@@ -25,14 +25,14 @@ def streamed(
     keep: Callable[[Result], Kept],
     faults: list[tuple[Item, UserError]],
     advance: Callable[[int], Any] = lambda count: None,
-    lanes: int = 1,
+    replicas: int = 1,
     decoders: int = 2,
     writers: int = 1,
-    lane_setup: Callable[[], None] | None = None,
+    thread_setup: Callable[[], None] | None = None,
 ) -> Iterator[Kept]:
     """Take blocks of items through three stages, each in threads of its own.
 
-    At most `2 * lanes + 3` blocks are under way, whatever their number, so memory does not grow with it.
+    At most `2 * replicas + 3` blocks are under way, whatever their number, so memory does not grow with it.
 
     Args:
         blocks: what one forward pass takes, block after block.
@@ -41,9 +41,9 @@ def streamed(
         keep: stores or finishes one result.
         faults: takes the items that could not be loaded, in order, each with its fault.
         advance: called with the number of items that are through, or set aside.
-        lanes: forward passes at once.
+        replicas: forward passes at once.
         decoders, writers: threads of the first and of the last stage.
-        lane_setup: called first in each thread of the middle stage.
+        thread_setup: called first in each thread of the middle stage.
 
     Yields:
         What `keep` returns, in the order of the items.
@@ -55,7 +55,7 @@ def streamed(
     passing: deque[tuple[int, Future[list[Result]]]] = deque()
     keeping: deque[tuple[int, list[Future[Kept]]]] = deque()
     decode_pool = ThreadPoolExecutor(decoders)
-    lane_pool = ThreadPoolExecutor(lanes, initializer=lane_setup)
+    forward_pool = ThreadPoolExecutor(replicas, initializer=thread_setup)
     write_pool = ThreadPoolExecutor(writers)
 
     def through() -> Iterator[Kept]:
@@ -79,8 +79,8 @@ def streamed(
                 faults.append((item, error))
                 advance(1)
         if ready:
-            passing.append((len(ready), lane_pool.submit(lambda: list(forward(ready)))))
-        while len(passing) > lanes + 1:
+            passing.append((len(ready), forward_pool.submit(lambda: list(forward(ready)))))
+        while len(passing) > replicas + 1:
             yield from passed()
 
     # one image a thread: OpenCV's own threads would fight the network's
@@ -89,7 +89,7 @@ def streamed(
     try:
         for block in blocks:
             loading.append([(item, decode_pool.submit(load, item)) for item in block])
-            while len(loading) > lanes:
+            while len(loading) > replicas:
                 yield from loaded()
         while loading:
             yield from loaded()
@@ -98,7 +98,7 @@ def streamed(
         while keeping:
             yield from through()
     finally:
-        for pool in (decode_pool, lane_pool, write_pool):
+        for pool in (decode_pool, forward_pool, write_pool):
             pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(threads)
 

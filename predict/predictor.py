@@ -21,10 +21,10 @@ from competition import Size
 from cores import core_count, thread_count
 from folds.store import LogitStore
 from folds.workers import process_count, run_all
-from predict.blocks import Place, places, raise_unreadable, stacked
+from predict.blocks import Place, names_of, places, raise_unreadable, stacked
 from predict.members import TEST_STORE, Member
 from predict.pipeline import overlapped
-from predict.replicas import Lanes, lanes_of_process
+from predict.replicas import ReplicaPool, pool_of_process
 
 # on a CPU the forward pass has the cores; GPUs must be fed
 DECODERS = max(2, min(16, core_count() // 2))
@@ -37,22 +37,22 @@ class Share:
     """What a process may use of its machine.
 
     Attributes:
-        lanes: forward passes at once on a CPU; GPUs are all taken. 0 is a core each.
+        replicas: forward passes at once on a CPU; GPUs are all taken. 0 is a core each.
         decoders: threads that read images.
     """
 
-    lanes: int = 0
+    replicas: int = 0
     decoders: int = DECODERS
 
     @staticmethod
     def one_of(processes: int, cluster: bool) -> Share:
         """The share of one of some processes of this machine, or of a thread of a cluster's worker."""
-        lanes = 1 if cluster else max(1, min(thread_count(), core_count() // processes))
-        return Share(lanes, max(1, min(DECODERS, lanes)))
+        replicas = 1 if cluster else max(1, min(thread_count(), core_count() // processes))
+        return Share(replicas, max(1, min(DECODERS, replicas)))
 
-    def lanes_of(self, ready: Lanes) -> int:
-        """How many of these lanes may be taken at once."""
-        return ready.count if ready.device == "cuda" or not self.lanes else min(self.lanes, ready.count)
+    def replicas_of(self, pool: ReplicaPool) -> int:
+        """How many of a pool's replicas may be taken at once."""
+        return pool.count if pool.device == "cuda" or not self.replicas else min(self.replicas, pool.count)
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,17 @@ class _Task:
     def load(self, place: Place) -> np.ndarray:
         return self.member.frame.load(self.folder / place.name, self.size)[0]
 
-    def run(self, parts: Sequence[Sequence[str]], bar: tqdm | None = None, lanes: Lanes | None = None) -> list[_Fault]:
+    def run(
+        self, parts: Sequence[Sequence[str]], bar: tqdm | None = None, pool: ReplicaPool | None = None
+    ) -> list[_Fault]:
         """Predict what is missing of some parts of the list of images; returns the images that cannot be read."""
-        ready = lanes or lanes_of_process([self.member])
+        ready = pool or pool_of_process([self.member])
         wanted = self.store.missing_of([name for part in parts for name in part])
         batch = self.batch or ready.batch(self.member.variant)
 
         def forward(images: list[tuple[Place, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-            block_names = [""] * images[0][0].length
-            for place, _ in images:
-                block_names[place.slot] = place.name
-            with ready.take() as (predictor,):
-                planes = predictor.logits(stacked(images), block_names)
+            with ready.take() as (replica,):
+                planes = replica.logits(stacked(images), names_of(images))
             for place, _ in images:
                 yield place.name, planes[place.slot]
 
@@ -91,9 +90,9 @@ class _Task:
                 forward=forward,
                 keep=lambda result: self.store.write(*result),
                 advance=bar.update if bar is not None else lambda count: None,
-                lanes=self.share.lanes_of(ready),
+                replicas=self.share.replicas_of(ready),
                 decoders=self.share.decoders,
-                lane_setup=ready.set_up,
+                thread_setup=ready.set_up,
             )
         return [(place.name, fault) for place, fault in faults]
 
@@ -113,7 +112,7 @@ def predict(
     size: Size,
     *,
     batch: int = 0,
-    lanes: Lanes | None = None,
+    pool: ReplicaPool | None = None,
     decoders: int = DECODERS,
     store: Path | None = None,
     jobs: int = 1,
@@ -127,7 +126,7 @@ def predict(
         folder: where the images are.
         size: the size (height, width) every image must have.
         batch: images a forward pass; 0 chooses. The logits' last bits may depend on it.
-        lanes: the member's networks, if they are loaded already; for a single process.
+        pool: the member's networks, if they are loaded already; for a single process.
         decoders: threads that read images; for a single process.
         store: where to keep the logits instead.
         jobs: processes, as joblib counts them. One has a thread for each core, or for each GPU.
@@ -165,7 +164,7 @@ def predict(
     with tqdm(total=len(missing), desc=f"predict {member.name}", unit="image", disable=None) as bar:
         if processes == 1 and not cluster:
             task = _Task(member, folder, size, kept, batch, Share(decoders=decoders))
-            faults = task.run(parts, bar, lanes or Lanes([member]))
+            faults = task.run(parts, bar, pool or ReplicaPool([member]))
         else:
             task = _Task(member, folder, size, kept, batch, Share.one_of(processes, bool(cluster)))
 

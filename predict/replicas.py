@@ -15,18 +15,17 @@ import torch
 from command_line import UserError
 from cores import thread_count
 from models import checkpoint
-from models.network_input import normalise
-from models.precision import inference
-from models.tta import find_transforms, mean_logits
+from models.prediction import RUNTIMES, PredictingNetwork
+from models.tta import find_transforms
 from models.variants import Variant
 from predict.members import Member
-from predict.memory_backoff import Halving
+from predict.memory_backoff import MemoryBackoff
 
 # a forward pass takes about this many pixels; enough to be efficient, little enough for any machine
 _BATCH_PX = {"cpu": 1 << 20, "cuda": 1 << 23}
 
 
-class Predictor:
+class Replica:
     """A member's networks, ready to predict. May be called from several threads if `device` is the CPU.
 
     Args:
@@ -34,6 +33,7 @@ class Predictor:
         device: where to run; the GPU if there is one by default.
         folds: use only the first so many of its folds; 0 uses all.
         tta: test-time augmentations instead of the variant's own.
+        runtime: what computes the networks; a key of `models.prediction.RUNTIMES`.
     """
 
     def __init__(
@@ -43,27 +43,24 @@ class Predictor:
         *,
         folds: int = 0,
         tta: Sequence[str] | None = None,
+        runtime: str = "torch",
     ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.variant = member.variant
         self.frame = member.frame
         self._transforms = find_transforms(self.variant.tta if tta is None else tta)
         self._folders = member.folds[: folds or None]
-        self._networks = [
-            checkpoint.load(folder)[0].to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for folder in self._folders
-        ]
-        self._halving = Halving(self._mean, member.name)
+        make = RUNTIMES[runtime]
+        self._networks = [make(checkpoint.load(folder)[0], self.variant, self.device) for folder in self._folders]
+        self._backoff = MemoryBackoff(self._mean, member.name)
 
-    @torch.inference_mode()
-    def _mean(self, images: np.ndarray, networks: Sequence[torch.nn.Module] = ()) -> np.ndarray:
-        batch = normalise(torch.from_numpy(images).to(self.device), self.variant)
-        networks = networks or self._networks
-        with inference(self.device):
-            total = mean_logits(networks[0], batch, self._transforms)
-            for network in networks[1:]:
-                total = total + mean_logits(network, batch, self._transforms)
-        mean: np.ndarray = (total / len(networks)).cpu().numpy()
+    def _mean(self, images: np.ndarray, networks: Sequence[PredictingNetwork] = ()) -> np.ndarray:
+        first, *others = networks or self._networks
+        inputs = first.inputs(images)
+        total = first.mean_logits(inputs, self._transforms)
+        for network in others:
+            total = total + network.mean_logits(inputs, self._transforms)
+        mean: np.ndarray = (total / (1 + len(others))).cpu().numpy()
         return mean
 
     def logits(self, images: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
@@ -81,30 +78,30 @@ class Predictor:
             UserError: a network gives NaN or infinity; the message names it and the image. Or memory does not even
                 hold one image.
         """
-        logits = self._halving(images)
+        logits = self._backoff(images)
         finite = np.isfinite(logits).reshape(len(logits), -1).all(1)
         if not finite.all():
             k = int(finite.argmin())
             image = names[k] if k < len(names) else f"image {k} of the batch"
             alone = zip(self._folders, self._networks, strict=True)
-            guilty = [f for f, network in alone if not np.isfinite(self._mean(images[k : k + 1], [network])).all()]
+            diverged = [f for f, network in alone if not np.isfinite(self._mean(images[k : k + 1], [network])).all()]
             raise UserError(
-                f"the network {(guilty or self._folders)[0]} gives NaN or infinity for {image}: it diverged in "
+                f"the network {(diverged or self._folders)[0]} gives NaN or infinity for {image}: it diverged in "
                 "training; train the fold again with a lower learning rate, or in float32."
             )
         return logits
 
 
-class Lanes:
-    """Copies of some members' networks, one a forward pass that may run at a time.
+class ReplicaPool:
+    """Replicas of some members' networks: one a forward pass that may run at a time.
 
-    On GPUs, a lane is a GPU. On a CPU, a lane is a core: a forward pass has one thread and all lanes share the
+    On GPUs, a replica is a GPU's. On a CPU, it is a core's: a forward pass has one thread and all replicas share the
     weights, which is as fast as one pass with all threads, and gives the same bits on any number of cores.
 
     Args:
         members: whose networks.
-        count: lanes; 0 takes one a GPU, else one a thread that this process may compute with.
-        folds, tta: as `Predictor` takes them.
+        count: of replicas; 0 takes one a GPU, else one a thread that this process may compute with.
+        folds, tta: as `Replica` takes them.
     """
 
     def __init__(
@@ -112,30 +109,30 @@ class Lanes:
     ) -> None:
         gpus = torch.cuda.device_count()
         devices = [torch.device("cuda", k) for k in range(gpus)] or [torch.device("cpu")]
-        copies = [[Predictor(m, device, folds=folds, tta=tta) for m in members] for device in devices]
+        copies = [[Replica(m, device, folds=folds, tta=tta) for m in members] for device in devices]
         self.count = min(count or gpus, gpus) if gpus else count or thread_count()
         self.device = devices[0].type
-        self._free: queue.Queue[list[Predictor]] = queue.Queue()
+        self._free: queue.Queue[list[Replica]] = queue.Queue()
         for k in range(self.count):
             self._free.put(copies[k % len(copies)])
 
     @contextmanager
-    def take(self) -> Iterator[list[Predictor]]:
-        """The members' predictors of a free lane, in the order of the members."""
-        predictors = self._free.get()
+    def take(self) -> Iterator[list[Replica]]:
+        """The members' networks of a free replica, in the order of the members."""
+        replica = self._free.get()
         try:
-            yield predictors
+            yield replica
         finally:
-            self._free.put(predictors)
+            self._free.put(replica)
 
     def set_up(self) -> None:
-        """To be called in each thread that will take a lane."""
+        """To be called in each thread that will take a replica."""
         if self.device == "cpu":
             torch.set_num_threads(1)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While this is open, this process's torch has as many threads a pass as the lanes want."""
+        """While this is open, this process's torch has as many threads a pass as the replicas want."""
         threads = torch.get_num_threads()
         self.set_up()
         try:
@@ -149,14 +146,14 @@ class Lanes:
 
 
 _lock = threading.Lock()
-_kept: dict[tuple[str, ...], Lanes] = {}
+_kept: dict[tuple[str, ...], ReplicaPool] = {}
 
 
-def lanes_of_process(members: Sequence[Member]) -> Lanes:
+def pool_of_process(members: Sequence[Member]) -> ReplicaPool:
     """The members' networks, kept in this process for its next task; those of other members are let go."""
     key = tuple(f"{member.folder} {member.weights_digest}" for member in members)
     with _lock:
         if key not in _kept:
             _kept.clear()
-            _kept[key] = Lanes(members)
+            _kept[key] = ReplicaPool(members)
         return _kept[key]

@@ -17,7 +17,7 @@ class MemberCost:
         name: the member's.
         passes: forward passes an image: folds times transforms, by their pixels.
         decode_s: of one thread.
-        forward_s: all passes, on all lanes of this machine together.
+        forward_s: all passes, by all replicas on this machine together.
         end_to_end_s: from the file to the store, everything beside each other.
         disk_bytes: stored.
     """

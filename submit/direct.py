@@ -20,10 +20,10 @@ from command_line import UserError
 from ensemble.blend import Blend
 from folds.workers import process_count, run_all
 from models.frame import Frame, load_for
-from predict.blocks import Place, places, raise_unreadable, stacked
+from predict.blocks import Place, names_of, places, raise_unreadable, stacked
 from predict.pipeline import streamed
 from predict.predictor import Share
-from predict.replicas import Lanes, lanes_of_process
+from predict.replicas import ReplicaPool, pool_of_process
 from submit.spool import write_all
 from submit.stream import SubmissionStream
 
@@ -57,7 +57,7 @@ class Direct:
         return load_for(frames, self.folder / place.name, self.stream.size)[0]
 
     def rows(
-        self, shards: Sequence[int], faults: list[_Fault], lanes: Lanes | None = None, bar: tqdm | None = None
+        self, shards: Sequence[int], faults: list[_Fault], pool: ReplicaPool | None = None, bar: tqdm | None = None
     ) -> Iterator[tuple[str, bytes]]:
         """The rows (name, run-length text) of some shards, in order.
 
@@ -66,24 +66,21 @@ class Direct:
                 shards are made.
             faults: takes the images that cannot be read; unless they become empty rows, which then come last, theirs
                 are lacking.
-            lanes: the members' networks, if they are loaded already.
+            pool: the members' networks, if they are loaded already.
             bar: is advanced.
         """
-        ready = lanes or lanes_of_process(self.blend.members)
+        ready = pool or pool_of_process(self.blend.members)
         batch = min(ready.batch(member.variant) for member in self.blend.members)
 
         needed = self.blend.image_frames(self.stream.size)
 
         def forward(images: list[tuple[Place, dict[Frame, np.ndarray]]]) -> Iterator[_Passed]:
-            block_names = [""] * images[0][0].length
-            for place, _ in images:
-                block_names[place.slot] = place.name
-            with ready.take() as predictors:
+            with ready.take() as replicas:
                 logits = [
-                    predictor.logits(
-                        stacked([(place, inputs[predictor.frame]) for place, inputs in images]), block_names
+                    replica.logits(
+                        stacked([(place, inputs[replica.frame]) for place, inputs in images]), names_of(images)
                     )
-                    for predictor in predictors
+                    for replica in replicas
                 ]
             for place, inputs in images:
                 yield (
@@ -106,10 +103,10 @@ class Direct:
                 keep=keep,
                 faults=unread,
                 advance=bar.update if bar is not None else lambda count: None,
-                lanes=self.share.lanes_of(ready),
+                replicas=self.share.replicas_of(ready),
                 decoders=self.share.decoders,
                 writers=self.share.decoders,
-                lane_setup=ready.set_up,
+                thread_setup=ready.set_up,
             )
         faults += [(place.name, fault) for place, fault in unread]
         if not self.empty:
@@ -184,7 +181,7 @@ def write_direct(
     with tqdm(total=stream.count, desc="predict and encode", unit="row", disable=None) as bar:
         bar.update(stream.count - sum(len(stream.shard_names(k)) for k in missing))
         if missing and not spread:
-            write_all(stream, work.rows(missing, faults, Lanes(blend.members), bar))
+            write_all(stream, work.rows(missing, faults, ReplicaPool(blend.members), bar))
         elif missing:
 
             def pending() -> list[int]:

@@ -28,7 +28,7 @@ from models.frame import load_for
 from models.tta import find_transforms
 from predict.members import Member
 from predict.predictor import predict
-from predict.replicas import Lanes
+from predict.replicas import ReplicaPool
 from submit.cost import MemberCost, Plan, plan_lines
 
 
@@ -36,20 +36,20 @@ def measure_member(
     member: Member, names: Sequence[str], folder: Path, size: Size, scratch: Path, folds: int, tta: Sequence[str] | None
 ) -> tuple[MemberCost, LogitStore]:
     """Take some images the whole way with one member; returns what one costs, and the store under `scratch`."""
-    lanes = Lanes([member], folds=folds, tta=tta)
-    batch = lanes.batch(member.variant)
+    pool = ReplicaPool([member], folds=folds, tta=tta)
+    batch = pool.batch(member.variant)
     start = time.perf_counter()
     images = [member.frame.load(folder / name, size)[0] for name in names[:batch]]
     decode_s = (time.perf_counter() - start) / len(images)
     # kernels are chosen and memory is fetched in the first passes
-    predict(member, names[: batch * lanes.count], folder, size, lanes=lanes, store=scratch / f"{member.name}-first")
+    predict(member, names[: batch * pool.count], folder, size, pool=pool, store=scratch / f"{member.name}-first")
     block = np.stack(images)
-    with lanes.running(), lanes.take() as (predictor,):
+    with pool.running(), pool.take() as (replica,):
         start = time.perf_counter()
-        predictor.logits(block)
-        forward_s = (time.perf_counter() - start) / len(block) / lanes.count
+        replica.logits(block)
+        forward_s = (time.perf_counter() - start) / len(block) / pool.count
     start = time.perf_counter()
-    store = predict(member, names, folder, size, lanes=lanes, store=scratch / member.name)
+    store = predict(member, names, folder, size, pool=pool, store=scratch / member.name)
     end_to_end_s = (time.perf_counter() - start) / len(names)
     disk_bytes = sum(entry.stat().st_size for entry in store.path.glob("c.*")) / len(names)
     transforms = find_transforms(member.variant.tta if tta is None else tta)

@@ -12,7 +12,7 @@ from models.frame import Frame, frame_of
 from models.image_file import decode
 from predict.blocks import Place
 from predict.photographs import load, network_logits
-from predict.replicas import Lanes
+from predict.replicas import ReplicaPool
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))
@@ -73,12 +73,12 @@ def test_a_stacker_sees_the_photograph_in_tiles_too(photographs: Path, tmp_path:
     stacker = save_stacker(root, members, image=True)
     out = tmp_path / "out"
     call(root.parent, photographs, out)
-    lanes = Lanes(members)
+    pool = ReplicaPool(members)
     # larger than the network that pads, in tiles at its own size; and smaller, where the network sees it padded
     for name, grid in (("large.jpg", Frame((300, 411))), ("small.png", Frame(UNET.size))):
         photograph = load(photographs / name, [UNET_FRAME, PADS_FRAME])
-        with lanes.running():
-            (logits,) = network_logits(lanes, [(Place(name, 0, 1), photograph)])
+        with pool.running():
+            (logits,) = network_logits(pool, [(Place(name, 0, 1), photograph)])
         assert stacker.image_frame(logits.frames) == grid
         whole = decode(photographs / name)
         image = whole if grid.size == whole.shape[:2] else UNET_FRAME.load(photographs / name)[0]
@@ -115,7 +115,7 @@ def test_the_mask_is_the_weighted_sum_of_the_members_at_the_photographs_size(run
     call(runs, tmp_path / "in", tmp_path / "out")
     blend = find_blend(runs / "studio", "blend")
     total = np.full((300, 411), -0.1, np.float32)
-    with Lanes(blend.members).take() as predictors:
+    with ReplicaPool(blend.members).take() as predictors:
         for predictor, weight in zip(predictors, (0.7, 0.3), strict=True):
             image, size = predictor.frame.load(tmp_path / "in" / "a.jpg")
             total += np.float32(weight) * predictor.frame.invert(predictor.logits(image[None])[0, 0], size)

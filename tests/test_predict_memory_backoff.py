@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from command_line import UserError
-from predict.memory_backoff import Halving
+from predict.memory_backoff import MemoryBackoff
 
 
 class Memory:
@@ -24,7 +24,7 @@ class Memory:
 
 def test_a_batch_that_does_not_fit_is_halved_with_a_warning_and_the_limit_stays() -> None:
     memory = Memory(3)
-    forward = Halving(memory, "unet")
+    forward = MemoryBackoff(memory, "unet")
     images = np.arange(11.0)
     with pytest.warns(UserWarning, match="a batch of 11 images of unet does not fit .* going on with 6"):
         np.testing.assert_array_equal(forward(images), images * 2)
@@ -37,7 +37,7 @@ def test_a_batch_that_does_not_fit_is_halved_with_a_warning_and_the_limit_stays(
 
 def test_one_image_that_does_not_fit_is_an_error() -> None:
     with pytest.warns(UserWarning), pytest.raises(UserError, match="one image at a time of unet does not fit"):
-        Halving(Memory(0), "unet")(np.zeros(2))
+        MemoryBackoff(Memory(0), "unet")(np.zeros(2))
 
 
 def test_other_errors_pass() -> None:
@@ -45,4 +45,4 @@ def test_other_errors_pass() -> None:
         raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        Halving(broken, "unet")(np.zeros(4))
+        MemoryBackoff(broken, "unet")(np.zeros(4))

@@ -18,7 +18,7 @@ from models import checkpoint
 from predict.blocks import UnreadableImagesError, places
 from predict.pipeline import overlapped
 from predict.predictor import predict
-from predict.replicas import Lanes, Predictor
+from predict.replicas import Replica, ReplicaPool
 from tests.synthetic_runs import UNET, save_member, write_photograph
 
 ROOT = Path(__file__).parent.parent
@@ -40,9 +40,9 @@ def chunks(store: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one lane and one decoder write in one go."""
+    """What one replica and one decoder write in one go."""
     member = save_member(tmp_path_factory.mktemp("reference"), UNET)
-    store = predict(member, NAMES, images, SIZE, batch=4, lanes=Lanes([member], 1), decoders=1)
+    store = predict(member, NAMES, images, SIZE, batch=4, pool=ReplicaPool([member], 1), decoders=1)
     assert store.missing() == []
     return chunks(store.path)
 
@@ -72,12 +72,12 @@ def test_what_is_stored_is_the_mean_over_folds_and_flips(
     assert chunks(store.path) == expected
 
 
-@pytest.mark.parametrize(("lanes", "decoders"), [(2, 2), (3, 1)])
+@pytest.mark.parametrize(("count", "decoders"), [(2, 2), (3, 1)])
 def test_threads_do_not_change_a_byte(
-    images: Path, expected: dict[str, bytes], tmp_path: Path, lanes: int, decoders: int
+    images: Path, expected: dict[str, bytes], tmp_path: Path, count: int, decoders: int
 ) -> None:
     member = save_member(tmp_path, UNET)
-    store = predict(member, NAMES, images, SIZE, batch=4, lanes=Lanes([member], lanes), decoders=decoders)
+    store = predict(member, NAMES, images, SIZE, batch=4, pool=ReplicaPool([member], count), decoders=decoders)
     assert chunks(store.path) == expected
 
 
@@ -179,10 +179,10 @@ def test_nan_names_the_image_and_the_network(images: Path, tmp_path: Path) -> No
 def test_fewer_folds_and_other_transforms_may_be_asked_for(tmp_path: Path) -> None:
     member = save_member(tmp_path, UNET)
     image = np.random.default_rng(0).integers(0, 255, (1, *UNET.size, 3), np.uint8)
-    both = Predictor(member, tta=())
-    first = Predictor(member, folds=1, tta=())
+    both = Replica(member, tta=())
+    first = Replica(member, folds=1, tta=())
     assert not np.allclose(first.logits(image), both.logits(image))
-    assert not np.allclose(first.logits(image), Predictor(member, folds=1).logits(image))
+    assert not np.allclose(first.logits(image), Replica(member, folds=1).logits(image))
 
 
 def test_blocks_keep_their_shape_whatever_is_missing() -> None:
@@ -220,7 +220,7 @@ def test_no_more_than_a_few_blocks_are_under_way() -> None:
         forward=lambda block: [value + 1 for _, value in block],
         keep=keep,
         advance=done.append,
-        lanes=2,
+        replicas=2,
     )
     assert sorted(kept) == [2 * k + 1 for k in range(200) if k % 10 != 3]
     assert [item for item, _ in faults] == list(range(3, 200, 10))
@@ -235,5 +235,5 @@ def test_an_error_in_a_late_stage_ends_the_run() -> None:
 
     with pytest.raises(OSError, match="disk full"):
         overlapped(
-            [[k] for k in range(50)], load=int, forward=lambda b: [1], keep=keep, advance=lambda _: None, lanes=2
+            [[k] for k in range(50)], load=int, forward=lambda b: [1], keep=keep, advance=lambda _: None, replicas=2
         )

@@ -19,7 +19,7 @@ from folds.logit_code import KNEE, SCALE
 from folds.store import LogitStore
 from kernels.rle import decode, encode_logits_text, parse
 from models.frame import Frame
-from predict.replicas import Predictor
+from predict.replicas import Replica
 from submit import make
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
@@ -55,7 +55,7 @@ def call(case: tuple[Path, Path], **options: object) -> dict[str, str]:
 def exact_blends(case: tuple[Path, Path]) -> dict[str, np.ndarray]:
     """Full-size logits of every image, never rounded, of the blocks that the shards are cut into."""
     blend = find_blend(case[1] / "studio", "blend")
-    predictors = [Predictor(member) for member in blend.members]
+    predictors = [Replica(member) for member in blend.members]
     blends = {}
     for start in range(0, len(NAMES), SHARD_ROWS):
         names = NAMES[start : start + SHARD_ROWS]
