@@ -76,7 +76,7 @@ def _windows(
     for position in positions:
         # an image's windows depend on nothing but the image, however the work is spread
         rng = np.random.default_rng((seed, position))
-        planes = on_grid([store.read(names[position])[0] for store in stores], frames, grid, full)
+        planes = on_grid([store.head(names[position]) for store in stores], frames, grid, full)
         coverage = grid.apply_mask(rle.decode(truth.of(position), full))
         picture = None if pictures is None else pictures.image(position)
         signs = (planes > 0).sum(0)

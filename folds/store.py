@@ -78,6 +78,10 @@ class LogitStore:
         self.names: list[str] = self.attributes.pop("names")
         self._code = {"knee": self.attributes["knee"], "scale": self.attributes["scale"]}
         self._index = {name: i for i, name in enumerate(self.names)}
+        # stores of networks whose heads have one plane each do not say so
+        heads = self.attributes.get("heads", ["mask"])
+        ends = np.cumsum([0, *self.attributes.get("head_planes", [1] * len(heads))])
+        self._planes = {head: slice(int(a), int(b)) for head, a, b in zip(heads, ends[:-1], ends[1:], strict=True)}
         blosc_codec = next(codec for codec in array.compressors if isinstance(codec, BloscCodec))
         self._level: int = blosc_codec.clevel
 
@@ -231,6 +235,24 @@ class LogitStore:
             )
         codes = np.frombuffer(blosc.decompress(data[:-_CRC_BYTES]), "<i2").reshape(self.shape)
         return dequantise(codes, **self._code)
+
+    def head(self, name: str, head: str = "mask") -> np.ndarray:
+        """One image's logits of one head.
+
+        Args:
+            name: of the image.
+            head: its name, as the store's attribute `heads` lists it.
+
+        Returns:
+            (h, w) float32, or (c, h, w) for a head of c > 1 planes.
+
+        Raises:
+            UserError: as `read`, or the store has no such head.
+        """
+        if head not in self._planes:
+            raise UserError(f"{self.path} holds no head {head!r}, but {', '.join(self._planes)}.")
+        planes = self.read(name)[self._planes[head]]
+        return planes[0] if len(planes) == 1 else planes
 
     def missing(self) -> list[str]:
         """Names of the images not written yet, in the store's order."""

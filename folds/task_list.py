@@ -71,7 +71,7 @@ def make_tasks(
         training.names,
         (variant.out_channels, *variant.size),
         variant=variant.name,
-        heads=[head.name for head in variant.heads],
+        **variant.head_attributes(),
         tta=list(variant.tta),
         data_digest=training.digest,
         folds_digest=digest,

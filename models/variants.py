@@ -64,6 +64,32 @@ class Variant:
         """Planes of the output, all heads together."""
         return sum(head.channels for head in self.heads)
 
+    def head_attributes(self) -> dict[str, list[str] | list[int]]:
+        """What a logit store says of the heads; how many planes each has only where one has several."""
+        attributes: dict[str, list[str] | list[int]] = {"heads": [head.name for head in self.heads]}
+        if any(head.channels > 1 for head in self.heads):
+            attributes["head_planes"] = [head.channels for head in self.heads]
+        return attributes
+
+    def planes_of(self, head: str = "mask") -> slice:
+        """Where a head's logits are among the planes of the output.
+
+        Raises:
+            UserError: the network has no such head; the message lists those it has.
+
+        >>> VARIANTS["unet-resnet18"].planes_of("mask")
+        slice(0, 1, None)
+        """
+        start = 0
+        for own in self.heads:
+            if own.name == head:
+                return slice(start, start + own.channels)
+            start += own.channels
+        raise UserError(
+            f"{self.name} has no head {head!r}; its heads: {', '.join(own.name for own in self.heads)} "
+            "(models/variants.py)."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping from which `from_json` makes an equal variant."""
         return asdict(self)

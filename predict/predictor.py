@@ -145,7 +145,7 @@ def predict(
         names,
         (member.variant.out_channels, *member.variant.size),
         variant=member.name,
-        heads=[head.name for head in member.variant.heads],
+        **member.variant.head_attributes(),
         tta=list(member.variant.tta),
         weights_digest=member.weights_digest,
         frame_version=member.frame.version(size),

@@ -37,7 +37,7 @@ class StoredMasks:
 
     def planes(self, image: str) -> list[np.ndarray]:
         """The networks' logits of an image, (h, w) float32 each at its own size."""
-        return [store.read(image)[0] for store in self.stores]
+        return [store.head(image) for store in self.stores]
 
     def each(self, planes: Sequence[np.ndarray]) -> np.ndarray:
         """(M, H, W) bool: every network's own full-size mask."""

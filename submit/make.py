@@ -53,7 +53,7 @@ class _Blender:
             if name in self.empty:
                 yield name, b""
                 continue
-            planes = [store.read(name)[0] for store in self.stores]
+            planes = [store.head(name) for store in self.stores]
             images = load_for(frames, self.folder / name, stream.size)[0] if frames else {}
             yield name, self.blend.row(planes, stream.size, stream.order, images)
 

@@ -79,7 +79,7 @@ def measure(
         start = time.perf_counter()
         frames = blend.image_frames(competition.size)
         images_of = load_for(frames, folder / name, competition.size)[0] if frames else {}
-        planes = [store.read(name)[0] for store in stores]
+        planes = [store.head(name) for store in stores]
         text_bytes += len(blend.row(planes, competition.size, competition.order, images_of))
         seconds.append(time.perf_counter() - start)
     return Plan(

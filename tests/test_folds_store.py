@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from command_line import UserError
 from folds.logit_code import KNEE, LIMIT, SCALE, dequantise, quantise
 from folds.store import LogitStore
+from models.variants import VARIANTS, Head
 
 NAMES = [f"{i}.jpg" for i in range(6)]
 SHAPE = (2, 12, 20)
@@ -80,6 +82,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from folds.store import LogitStore
+from models.variants import VARIANTS, Head
 Path.replace = lambda self, other: os.kill(os.getpid(), 9)
 LogitStore.open(Path(sys.argv[1])).write("1.jpg", np.zeros((2, 12, 20), np.float32))
 """
@@ -176,3 +179,25 @@ def test_of_two_that_make_the_same_store_at_once_the_first_one_stays(
     store = make(tmp_path)
     assert store.missing() == NAMES[1:]
     assert [path.name for path in tmp_path.iterdir()] == ["oof.zarr"]
+
+
+def test_heads_are_read_by_name(tmp_path: Path) -> None:
+    variant = replace(VARIANTS["unet-resnet18"], heads=(Head("normals", 3), Head("mask"), Head("depth")))
+    logits = np.random.default_rng(0).normal(size=(5, 7, 9)).astype(np.float32)
+    store = LogitStore.create(tmp_path / "oof.zarr", ["a.jpg"], (5, 7, 9), **variant.head_attributes())
+    store.write("a.jpg", logits)
+    back = LogitStore.open(store.path)
+    for head in ("normals", "mask", "depth"):
+        planes = back.read("a.jpg")[variant.planes_of(head)]
+        np.testing.assert_array_equal(back.head("a.jpg", head), planes if head == "normals" else planes[0])
+    assert back.head("a.jpg").shape == (7, 9)
+    with pytest.raises(UserError, match="holds no head 'make', but normals, mask, depth"):
+        back.head("a.jpg", "make")
+    with pytest.raises(UserError, match="has no head 'make'; its heads: normals, mask, depth"):
+        variant.planes_of("make")
+
+
+def test_stores_from_before_heads_were_named_hold_a_mask(tmp_path: Path) -> None:
+    store = LogitStore.create(tmp_path / "oof.zarr", ["a.jpg"], (1, 7, 9))
+    store.write("a.jpg", np.ones((1, 7, 9), np.float32))
+    np.testing.assert_array_equal(store.head("a.jpg"), store.read("a.jpg")[0])
