@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from cores import core_count, thread_count
 from folds import optimisation
 from folds.augment import Augmentation
+from folds.batch_norm import share_statistics
 from folds.cache import CachedFrames
 from folds.devices import set_threads
 from folds.divergence import LossWatch
@@ -106,7 +107,7 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
             process_group_backend="nccl" if gpus else "gloo",
             # the encoders have layers whose output no decoder reads
             find_unused_parameters=True,
-            # the statistics are alike on all GPUs by synchronised batch norm
+            # the statistics are alike on all devices, as they come from the whole batch (share_statistics)
             broadcast_buffers=False,
         )
     return lightning.Trainer(
@@ -116,7 +117,6 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
         accelerator="cuda" if gpus else "cpu",
         devices=gpus or task.devices,
         strategy=strategy,
-        sync_batchnorm=bool(gpus) and task.devices > 1,
         # the sampler knows its rank
         use_distributed_sampler=False,
         logger=[TensorBoardLogger(task.folder, name="", version="tensorboard")],
@@ -171,7 +171,8 @@ def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int)
 def _train_as_rank(task: FoldTask, gpus: list[int], rank: Rank) -> dict[str, Any]:
     set_up(task)
     with explained(task):
-        return _train(task, starting_network(task), gpus, rank.index)
+        network = share_statistics(starting_network(task), on_gpu=bool(gpus))
+        return _train(task, network, gpus, rank.index)
 
 
 def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> dict[str, Any]:
