@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 
 from competition import Size
@@ -76,18 +75,24 @@ class SegmentationModule(lightning.LightningModule):
     def on_validation_start(self) -> None:
         """No weights that a loss was lost with are validated or saved."""
         self._watch.flush()
+        # of this process: loss times images, Dice, images
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: Batch, index: int) -> torch.Tensor:
-        """Log the loss at the network's size and the Dice at the competition's. Returns the logits."""
+        """Add up the loss at the network's size and the Dice at the competition's. Returns the logits."""
         logits, loss = self._logits_and_loss(batch, self.network)
         self._watch.add(loss, batch[2], phase="validation", epoch=self.current_epoch, batch=index)
         planes = logits[:, 0].float().cpu().numpy()
         self._watch.flush()
         scores = [self._dice(plane, int(position)) for plane, position in zip(planes, batch[2], strict=True)]
-        count = len(scores)
-        self.log("val_loss", loss, batch_size=count, sync_dist=True)
-        self.log("val_dice", float(np.mean(scores)), prog_bar=True, batch_size=count, sync_dist=True)
+        self._sums += self._sums.new_tensor([float(loss) * len(scores), sum(scores), len(scores)])
         return logits
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all held-out images, however many of them each process had."""
+        loss, dice, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        self.log("val_loss", loss / count)
+        self.log("val_dice", dice / count, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""
