@@ -22,9 +22,9 @@ from competition import COMPETITIONS
 from ensemble.index import DisagreementIndex
 from ensemble.stacking import DiceWeights, GreedySelection
 from ensemble.voting import LINEAR
-from folds.cache import Truth
 from folds.scoring import dice_of
 from folds.store import LogitStore
+from folds.truth import Truth
 from kernels import rle
 from kernels.rle import encode_logits_text
 from models.frame import Frame

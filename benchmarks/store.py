@@ -21,11 +21,13 @@ from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import find_competition
-from folds import cache, split
+from folds import split
 from folds.images import find_training_set
+from folds.inputs import load_inputs
 from folds.logit_code import dequantise, quantise
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
+from folds.truth import load_truth
 from predict.members import find_members
 from predict.replicas import Replica
 
@@ -100,8 +102,8 @@ def main(
     training = find_training_set(facts, data or facts.default_data())
     fold = split.read(root / "folds.csv", training)["fold"].to_numpy()
     member = find_members(root, [variant], int(fold.max()) + 1)[0]
-    known = cache.truth(training, root / "cache")
-    frames = cache.frames(training, member.frame, known, root / "cache")
+    known = load_truth(training, root / "cache")
+    frames = load_inputs(training, member.frame, {"mask": known}, root / "cache")
 
     chosen = np.linspace(0, len(fold) - 1, min(scored or len(fold), len(fold))).astype(int)
     planes: list[np.ndarray] = []

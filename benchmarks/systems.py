@@ -21,11 +21,12 @@ import tyro
 from command_line import UserError, program
 from competition import find_competition
 from ensemble.selection import figures
-from folds import cache, split
+from folds import split
 from folds.images import find_training_set
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
 from folds.task import read_manifest
+from folds.truth import load_truth
 from models.frame import frame_of
 from models.variants import Variant, find_variant
 from predict.members import OOF_STORE
@@ -101,7 +102,7 @@ class Table:
     def __init__(self, competition: str, data: Path, root: Path) -> None:
         self._root = root
         self._training = find_training_set(find_competition(competition), data)
-        self._truth = cache.truth(self._training, root / "cache")
+        self._truth = load_truth(self._training, root / "cache")
         self._groups = self._training.groups()
         path = root / "folds.csv"
         self._fold = split.read(path, self._training)["fold"].to_numpy() if path.exists() else None

@@ -28,10 +28,12 @@ from lightning.pytorch.callbacks import Callback
 
 from command_line import UserError, program
 from competition import find_competition
-from folds import cache, fit, optimisation
+from folds import fit, optimisation
 from folds.images import find_training_set
+from folds.inputs import DecodedInputs, Inputs, load_inputs
 from folds.plan import plan_of
 from folds.task import FoldTask
+from folds.truth import load_truth
 from models.build import build, parameter_count
 from models.frame import frame_of
 from models.losses import find_loss
@@ -133,19 +135,19 @@ def _task(
 ) -> FoldTask:
     facts = find_competition(competition)
     training = find_training_set(facts, data)
-    truth = cache.truth(training, folder / "cache")
+    truth = load_truth(training, folder / "cache")
     frame = frame_of(variant)
     # at the full size, and so at a GPU's own pace, the data is read from JPEG
-    frames: cache.Frames = cache.DecodedFrames(training, frame, truth)
+    inputs: Inputs = DecodedInputs(training, frame, {"mask": truth})
     if variant.fit == "resize":
-        frames = cache.frames(training, frame, truth, folder / "cache")
+        inputs = load_inputs(training, frame, {"mask": truth}, folder / "cache")
     recipe = plan_of(variant, "", {"batch": batch} if batch else {})
     if recipe.batch > len(training.names):
         raise UserError(f"{data} has {len(training.names)} images, fewer than a batch: --batch 4 works.")
     return FoldTask(
         training=training,
-        truth=truth,
-        frames=frames,
+        truths={"mask": truth},
+        inputs=inputs,
         variant=variant,
         # one batch a step in both loops
         recipe=replace(recipe, accumulate=1, ema=0.0, patience=0, epochs=10**6, schedule="constant"),

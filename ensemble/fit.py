@@ -35,8 +35,8 @@ from ensemble.selection import (
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS
 from ensemble.voting import Combination, combination_of
-from folds import cache
 from folds.images import TrainingSet, find_training_set, list_images
+from folds.inputs import Inputs, load_inputs
 from predict.members import parse_members
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
@@ -122,14 +122,21 @@ def main(
     candidates = evaluate_all(index, fold)
     linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
     stackers: dict[str, ConvStacker] = {}
-    pictures: cache.Frames | None = None
+    pictures: Inputs | None = None
     for stacker_name, asked in ((conv.NAME, conv_stacker), (conv.IMAGE_NAME, conv_stacker_image)):
         if not asked and blend != stacker_name:
             continue
         looks = stacker_name == conv.IMAGE_NAME
-        pictures = cache.frames(training, grid_of(able_frames), known, root / "cache", jobs=jobs) if looks else None
+        if looks:
+            pictures = load_inputs(training, grid_of(able_frames), {"mask": known}, root / "cache", jobs=jobs)
         candidate, stackers[stacker_name] = evaluate_stacker(
-            linear, *able, fold, make=partial(ConvStacker, image=looks), name=stacker_name, pictures=pictures, jobs=jobs
+            linear,
+            *able,
+            fold,
+            make=partial(ConvStacker, image=looks),
+            name=stacker_name,
+            pictures=pictures if looks else None,
+            jobs=jobs,
         )
         candidates.append(candidate)
     by_name = {candidate.name: candidate for candidate in candidates}

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from competition import Size
 from ensemble.voting import vote_mask
-from folds.cache import Truth
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
+from folds.truth import Truth
 from kernels.blend import disagreement, open_counts
 from kernels.rle import decode
 from models.frame import Frame

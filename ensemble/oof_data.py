@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from command_line import UserError
-from folds import cache, split
-from folds.cache import Truth
+from folds import split
 from folds.images import TrainingSet
 from folds.store import LogitStore
+from folds.truth import Truth, load_truth
 from models.frame import Frame
 from predict.members import Member, find_members
 
@@ -90,5 +90,5 @@ def find_evidence(root: Path, training: TrainingSet, wanted: list[str] | None, *
                 f"{store.path} holds other images than {training.data} ({len(strangers)} differ, {min(strangers)} "
                 "first): train that variant again."
             )
-    truth = cache.truth(training, root / "cache", jobs=jobs)
+    truth = load_truth(training, root / "cache", jobs=jobs)
     return Evidence(training, truth, fold, training.groups(), members, stores)

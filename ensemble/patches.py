@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
-from folds.cache import Frames, Truth
+from folds.inputs import Inputs
 from folds.store import LogitStore
+from folds.truth import Truth
 from kernels import rle
 from models.frame import Frame
 
@@ -67,7 +68,7 @@ def _windows(
     each: int,
     side_px: int,
     seed: int,
-    pictures: Frames | None,
+    pictures: Inputs | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cv2.setNumThreads(1)
     grid = grid_of(frames)
@@ -107,7 +108,7 @@ def gather(
     total: int = 8000,
     side_px: int = 64,
     seed: int = 0,
-    pictures: Frames | None = None,
+    pictures: Inputs | None = None,
     jobs: int = -1,
 ) -> Patches:
     """Draw windows from stored out-of-fold logits, most of them around pixels where networks disagree.

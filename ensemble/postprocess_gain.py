@@ -14,8 +14,9 @@ from competition import Size
 from ensemble.postprocess import STEPS, Step, apply_kept
 from ensemble.selection import bootstrap_interval
 from ensemble.voting import LINEAR, Combination
-from folds.cache import Frames, Truth
+from folds.inputs import Inputs
 from folds.store import LogitStore
+from folds.truth import Truth
 from kernels import rle
 from kernels.dice import dice_runs
 from models.frame import Frame
@@ -32,7 +33,7 @@ def _blend_runs(
     positions: range,
     full: Size,
     combine: Combination,
-    pictures: Frames | None,
+    pictures: Inputs | None,
 ) -> list[np.ndarray]:
     cv2.setNumThreads(1)
     masks = []
@@ -100,7 +101,7 @@ def measure(
     groups: np.ndarray,
     *,
     combine: Combination = LINEAR,
-    pictures: Frames | None = None,
+    pictures: Inputs | None = None,
     jobs: int = -1,
 ) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     """The nested Dice gain of every step over a blend's full-size out-of-fold masks.

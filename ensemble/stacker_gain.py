@@ -15,9 +15,10 @@ from ensemble.conv_stacker import NAME
 from ensemble.index import fold_rows
 from ensemble.patches import Patches, gather
 from ensemble.selection import Candidate
-from folds.cache import Frames, Truth
+from folds.inputs import Inputs
 from folds.scoring import dice_of
 from folds.store import LogitStore
+from folds.truth import Truth
 from models.frame import Frame
 
 _CHUNK = 8
@@ -51,7 +52,7 @@ def _dice(
     truth: Truth,
     full: Size,
     fold: np.ndarray,
-    pictures: Frames | None,
+    pictures: Inputs | None,
     positions: range,
 ) -> list[float]:
     cv2.setNumThreads(1)
@@ -76,7 +77,7 @@ def evaluate_stacker(
     *,
     make: Callable[[], Made],
     name: str = NAME,
-    pictures: Frames | None = None,
+    pictures: Inputs | None = None,
     jobs: int = -1,
 ) -> tuple[Candidate, Made]:
     """Fit a stacker within each fold's complement and on everything.

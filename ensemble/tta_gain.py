@@ -23,10 +23,11 @@ import provenance
 from command_line import UserError, program
 from competition import Size, find_competition
 from ensemble.selection import bootstrap_interval
-from folds import cache, split
-from folds.cache import Frames, Truth
+from folds import split
 from folds.images import find_training_set
+from folds.inputs import Inputs, load_inputs
 from folds.scoring import full_size_dice
+from folds.truth import Truth, load_truth
 from models import checkpoint
 from models.prediction import torch_network
 from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms
@@ -38,7 +39,7 @@ _BATCH = 8
 
 def dice_of_sets(
     member: Member,
-    frames: Frames,
+    frames: Inputs,
     known: Truth,
     fold: np.ndarray,
     full: Size,
@@ -61,6 +62,7 @@ def dice_of_sets(
         (N, sets) Dice.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mask = member.variant.planes_of("mask")
     used = {transform.name: transform for some in sets for transform in some}
     scores = np.full((len(fold), len(sets)), np.nan)
     with tqdm(total=len(fold), desc=f"measure {member.name}", unit="image", disable=None) as bar:
@@ -71,7 +73,7 @@ def dice_of_sets(
                 positions = held_out[start : start + batch]
                 inputs = network.inputs(np.stack([frames.image(int(p)) for p in positions]))
                 undone = network.logits_of(inputs, list(used.values()))
-                logits = {name: planes[:, 0].cpu().numpy() for name, planes in zip(used, undone, strict=True)}
+                logits = {name: planes[:, mask][:, 0].cpu().numpy() for name, planes in zip(used, undone, strict=True)}
                 for s, some in enumerate(sets):
                     mean = np.mean(np.stack([logits[transform.name] for transform in some]), axis=0)
                     for plane, p in zip(np.asarray(mean), positions, strict=True):
@@ -93,7 +95,7 @@ def _entry(some: Sequence[Transform], size: Size, dice: np.ndarray, plain: np.nd
 
 def value_of_transforms(
     member: Member,
-    frames: Frames,
+    frames: Inputs,
     known: Truth,
     fold: np.ndarray,
     groups: np.ndarray,
@@ -199,8 +201,8 @@ def main(
             f"{member.folder} was trained on other data than {training.data} holds now: put that data back, or train "
             "in another runs folder."
         )
-    known = cache.truth(training, root / "cache", jobs=jobs)
-    frames = cache.frames(training, member.frame, known, root / "cache", jobs=jobs)
+    known = load_truth(training, root / "cache", jobs=jobs)
+    frames = load_inputs(training, member.frame, {"mask": known}, root / "cache", jobs=jobs)
     result = value_of_transforms(member, frames, known, fold, training.groups(), facts.size, chosen)
     facts_of_run = {
         "weights_digest": member.weights_digest,

@@ -20,10 +20,11 @@ from cores import core_count, thread_count
 from folds import optimisation
 from folds.augment import Augmentation
 from folds.batch_norm import share_statistics
-from folds.cache import CachedFrames
 from folds.devices import set_threads
 from folds.divergence import LossWatch
 from folds.failures import explained
+from folds.heads import MASK_HEAD
+from folds.inputs import CachedInputs
 from folds.module import SegmentationModule
 from folds.progress import Bar, EpochRecord
 from folds.randomness import SeededEpochs
@@ -48,7 +49,7 @@ def worker_count(task: FoldTask) -> int:
     if torch.cuda.is_available():
         return max(1, min(_MOST_WORKERS, cores // task.devices - 1))
     # on a CPU the network needs the cores, and cached frames cost next to nothing
-    return 0 if isinstance(task.frames, CachedFrames) or min(cores, thread_count()) // task.devices < 2 else 1
+    return 0 if isinstance(task.inputs, CachedInputs) or min(cores, thread_count()) // task.devices < 2 else 1
 
 
 def set_up(task: FoldTask) -> None:
@@ -61,7 +62,7 @@ def set_up(task: FoldTask) -> None:
 
 def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
     seed = task.seed + task.fold
-    samples = Samples(task.frames, Augmentation(task.recipe.augment, seed) if train else None)
+    samples = Samples(task.inputs, Augmentation(task.recipe.augment, seed) if train else None)
     sampler = EpochSampler(
         task.train if train else task.held_out,
         seed=seed,
@@ -136,7 +137,7 @@ def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
     precision = optimisation.precision(task.recipe)
     watch = LossWatch(task.folder, task.training.names, task.label, task.recipe, precision)
     full = task.training.competition.size
-    return SegmentationModule(network, task.variant, task.recipe, frame_of(task.variant), task.truth, full, watch)
+    return SegmentationModule(network, task.variant, task.recipe, frame_of(task.variant), task.truths, full, watch)
 
 
 def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
@@ -145,7 +146,9 @@ def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int)
     best = ModelCheckpoint(
         task.resume_folder, filename="best", monitor="val_dice", mode="max", save_last=True, save_top_k=2
     )
-    record = EpochRecord(task.folder, task.label, lines=not task.bar)
+    record = EpochRecord(
+        task.folder, task.label, lines=not task.bar, mask_plane=task.variant.planes_of(MASK_HEAD).start
+    )
     trainer = make_trainer(task, gpus, [best, record])
     state = task.last_state
     try:

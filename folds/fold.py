@@ -17,6 +17,7 @@ from folds.devices import hardware, lease
 from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
 from folds.fit import fit_network, set_up, worker_count
+from folds.heads import MASK_HEAD
 from folds.scoring import full_size_dice
 from folds.start import record_seen, starting_network
 from folds.store import LogitStore
@@ -24,9 +25,8 @@ from folds.task import MANIFEST_FILE, RECIPE_FILE, FoldTask, read_manifest, read
 from models import checkpoint
 from models.build import parameter_count
 from models.frame import frame_of
-from models.network_input import normalise
-from models.precision import inference
-from models.tta import find_transforms, mean_logits
+from models.prediction import torch_network
+from models.tta import find_transforms
 
 __all__ = ["FoldTask", "read_manifest", "run_fold"]
 
@@ -46,19 +46,17 @@ def _write_oof(task: FoldTask, network: torch.nn.Module, device: torch.device) -
     """Write the held-out images' logits; return their full-size Dice as they read back from the store."""
     store = LogitStore.open(task.store)
     transforms = find_transforms(task.variant.tta)
-    network = network.to(device).eval()
+    predicting = torch_network(network, task.variant, device)
     frame, full = frame_of(task.variant), task.training.competition.size
     scores = []
     for start in range(0, len(task.held_out), task.recipe.batch):
         positions = task.held_out[start : start + task.recipe.batch]
-        images = np.stack([task.frames.image(int(p)) for p in positions])
-        with torch.inference_mode(), inference(device):
-            batch = normalise(torch.from_numpy(images).to(device), task.variant)
-            logits = mean_logits(network, batch, transforms).cpu().numpy()
+        inputs = predicting.inputs(np.stack([task.inputs.image(int(p)) for p in positions]))
+        logits = predicting.mean_logits(inputs, transforms).cpu().numpy()
         for position, planes in zip(positions, logits, strict=True):
             name = task.training.names[position]
             store.write(name, planes)
-            scores.append(full_size_dice(store.read(name)[0], frame, task.truth.of(int(position)), full))
+            scores.append(full_size_dice(store.head(name), frame, task.truths[MASK_HEAD].of(int(position)), full))
     return np.array(scores)
 
 
@@ -81,7 +79,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
     with lease(task.devices) as gpus, explained(task):
         network = starting_network(task)
         if task.variant.fitted:
-            network.fit(task.frames.mask(int(p)) for p in task.train)  # type: ignore[operator]
+            network.fit(task.inputs.target(int(p)) for p in task.train)  # type: ignore[operator]
             facts: dict[str, Any] = {}
         else:
             facts = fit_network(task, network, gpus)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 
 from competition import Size
 from folds import optimisation
-from folds.cache import Truth
 from folds.divergence import LossWatch
+from folds.heads import HEADS, HeadTruth
 from folds.recipes import Recipe
-from folds.scoring import full_size_dice
 from models.frame import Frame
 from models.losses import find_loss
 from models.network_input import normalise
@@ -30,7 +30,7 @@ class SegmentationModule(lightning.LightningModule):
     Args:
         network: maps (N, C, h, w) to logits (N, K, h, w).
         variant, recipe: what it is, how it is trained.
-        frame, truth, full: what full-size validation Dice needs.
+        frame, truths, full: what full-size scores of each head need.
         watch: is shown every loss.
     """
 
@@ -40,7 +40,7 @@ class SegmentationModule(lightning.LightningModule):
         variant: Variant,
         recipe: Recipe,
         frame: Frame,
-        truth: Truth,
+        truths: Mapping[str, HeadTruth],
         full: Size,
         watch: LossWatch,
     ) -> None:
@@ -49,19 +49,35 @@ class SegmentationModule(lightning.LightningModule):
         self._variant = variant
         self._recipe = recipe
         self._watch = watch
+        self._heads = [head.name for head in variant.heads]
+        self._planes = {head: variant.planes_of(head) for head in self._heads}
+
+        def score(head: str, planes: np.ndarray, position: int) -> float:
+            single = planes[0] if len(planes) == 1 else planes
+            return HEADS[head].score(single, frame, truths[head].of(position), full)
+
         # a function, since averaging the weights copies the module, and a copy of the truth is large
-        self._dice = lambda plane, position: full_size_dice(plane, frame, truth.of(position), full)
+        self._score = score
         # its method and not the network itself: validation, and all that comes after, would be compiled again for its
         # own mode and sizes, and a module's copies, as averaging makes one, would be compiled too
         self._compiled = torch.compile(self.network.forward) if recipe.compile else None
-        self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = find_loss(recipe.loss)
+        self._losses = {head: find_loss(recipe.losses.get(head, recipe.loss)) for head in self._heads}
 
     def _logits_and_loss(
         self, batch: Batch, network: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks, _ = batch
+        images, targets, _ = batch
         logits = network(normalise(images, self._variant))
-        return logits, self._loss(logits.float(), masks[:, None].float() / 255)
+        # (N, h, w) of one plane, (N, h, w, K) of several
+        wanted = (targets[:, None] if targets.ndim == 3 else targets.permute(0, 3, 1, 2)).float() / 255
+        total: torch.Tensor | None = None
+        for head, planes in self._planes.items():
+            loss = self._losses[head](logits[:, planes].float(), wanted[:, planes])
+            weight = self._recipe.loss_weights.get(head, 1.0)
+            loss = loss if weight == 1 else weight * loss
+            total = loss if total is None else total + loss
+        assert total is not None
+        return logits, total
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """One step's loss, a scalar."""
@@ -75,24 +91,31 @@ class SegmentationModule(lightning.LightningModule):
     def on_validation_start(self) -> None:
         """No weights that a loss was lost with are validated or saved."""
         self._watch.flush()
-        # of this process: loss times images, Dice, images
-        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        # of this process: loss times images, each head's score, images
+        self._sums = torch.zeros(2 + len(self._heads), dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: Batch, index: int) -> torch.Tensor:
-        """Add up the loss at the network's size and the Dice at the competition's. Returns the logits."""
+        """Add up the loss at the network's size and each head's score at the competition's. Returns the logits."""
         logits, loss = self._logits_and_loss(batch, self.network)
         self._watch.add(loss, batch[2], phase="validation", epoch=self.current_epoch, batch=index)
-        planes = logits[:, 0].float().cpu().numpy()
+        outputs = logits.float().cpu().numpy()
         self._watch.flush()
-        scores = [self._dice(plane, int(position)) for plane, position in zip(planes, batch[2], strict=True)]
-        self._sums += self._sums.new_tensor([float(loss) * len(scores), sum(scores), len(scores)])
+        positions = [int(position) for position in batch[2]]
+        scores = [
+            sum(
+                self._score(head, output[planes], position) for output, position in zip(outputs, positions, strict=True)
+            )
+            for head, planes in self._planes.items()
+        ]
+        self._sums += self._sums.new_tensor([float(loss) * len(positions), *scores, len(positions)])
         return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out images, however many of them each process had."""
-        loss, dice, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        loss, *scores, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self.log("val_loss", loss / count)
-        self.log("val_dice", dice / count, prog_bar=True)
+        for head, score in zip(self._heads, scores, strict=True):
+            self.log(f"val_{HEADS[head].metric}", score / count, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""

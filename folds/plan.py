@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from command_line import UserError
-from competition import Size
+from competition import Competition
 from folds.augment import find_augmentation
+from folds.heads import MASK_HEAD, check_heads
 from folds.recipes import Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
 from models.build import check_size
 from models.losses import find_loss
@@ -80,7 +81,8 @@ def check_recipe(recipe: Recipe) -> None:
         UserError: an unknown loss, augmentation, optimiser, schedule, precision or monitor, a number outside its
             range, or fp16 without a GPU; the message says what works.
     """
-    find_loss(recipe.loss)
+    for loss in (recipe.loss, *recipe.losses.values()):
+        find_loss(loss)
     find_augmentation(recipe.augment)
     for field, words in _WORDS.items():
         value = getattr(recipe, field)
@@ -103,19 +105,33 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(f"recipe {recipe.name} trains in fp16, which needs a GPU: choose precision auto or float32.")
 
 
-def check_plan(variant: Variant, recipe: Recipe, full: Size) -> None:
-    """Refuse what `check_recipe` refuses, and a network that cannot take the competition's frames.
+def check_plan(variant: Variant, recipe: Recipe, competition: Competition) -> None:
+    """Refuse what `check_recipe` refuses, and a network that the competition's data do not suit.
 
     Args:
         variant, recipe: what shall be trained, and how; the recipe of a fitted variant is not looked at.
-        full: (height, width) of the competition's images.
+        competition: whose images it shall be trained on.
 
     Raises:
         UserError: the message computes a value that works.
     """
-    check_size(variant, full)
-    if not variant.fitted:
-        check_recipe(recipe)
+    check_heads(variant, competition)
+    check_size(variant, competition.size)
+    if variant.fitted:
+        return
+    check_recipe(recipe)
+    heads = [head.name for head in variant.heads]
+    stray = [head for head in (*recipe.losses, *recipe.loss_weights) if head not in heads]
+    if stray:
+        raise UserError(
+            f"recipe {recipe.name} has a loss for the head {stray[0]!r}, and {variant.name} has {', '.join(heads)}: "
+            "choose another recipe."
+        )
+    if MASK_HEAD not in heads:
+        raise UserError(
+            f"{variant.name} has no head {MASK_HEAD!r}, by whose Dice training is watched: give it one "
+            "(models/variants.py)."
+        )
 
 
 def check_batch(recipe: Recipe, images: int, *, where: str) -> None:

@@ -62,7 +62,7 @@ def panels(image: np.ndarray, mask: np.ndarray, logits: np.ndarray) -> np.ndarra
     """One sample for the eye: image, true mask, predicted probability, side by side.
 
     Args:
-        image: (h, w, 3) uint8.
+        image: (h, w, C) uint8.
         mask: (h, w) uint8 coverage.
         logits: (h, w) float32.
 
@@ -71,7 +71,9 @@ def panels(image: np.ndarray, mask: np.ndarray, logits: np.ndarray) -> np.ndarra
     """
     with np.errstate(over="ignore"):
         probability = np.rint(255 / (1 + np.exp(-logits))).astype(np.uint8)
-    shown = np.concatenate([image, *(np.repeat(plane[..., None], 3, 2) for plane in (mask, probability))], axis=1)
+    # of two stacked images the second is the one to segment
+    colours = image[..., -3:] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, 2)
+    shown = np.concatenate([colours, *(np.repeat(plane[..., None], 3, 2) for plane in (mask, probability))], axis=1)
     factor = min(1.0, _SHOWN_WIDTH_PX / image.shape[1])
     size = (3 * max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     return cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
@@ -99,16 +101,18 @@ class EpochRecord(Callback):
         folder: of the fold.
         label: variant and fold.
         lines: print one line an epoch, for runs whose output is shared with others or kept in a log.
+        mask_plane: which of the output's planes is the mask.
 
     Attributes:
         rows: of metrics.csv.
         alarms: sentences about what is wrong with this training though it goes on.
     """
 
-    def __init__(self, folder: Path, label: str, *, lines: bool) -> None:
+    def __init__(self, folder: Path, label: str, *, lines: bool, mask_plane: int = 0) -> None:
         self._folder = folder
         self._label = label
         self._lines = lines
+        self._mask_plane = mask_plane
         self._start = self._drawn = time.perf_counter()
         self._resumed_at = 0
         self.rows: list[Row] = []
@@ -140,8 +144,9 @@ class EpochRecord(Callback):
         """Show TensorBoard the first few masks; `outputs` are the logits (N, K, h, w)."""
         if batch_idx or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        images, masks, positions = (part[:_SHOWN].cpu().numpy() for part in batch)
-        planes = outputs[:_SHOWN, 0].float().cpu().numpy()
+        images, targets, positions = (part[:_SHOWN].cpu().numpy() for part in batch)
+        masks = targets if targets.ndim == 3 else targets[..., self._mask_plane]
+        planes = outputs[:_SHOWN, self._mask_plane].float().cpu().numpy()
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for image, mask, plane, position in zip(images, masks, planes, positions, strict=True):
@@ -153,12 +158,14 @@ class EpochRecord(Callback):
         """Write the epoch's row; print its line; raise the alarm."""
         metrics = trainer.callback_metrics
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1}
-        row |= {key: float(metrics[key]) for key in _COLUMNS[2:]}
+        # further heads have metrics of their own
+        columns = (*_COLUMNS, *sorted(key for key in metrics if key.startswith("val_") and key not in _COLUMNS))
+        row |= {key: float(metrics[key]) for key in columns[2:]}
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
         with atomic.replacing(self._folder / METRICS_FILE) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
         if time.perf_counter() - self._drawn > _DRAW_EVERY_S:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from command_line import UserError
@@ -26,6 +26,8 @@ class Recipe:
         batch: images a forward pass.
         accumulate: batches whose gradients are added up before a step; a step sees batch * accumulate images.
         loss: name in models/losses.py.
+        losses: names by head, for heads that are trained by another.
+        loss_weights: what a head's loss counts in the sum, by head; 1 unless it is named.
         optimiser: "adamw" (Adam where `weight_decay` is 0), "rmsprop" or "sgd" (momentum 0.9, Nesterov).
         learning_rate: the highest of the schedule.
         weight_decay: decoupled for AdamW, added to the gradient for the others.
@@ -71,6 +73,8 @@ class Recipe:
     precision: Precision = "auto"
     compile: bool = False
     init_from: str = ""
+    losses: dict[str, str] = field(default_factory=dict)
+    loss_weights: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping of the fields."""

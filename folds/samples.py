@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from folds.augment import Augmentation
-from folds.cache import Frames
+from folds.inputs import Inputs
 
 Sample = tuple[np.ndarray, np.ndarray, int]
 
@@ -65,19 +65,19 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
-    """(image (h, w, 3) uint8, mask (h, w) uint8 coverage, position) by (epoch, position)."""
+    """(image (h, w, C) uint8, target (h, w) or (h, w, K) uint8, position) by (epoch, position)."""
 
-    def __init__(self, frames: Frames, augmentation: Augmentation | None) -> None:
-        self._frames = frames
+    def __init__(self, inputs: Inputs, augmentation: Augmentation | None) -> None:
+        self._inputs = inputs
         self._augmentation = augmentation
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
-        image, mask = self._frames.image(position), self._frames.mask(position)
+        image, target = self._inputs.image(position), self._inputs.target(position)
         if self._augmentation is not None:
-            image, mask = self._augmentation(image, mask, epoch=epoch, position=position)
+            image, target = self._augmentation(image, target, epoch=epoch, position=position)
         # flips give views of negative stride, which torch cannot take; memory maps are read-only
-        return np.array(image), np.array(mask), position
+        return np.array(image), np.array(target), position
 
 
 def _one_thread(_: int) -> None:

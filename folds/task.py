@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import atomic
 from command_line import UserError
 from competition import Size
-from folds.cache import Frames, Truth
+from folds.heads import HeadTruth
 from folds.images import TrainingSet
+from folds.inputs import Inputs
 from folds.recipes import Recipe
 from folds.seen import Seen
 from models.frame import frame_of
@@ -29,6 +31,8 @@ class FoldTask:
     """Everything one fold needs; pickles to a worker.
 
     Attributes:
+        truths: the full-size truth of each of the variant's heads.
+        inputs: images and targets at the network's size.
         folder: `runs/<competition>/<variant>/fold<k>`.
         fold: its number.
         train, held_out: positions in `training.names`.
@@ -45,8 +49,8 @@ class FoldTask:
     """
 
     training: TrainingSet
-    truth: Truth
-    frames: Frames
+    truths: Mapping[str, HeadTruth]
+    inputs: Inputs
     variant: Variant
     recipe: Recipe
     fold: int

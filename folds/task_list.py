@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from command_line import UserError
-from folds import cache, split
+from folds import split
+from folds.heads import load_truths
 from folds.images import TrainingSet
+from folds.inputs import load_inputs
 from folds.plan import check_batch
 from folds.recipes import Recipe
 from folds.start import Start, find_starts
@@ -27,7 +29,6 @@ def make_tasks(
     recipe: Recipe,
     folds: list[int],
     training: TrainingSet,
-    known: cache.Truth,
     table: pd.DataFrame,
     root: Path,
     seed: int,
@@ -40,7 +41,7 @@ def make_tasks(
     Args:
         variant, recipe: what is trained, and how.
         folds: which of the split's.
-        training, known: the images and their truth.
+        training: the images.
         table: the split, from `folds.split`.
         root: `runs/<competition>`.
         seed, workers, devices: as `FoldTask` has them.
@@ -65,7 +66,9 @@ def make_tasks(
     starts: dict[int, Start] = {}
     if init_from and not variant.fitted:
         starts = find_starts(init_from, variant, folds, training, column, folder, digest)
-    frames = cache.frames(training, frame_of(variant), known, root / "cache")
+    truths = load_truths(variant, training, root / "cache")
+    heads = [head.name for head in variant.heads]
+    inputs = load_inputs(training, frame_of(variant), truths, root / "cache", heads=heads)
     store = LogitStore.create(
         folder / "oof.zarr",
         training.names,
@@ -80,8 +83,8 @@ def make_tasks(
     return [
         FoldTask(
             training=training,
-            truth=known,
-            frames=frames,
+            truths=truths,
+            inputs=inputs,
             variant=variant,
             recipe=replace(recipe, init_from=starts[fold].identity) if fold in starts else recipe,
             fold=fold,

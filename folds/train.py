@@ -17,13 +17,14 @@ from tqdm import tqdm
 from command_line import UserError, program
 from competition import Competition, find_competition
 from cores import core_count
-from folds import cache, split
+from folds import split
 from folds.cluster import train_on_cluster
 from folds.fold import run_fold
 from folds.images import find_training_set
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
 from folds.task import FoldTask, read_manifest
 from folds.task_list import is_done, make_tasks
+from folds.truth import load_truth
 from models.build import build
 from models.variants import Variant, parse_variants
 
@@ -147,7 +148,7 @@ def main(
         init_from = init_from.absolute() if init_from else None
     root = runs / facts.name
     for each, plan in zip(variants, plans, strict=True):
-        check_plan(each, plan, facts.size)
+        check_plan(each, plan, facts)
         if not each.fitted:
             check_devices(plan, devices)
         if each.weights != "none" and not init_from and not (root / each.name).exists():
@@ -156,13 +157,13 @@ def main(
     training = find_training_set(facts, data)
     for plan in plans:
         check_batch(plan, len(training.names), where=f"the images of {training.data}")
-    known = cache.truth(training, root / "cache")
+    known = load_truth(training, root / "cache")
     table = split.find_or_make(root / "folds.csv", training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
     count = int(table["fold"].max()) + 1
     chosen = split.parse_folds(fold, count)
     waiting: list[FoldTask] = []
     for each, plan in zip(variants, plans, strict=True):
-        for task in make_tasks(each, plan, chosen, training, known, table, root, seed, workers, devices, init_from):
+        for task in make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from):
             if is_done(task):
                 print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")
             else:

@@ -6,6 +6,16 @@ import torch
 
 from models.variants import Variant
 
+# of red, green and blue, ITU-R BT.601: what a grey image is
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def _by_channel(values: tuple[float, ...], variant: Variant) -> tuple[float, ...]:
+    """One value a channel; those of one image serve for each of several that are stacked."""
+    if variant.in_channels % len(values):
+        raise ValueError(f"{variant.name} has {len(values)} values for {variant.in_channels} channels")
+    return values * (variant.in_channels // len(values))
+
 
 def normalise(frames: torch.Tensor, variant: Variant) -> torch.Tensor:
     """Scale to 0..1, subtract the variant's mean, divide by its standard deviation.
@@ -17,7 +27,10 @@ def normalise(frames: torch.Tensor, variant: Variant) -> torch.Tensor:
     Returns:
         (N, C, h, w) float32 on the same device, in channels_last memory format.
     """
-    mean = torch.tensor(variant.mean, device=frames.device) * 255
-    scale = 1 / (torch.tensor(variant.std, device=frames.device) * 255)
+    mean = torch.tensor(_by_channel(variant.mean, variant), device=frames.device) * 255
+    scale = 1 / (torch.tensor(_by_channel(variant.std, variant), device=frames.device) * 255)
+    values = frames.float()
+    if variant.in_channels == 1 and values.shape[3] == 3:
+        values = (values * values.new_tensor(_LUMA)).sum(3, keepdim=True)
     # the permuted view of a (N, h, w, C) tensor is channels_last already: no copy
-    return ((frames.float() - mean) * scale).permute(0, 3, 1, 2)
+    return ((values - mean) * scale).permute(0, 3, 1, 2)

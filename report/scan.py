@@ -10,7 +10,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from folds.cache import Truth
+from folds.truth import Truth
 from kernels import rle
 from report.stored_masks import StoredMasks
 

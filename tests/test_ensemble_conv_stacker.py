@@ -18,8 +18,8 @@ from ensemble.patches import Patches, gather, grid_of, on_grid
 from ensemble.selection import Candidate, evaluate
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import DiceWeights
-from folds.cache import Truth
 from folds.store import LogitStore
+from folds.truth import Truth
 from kernels import rle
 from models.frame import Frame
 
@@ -136,7 +136,7 @@ class Pictures:
     def image(self, position: int) -> np.ndarray:
         return self.images[position]
 
-    def mask(self, position: int) -> np.ndarray:
+    def target(self, position: int) -> np.ndarray:
         raise AssertionError("the truth comes from the runs")
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from ensemble.postprocess import STEPS, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
 from ensemble.postprocess_gain import measure, nested_gain
-from folds.cache import Truth
 from folds.store import LogitStore
+from folds.truth import Truth
 from kernels import rle
 from models.frame import Frame
 from tests import naive_ensemble as naive

@@ -8,8 +8,10 @@ import torch
 
 from competition import COMPETITIONS
 from ensemble import tta_gain as tta
-from folds import cache, split
+from folds import split
 from folds.images import find_training_set
+from folds.inputs import load_inputs
+from folds.truth import Truth, load_truth
 from kernels import rle
 from models import checkpoint
 from models.tta import IDENTITY, find_transform
@@ -23,7 +25,7 @@ def trained(ellipses: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Six cars in two folds, and a variant with random weights."""
     training = find_training_set(CARVANA, ellipses)
     root = tmp_path / "runs" / "carvana"
-    known = cache.truth(training, root / "cache", jobs=1)
+    known = load_truth(training, root / "cache", jobs=1)
     table = split.find_or_make(root / "folds.csv", training, known.areas_px, own=None, folds=2, seed=0)
     save_member(root, UNET, data_digest=training.digest, folds_digest=split.digest(table))
     return ellipses, root.parent
@@ -52,11 +54,11 @@ def test_each_image_is_predicted_by_the_network_that_did_not_see_it(trained: tup
     data, runs = trained
     training = find_training_set(CARVANA, data)
     root = runs / "carvana"
-    known = cache.truth(training, root / "cache", jobs=1)
+    known = load_truth(training, root / "cache", jobs=1)
     fold = split.read(root / "folds.csv", training)["fold"].to_numpy()
     average = replace(UNET, name="oracle", network="average-mask", architecture="", encoder="", options={}, tta=())
     member = save_member(root, average)
-    frames = cache.frames(training, member.frame, known, root / "cache", jobs=1)
+    frames = load_inputs(training, member.frame, {"mask": known}, root / "cache", jobs=1)
     # fold 0 says foreground everywhere, fold 1 nowhere
     for k, value in enumerate((5.0, -5.0)):
         network, _ = checkpoint.load(member.folds[k])
@@ -78,7 +80,7 @@ class _Frames:
     def image(self, position: int) -> np.ndarray:
         return self.pictures[position]
 
-    def mask(self, position: int) -> np.ndarray:
+    def target(self, position: int) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -102,7 +104,7 @@ def test_a_transform_that_helps_is_found_to_help_and_one_that_hurts_is_not_kept(
     member = save_member(tmp_path, UNET)
     monkeypatch.setattr(checkpoint, "load", lambda folder: (Blind(), UNET))
     runs = [rle.encode(mask) for mask in truth]
-    known = cache.Truth(np.concatenate(runs), np.cumsum([0, *map(len, runs)]), truth.sum((1, 2)))
+    known = Truth(np.concatenate(runs), np.cumsum([0, *map(len, runs)]), truth.sum((1, 2)))
     result = tta.value_of_transforms(
         member,
         _Frames(pictures),

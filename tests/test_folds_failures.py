@@ -21,11 +21,12 @@ from command_line import UserError
 from folds.devices import lease
 from folds.failures import explained, out_of_memory
 from folds.fold import run_fold
+from folds.heads import HEADS
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
 from folds.store import LogitStore
 from folds.task import FoldTask, read_manifest
-from tests.tiny_folds import DROPPING, QUICK, TINY, DyingFrames, Make, maker, train_in_child
+from tests.tiny_folds import DROPPING, QUICK, TINY, DyingInputs, Make, maker, train_in_child
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_dice_that_stays_at_0_is_an_alarm(
     task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_fold(task(TINY, QUICK, "alive"))["alarms"] == []
-    monkeypatch.setattr("folds.module.full_size_dice", lambda *_: 0.0)
+    monkeypatch.setitem(HEADS, "mask", replace(HEADS["mask"], score=lambda *_: 0.0))
     (alarm,) = run_fold(task(TINY, replace(QUICK, epochs=4), "dead"))["alarms"]
     assert "tiny fold 0 was 0 for 3 epochs up to epoch 3" in alarm
     assert capsys.readouterr().out.count(f"warning: {alarm}") == 1
@@ -119,7 +120,7 @@ def test_out_of_memory_while_training_is_said(task, monkeypatch: pytest.MonkeyPa
 
 def test_a_dead_loading_process_is_said(task) -> None:
     made = task(TINY, QUICK)
-    made = replace(made, frames=DyingFrames(made.frames, os.getpid()), workers=1)
+    made = replace(made, inputs=DyingInputs(made.inputs, os.getpid()), workers=1)
     with pytest.raises(UserError, match=r"loads the images of tiny fold 0 died.*--workers"):
         run_fold(made)
 

@@ -42,10 +42,10 @@ def preloaded() -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_loading_processes_change_no_sample(task) -> None:
-    frames = task(TINY, QUICK).frames
+    inputs = task(TINY, QUICK).inputs
 
     def epochs(workers: int) -> list[torch.Tensor]:
-        samples = Samples(frames, Augmentation("flip-affine-hsv", 3))
+        samples = Samples(inputs, Augmentation("flip-affine-hsv", 3))
         sampler = EpochSampler(np.arange(9), seed=3, shuffle=True, batch=2)
         batches = loader(samples, sampler, 2, workers=workers, pin=False)
         seen = []

@@ -3,19 +3,20 @@ from dataclasses import replace
 import pytest
 
 from command_line import UserError
+from competition import COMPETITIONS
 from folds.augment import find_augmentation
 from folds.plan import check_batch, check_plan, check_recipe, plan_of, with_weights
 from folds.recipes import RECIPES, Recipe
 from models.variants import VARIANTS
 
-FULL = (1280, 1918)
+CARVANA = COMPETITIONS["carvana"]
 DEMO = RECIPES["demo"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_has_a_recipe_that_can_work(name: str) -> None:
     variant = VARIANTS[name]
-    check_plan(variant, plan_of(variant, "", {}), FULL)
+    check_plan(variant, plan_of(variant, "", {}), CARVANA)
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if n != "fitted"])
@@ -63,7 +64,7 @@ def test_a_batch_larger_than_the_data_is_refused_with_one_that_fits() -> None:
 
 def test_a_size_that_the_network_cannot_take_is_refused() -> None:
     with pytest.raises(UserError, match="divisible by 32"):
-        check_plan(replace(VARIANTS["unet-mobilenetv3"], size=(150, 256)), DEMO, FULL)
+        check_plan(replace(VARIANTS["unet-mobilenetv3"], size=(150, 256)), DEMO, CARVANA)
 
 
 def test_plans_take_the_command_lines_changes_and_fitted_variants_do_not() -> None:

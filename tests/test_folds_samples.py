@@ -6,10 +6,11 @@ import pytest
 
 from command_line import UserError
 from competition import COMPETITIONS
-from folds import cache
 from folds.augment import AUGMENTATIONS, Augmentation, contact_sheet, main
 from folds.images import find_training_set, read_mask
+from folds.inputs import CachedInputs, DecodedInputs, load_inputs
 from folds.samples import EpochSampler, Samples
+from folds.truth import load_truth
 from models.frame import Frame
 
 CARVANA = COMPETITIONS["carvana"]
@@ -55,19 +56,19 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert [p for _, p in EpochSampler(positions, seed=1, shuffle=False)] == list(range(20))
 
 
-def test_cached_frames_and_truth_are_those_of_the_files(ellipses: Path, tmp_path: Path) -> None:
+def test_cached_inputs_and_truth_are_those_of_the_files(ellipses: Path, tmp_path: Path) -> None:
     training = find_training_set(CARVANA, ellipses)
-    truth = cache.truth(training, tmp_path / "cache", jobs=1)
+    truth = load_truth(training, tmp_path / "cache", jobs=1)
     frame = Frame((160, 240))
-    cached = cache.frames(training, frame, truth, tmp_path / "cache", jobs=1)
-    assert isinstance(cached, cache.CachedFrames)
-    decoded = cache.DecodedFrames(training, frame, truth)
+    cached = load_inputs(training, frame, {"mask": truth}, tmp_path / "cache", jobs=1)
+    assert isinstance(cached, CachedInputs)
+    decoded = DecodedInputs(training, frame, {"mask": truth})
     for position, name in enumerate(training.names):
         mask = read_mask(training.mask_path(name), CARVANA.size)
         assert truth.areas_px[position] == mask.sum() == truth.of(position)[:, 1].sum()
-        np.testing.assert_array_equal(cached.mask(position), frame.apply_mask(mask))
+        np.testing.assert_array_equal(cached.target(position), frame.apply_mask(mask))
         np.testing.assert_array_equal(cached.image(position), frame.load(training.image_path(name))[0])
-        np.testing.assert_array_equal(decoded.mask(position), cached.mask(position))
+        np.testing.assert_array_equal(decoded.target(position), cached.target(position))
         np.testing.assert_array_equal(decoded.image(position), cached.image(position))
     image, coverage, position = Samples(cached, Augmentation("flip", 0))[(0, 5)]
     assert image.shape == (160, 240, 3)
@@ -78,11 +79,11 @@ def test_cached_frames_and_truth_are_those_of_the_files(ellipses: Path, tmp_path
 
 def test_a_fault_leaves_no_half_built_cache(ellipses: Path, tmp_path: Path) -> None:
     training = find_training_set(CARVANA, ellipses)
-    truth = cache.truth(training, tmp_path / "cache", jobs=1)
+    truth = load_truth(training, tmp_path / "cache", jobs=1)
     image = training.image_path(training.names[-1])
     image.write_bytes(image.read_bytes()[:-500])
     with pytest.raises(UserError, match=image.name):
-        cache.frames(training, Frame((160, 240)), truth, tmp_path / "cache", jobs=1)
+        load_inputs(training, Frame((160, 240)), {"mask": truth}, tmp_path / "cache", jobs=1)
     assert [p.name for p in (tmp_path / "cache" / training.digest).iterdir()] == ["truth"]
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from command_line import UserError
 from competition import COMPETITIONS
-from folds import cache
 from folds.images import find_training_set
+from folds.inputs import load_inputs
 from folds.store import LogitStore
 from folds.task import check_frame
+from folds.truth import load_truth
 from models.frame import Frame, frame_of
 from models.variants import VARIANTS, Variant
 from predict.members import find_members
@@ -53,12 +54,12 @@ def test_a_store_of_an_older_geometry_is_refused(tmp_path: Path) -> None:
 
 def test_cached_inputs_of_an_older_geometry_are_not_used(ellipses: Path, tmp_path: Path) -> None:
     training = find_training_set(COMPETITIONS["carvana"], ellipses)
-    known = cache.truth(training, tmp_path, jobs=1)
+    known = load_truth(training, tmp_path, jobs=1)
     for frame in (Frame((125, 187)), Frame((320, 480))):
         old = tmp_path / training.digest / f"resize-{frame.size[0]}x{frame.size[1]}"
         old.mkdir()
         np.save(old / "images.npy", np.zeros((12, *frame.size, 3), np.uint8))
         np.save(old / "masks.npy", np.zeros((12, *frame.size), np.uint8))
-        found = cache.frames(training, frame, known, tmp_path, jobs=1)
+        found = load_inputs(training, frame, {"mask": known}, tmp_path, jobs=1)
         is_old = not found.image(0).any()
         assert is_old == (frame.version(training.competition.size) == 1)

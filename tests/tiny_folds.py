@@ -11,12 +11,13 @@ import numpy as np
 
 from command_line import program
 from competition import COMPETITIONS
-from folds import cache
 from folds.fold import run_fold
 from folds.images import find_training_set
+from folds.inputs import Inputs, load_inputs
 from folds.recipes import RECIPES, Recipe
 from folds.store import LogitStore
 from folds.task import FoldTask
+from folds.truth import load_truth
 from models.frame import frame_of
 from models.variants import VARIANTS, Variant
 
@@ -37,15 +38,15 @@ Make = Callable[..., FoldTask]
 def maker(data: Path, root: Path) -> Make:
     """A function (variant, recipe, folder) -> task of fold 0: eight images to train on, four held out."""
     training = find_training_set(COMPETITIONS["carvana"], data)
-    truth = cache.truth(training, root / "cache", jobs=1)
+    truth = load_truth(training, root / "cache", jobs=1)
 
     def make(variant: Variant, recipe: Recipe, folder: str = "run") -> FoldTask:
         store = root / folder / "oof.zarr"
         LogitStore.create(store, training.names, (1, *variant.size))
         return FoldTask(
             training=training,
-            truth=truth,
-            frames=cache.frames(training, frame_of(variant), truth, root / "cache", jobs=1),
+            truths={"mask": truth},
+            inputs=load_inputs(training, frame_of(variant), {"mask": truth}, root / "cache", jobs=1),
             variant=variant,
             recipe=recipe,
             fold=0,
@@ -64,19 +65,19 @@ def maker(data: Path, root: Path) -> Make:
 
 
 @dataclass(frozen=True)
-class DyingFrames:
-    """Frames that end the process that reads them, unless it is the one that made them."""
+class DyingInputs:
+    """Inputs that end the process that reads them, unless it is the one that made them."""
 
-    frames: cache.Frames
+    inputs: Inputs
     owner: int
 
     def image(self, position: int) -> np.ndarray:
         if os.getpid() != self.owner:
             os._exit(7)
-        return self.frames.image(position)
+        return self.inputs.image(position)
 
-    def mask(self, position: int) -> np.ndarray:
-        return self.frames.mask(position)
+    def target(self, position: int) -> np.ndarray:
+        return self.inputs.target(position)
 
 
 @program

@@ -1,0 +1,125 @@
+"""Training images and targets at a network's size, decoded once and memory-mapped after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+import atomic
+from folds.heads import HeadTruth, targets
+from folds.images import TrainingSet
+from folds.truth import in_chunks
+from models.frame import Frame
+
+# inputs above this size are decoded anew every epoch instead
+CACHE_LIMIT_BYTES = 24 * 2**30
+MASK = ("mask",)
+
+
+class Inputs(Protocol):
+    """Training images and targets at a network's size, by position in `TrainingSet.names`."""
+
+    def image(self, position: int) -> np.ndarray:
+        """(h, w, 3) uint8 RGB."""
+
+    def target(self, position: int) -> np.ndarray:
+        """(h, w) uint8, 0 .. 255 for 0 .. 1, of a mask its coverage; (h, w, K) where the heads have K > 1 planes."""
+
+
+@dataclass(frozen=True)
+class CachedInputs:
+    """Inputs in memory-mapped arrays. Pickles by path."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for name in ("images", "masks"):
+            object.__setattr__(self, f"_{name}", np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CachedInputs, (self.folder,)
+
+    def image(self, position: int) -> np.ndarray:
+        """(h, w, 3) uint8 RGB, read-only."""
+        return self._images[position]  # type: ignore[attr-defined,no-any-return]
+
+    def target(self, position: int) -> np.ndarray:
+        """(h, w) or (h, w, K) uint8, read-only."""
+        return self._masks[position]  # type: ignore[attr-defined,no-any-return]
+
+
+@dataclass(frozen=True)
+class DecodedInputs:
+    """Inputs decoded whenever they are asked for: for sizes whose cache would not fit the disk."""
+
+    training: TrainingSet
+    frame: Frame
+    truths: Mapping[str, HeadTruth]
+    heads: Sequence[str] = MASK
+
+    def image(self, position: int) -> np.ndarray:
+        """(h, w, 3) uint8 RGB."""
+        path = self.training.image_path(self.training.names[position])
+        return self.frame.load(path, self.training.competition.size)[0]
+
+    def target(self, position: int) -> np.ndarray:
+        """(h, w) or (h, w, K) uint8."""
+        return targets(self.heads, self.truths, position, self.frame, self.training.competition.size)
+
+
+def _input_chunk(training: TrainingSet, start: int, stop: int, decoded: DecodedInputs, folder: Path) -> None:
+    cv2.setNumThreads(1)
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    masks = np.load(folder / "masks.npy", mmap_mode="r+")
+    for position in range(start, stop):
+        images[position] = decoded.image(position)
+        masks[position] = decoded.target(position)
+
+
+def load_inputs(
+    training: TrainingSet,
+    frame: Frame,
+    truths: Mapping[str, HeadTruth],
+    cache: Path,
+    *,
+    heads: Sequence[str] = MASK,
+    jobs: int = -1,
+) -> Inputs:
+    """The training images and targets at a network's size, decoded at the first call and memory-mapped after.
+
+    Args:
+        training: the images.
+        frame: the network's.
+        truths: by head; from `folds.heads.load_truths`, or `{"mask": load_truth(...)}`.
+        cache: `runs/<competition>/cache`.
+        heads: what the targets are of, in the order of the network's output.
+        jobs: processes, as joblib counts them.
+
+    Raises:
+        UserError: an image cannot be used; the message names it. Nothing is written then.
+    """
+    height, width = frame.size
+    count = len(training.names)
+    decoded = DecodedInputs(training, frame, truths, tuple(heads))
+    # the first tells how many planes there are, and is read again: one of thousands
+    target = decoded.target(0).shape
+    if count * (height * width * 3 + int(np.prod(target))) > CACHE_LIMIT_BYTES:
+        return decoded
+    version = frame.version(training.competition.size)
+    # inputs of an older geometry stay where they are, for nobody
+    name = f"{frame.fit}-{height}x{width}{f'-v{version}' if version > 1 else ''}"
+    folder = cache / training.digest / (name if tuple(heads) == MASK else f"{name}-{'+'.join(heads)}")
+    if not folder.is_dir():
+        with atomic.building(folder) as temporary:
+            shapes = {"images": (count, height, width, 3), "masks": (count, *target)}
+            for array, shape in shapes.items():
+                np.lib.format.open_memmap(temporary / f"{array}.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+            label = f"reduce to {height}x{width}" if frame.fit == "resize" else f"pad to {height}x{width}"
+            for _ in in_chunks(_input_chunk, training, decoded, temporary, label=label, jobs=jobs):
+                pass
+    return CachedInputs(folder)
