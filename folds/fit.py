@@ -171,6 +171,21 @@ def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int)
     }
 
 
+def load_epoch(network: torch.nn.Module, state: Path) -> int:
+    """Load the weights that an epoch was validated with, which are averages where the recipe averages.
+
+    Args:
+        network: the fold's; its weights are replaced.
+        state: the file that Lightning saved after the epoch.
+
+    Returns:
+        The epoch, numbered from 0.
+    """
+    saved = torch.load(state, map_location="cpu", weights_only=True)
+    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in saved["state_dict"].items()})
+    return int(saved["epoch"])
+
+
 def _train_as_rank(task: FoldTask, gpus: list[int], rank: Rank) -> dict[str, Any]:
     set_up(task)
     with explained(task):
@@ -179,7 +194,7 @@ def _train_as_rank(task: FoldTask, gpus: list[int], rank: Rank) -> dict[str, Any
 
 
 def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> dict[str, Any]:
-    """Train by gradient; the network ends with the weights of its best epoch.
+    """Train by gradient; the network ends with the weights of the epoch that the recipe keeps.
 
     Args:
         task: the fold.
@@ -187,7 +202,7 @@ def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> di
         gpus: indices of the GPUs to train on; none is the CPU.
 
     Returns:
-        Facts for the manifest: epochs_run, steps, precision, alarms.
+        Facts for the manifest: epochs_run, steps, precision, alarms, best_epoch (numbered from 0).
 
     Raises:
         UserError: the training cannot go on; the message says what to change.
@@ -197,6 +212,7 @@ def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> di
         facts = _train(task, network, gpus, 0)
     else:
         facts = run_ranks(_train_as_rank, task, gpus, count=task.devices)
-    state = torch.load(Path(facts.pop("best")), map_location="cpu", weights_only=True)["state_dict"]
-    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in state.items()})
+    facts["best_epoch"] = load_epoch(network, Path(facts.pop("best")))
+    if task.recipe.keep == "last":
+        load_epoch(network, task.last_state)
     return facts

@@ -1,4 +1,4 @@
-"""One fold of one variant: train, keep the best weights, write its out-of-fold logits, and last its manifest."""
+"""One fold of one variant: train, keep the weights, write its out-of-fold logits, and last its manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import provenance
 from folds.devices import hardware, lease
 from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
-from folds.fit import fit_network, set_up, worker_count
+from folds.fit import fit_network, load_epoch, set_up, worker_count
 from folds.heads import MASK_HEAD
 from folds.scoring import full_size_dice
 from folds.start import record_seen, starting_network
@@ -42,12 +42,14 @@ def _begin(task: FoldTask) -> None:
     record_seen(task)
 
 
-def _write_oof(task: FoldTask, network: torch.nn.Module, device: torch.device) -> np.ndarray:
-    """Write the held-out images' logits; return their full-size Dice as they read back from the store."""
+def _held_out_dice(task: FoldTask, network: torch.nn.Module, device: torch.device, *, write: bool) -> np.ndarray:
+    """Full-size Dice of the held-out images' logits as they read back from the store, which they are written to or not;
+    one figure an image, in their order."""
     store = LogitStore.open(task.store)
     transforms = find_transforms(task.variant.tta)
     predicting = torch_network(network, task.variant, device)
     frame, full = frame_of(task.variant), task.training.competition.size
+    mask = task.variant.planes_of(MASK_HEAD)
     scores = []
     for start in range(0, len(task.held_out), task.recipe.batch):
         positions = task.held_out[start : start + task.recipe.batch]
@@ -55,8 +57,10 @@ def _write_oof(task: FoldTask, network: torch.nn.Module, device: torch.device) -
         logits = predicting.mean_logits(inputs, transforms).cpu().numpy()
         for position, planes in zip(positions, logits, strict=True):
             name = task.training.names[position]
-            store.write(name, planes)
-            scores.append(full_size_dice(store.head(name), frame, task.truths[MASK_HEAD].of(int(position)), full))
+            if write:
+                store.write(name, planes)
+            stored = (store.read(name) if write else store.rounded(planes))[mask][0]
+            scores.append(full_size_dice(stored, frame, task.truths[MASK_HEAD].of(int(position)), full))
     return np.array(scores)
 
 
@@ -84,7 +88,14 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         else:
             facts = fit_network(task, network, gpus)
         checkpoint.save(task.folder, network, task.variant)
-        scores = _write_oof(task, network, torch.device("cuda", gpus[0]) if gpus else torch.device("cpu"))
+        device = torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
+        dice = {"dice": float(_held_out_dice(task, network, device, write=True).mean())}
+        if facts:
+            # choosing an epoch by its Dice makes that Dice too high: beside it stands one that nothing was chosen by
+            dice["last_dice"] = dice["dice"]
+            if task.recipe.keep == "best" and facts["best_epoch"] < facts["epochs_run"] - 1:
+                load_epoch(network, task.last_state)
+                dice["last_dice"] = float(_held_out_dice(task, network, device, write=False).mean())
         computed_on = hardware(gpus) if task.variant.fitted else hardware(gpus, task.devices, worker_count(task))
     manifest = {
         "variant": task.variant.to_json(),
@@ -97,7 +108,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         "images": {"train": len(task.train), "held_out": len(task.held_out)},
         "parameters": parameter_count(network),
         **facts,
-        "dice": float(scores.mean()),
+        **dice,
         "seconds": round(time.perf_counter() - start, 1),
         "hardware": computed_on,
         "git_commit": provenance.git_commit(),

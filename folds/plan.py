@@ -14,7 +14,7 @@ from command_line import UserError
 from competition import Competition
 from folds.augment import find_augmentation
 from folds.heads import MASK_HEAD, check_heads
-from folds.recipes import Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
+from folds.recipes import Keep, Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
 from models.build import check_size
 from models.losses import find_loss
 from models.variants import VARIANTS, Variant
@@ -32,18 +32,27 @@ _RANGES: dict[str, tuple[float, float]] = {
     "clip": (0, 1e9),
     "min_delta": (0, 1),
 }
-_WORDS: dict[str, Any] = {"optimiser": Optimiser, "schedule": Schedule, "precision": Precision, "monitor": Monitor}
+_WORDS: dict[str, Any] = {
+    "optimiser": Optimiser,
+    "schedule": Schedule,
+    "precision": Precision,
+    "monitor": Monitor,
+    "keep": Keep,
+}
 
 
 def plan_of(variant: Variant, recipe: str, changes: dict[str, Any]) -> Recipe:
     """The variant's recipe, or the one named `recipe` unless that is "", with `changes` of its fields.
 
-    A fitted variant keeps its own, unchanged.
+    A fitted variant keeps its own, unchanged. With `keep` "last" among the changes training no longer stops early.
 
     Raises:
         UserError: no recipe has that name.
     """
     found = find_recipe(recipe or variant.recipe)
+    if changes.get("keep") == "last":
+        # a schedule that was cut off has not come down: its last epoch is any epoch
+        changes = {**changes, "patience": 0}
     return find_recipe(variant.recipe) if variant.fitted else replace(found, **changes)
 
 
@@ -78,8 +87,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe that cannot work on any data.
 
     Raises:
-        UserError: an unknown loss, augmentation, optimiser, schedule, precision or monitor, a number outside its
-            range, or fp16 without a GPU; the message says what works.
+        UserError: an unknown loss, augmentation, optimiser, schedule, precision, monitor or keep, a number outside its
+            range, the last weights of a run that may stop early, or fp16 without a GPU; the message says what works.
     """
     for loss in (recipe.loss, *recipe.losses.values()):
         find_loss(loss)
@@ -93,6 +102,11 @@ def check_recipe(recipe: Recipe) -> None:
         if not low <= value <= high:
             nearest = min(max(value, low), high)
             raise UserError(f"{field} {value} of recipe {recipe.name} cannot work: {nearest} would.")
+    if recipe.keep == "last" and recipe.patience:
+        raise UserError(
+            f"recipe {recipe.name} keeps the last epoch's weights and may stop early, which would make any epoch the "
+            'last: give it patience 0, or keep "best".'
+        )
     if not recipe.learning_rate > 0:
         raise UserError(f"learning_rate {recipe.learning_rate} of recipe {recipe.name} must be above 0: try 1e-4.")
     if not 0 < recipe.plateau_factor < 1:

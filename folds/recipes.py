@@ -11,6 +11,7 @@ Optimiser = Literal["adamw", "rmsprop", "sgd"]
 Schedule = Literal["one-cycle", "cosine", "plateau", "constant"]
 Precision = Literal["auto", "bf16", "fp16", "float32"]
 Monitor = Literal["val_dice", "val_loss"]
+Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,12 @@ class Recipe:
             `plateau_threshold`); or "constant".
         warmup: share of the steps, 0..1.
         augment: name in folds/augment.py.
-        patience: epochs without a better `monitor` after which training stops; 0 never stops early.
+        patience: epochs without a better `monitor` after which training stops; 0 never stops early, which `keep` "last"
+            demands.
         min_delta: by how much `monitor` must get better to count for `patience`.
-        monitor: what `patience` and "plateau" watch. The weights kept are always those of the best val_dice.
+        monitor: what `patience` and "plateau" watch.
+        keep: the epoch whose weights are kept: "best" is that of the highest val_dice, whatever `monitor` is, so the
+            held-out images had a say in it and their out-of-fold Dice is a little too high; "last" is the last one.
         clip: gradient norm above which gradients are scaled down; 0 never does.
         ema: decay of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
             themselves.
@@ -68,6 +72,7 @@ class Recipe:
     patience: int = 0
     min_delta: float = 0.0
     monitor: Monitor = "val_dice"
+    keep: Keep = "best"
     clip: float = 1.0
     ema: float = 0.0
     precision: Precision = "auto"

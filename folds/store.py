@@ -214,6 +214,10 @@ class LogitStore:
             temporary.unlink(missing_ok=True)
             raise
 
+    def rounded(self, logits: np.ndarray) -> np.ndarray:
+        """Logits, float32 of any shape, as they would read back once written; nothing is written."""
+        return dequantise(quantise(logits, **self._code), **self._code)
+
     def read(self, name: str) -> np.ndarray:
         """One image's logits, (heads, h, w) float32.
 

@@ -59,15 +59,22 @@ def _run(tasks: list[FoldTask], jobs: int) -> None:
         tqdm.write(_done_line(manifest))
 
 
+def _mean(manifests: list[dict[str, Any]], key: str) -> str:
+    """Mean over all images that some folds held out; a dash where a fold has no such figure."""
+    if not manifests or not all(key in m for m in manifests):
+        return "     -"
+    images = [m["images"]["held_out"] for m in manifests]
+    return f"{sum(m[key] * n for m, n in zip(manifests, images, strict=True)) / sum(images):.4f}"
+
+
 def _print_table(variants: list[Variant], root: Path, count: int) -> None:
-    print(f"\n{'out-of-fold Dice':24}" + "".join(f"  fold {k}" for k in range(count)) + "    mean")
+    heads = "".join(f"  fold {k}" for k in range(count))
+    print(f"\n{'out-of-fold Dice':24}{heads}    mean  of the last epoch")
     for variant in variants:
         manifests = [read_manifest(root / variant.name / f"fold{k}") for k in range(count)]
         cells = "".join(f"  {m['dice']:.4f}" if m else "       -" for m in manifests)
         done = [m for m in manifests if m]
-        images = sum(m["images"]["held_out"] for m in done)
-        mean = sum(m["dice"] * m["images"]["held_out"] for m in done) / images if done else float("nan")
-        print(f"{variant.name:24}{cells}  {mean:.4f}")
+        print(f"{variant.name:24}{cells}  {_mean(done, 'dice')}  {_mean(done, 'last_dice')}")
 
 
 @program
@@ -91,6 +98,7 @@ def main(
     jobs: int = 0,
     precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
     compile: bool = False,
+    keep: Literal["", "best", "last"] = "",
     workers: int = -1,
     devices: int = 1,
     cluster: str = "",
@@ -120,6 +128,8 @@ def main(
         precision: what is computed in, instead of the recipe's.
         compile: compile the training step (torch.compile); minutes of work before a fold's first
             step, so for long trainings only.
+        keep: the weights kept, instead of the recipe's: those of the epoch with the highest Dice on the held-out
+            images, or the last epoch's, which never stops early and owes nothing to those images.
         workers: processes that load and augment images for each device; 0 loads between the steps, -1 chooses.
         devices: GPUs, or processes on a CPU, that share every batch of a fold.
         cluster: address of a dask scheduler (tcp://host:8786) whose workers train the folds; one fold each GPU=1.
@@ -137,6 +147,7 @@ def main(
             ("learning_rate", learning_rate),
             ("precision", precision),
             ("compile", compile),
+            ("keep", keep),
         )
         if value
     }

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from command_line import UserError
+from competition import COMPETITIONS
 from folds.fold import run_fold
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
+from folds.scoring import full_size_dice
 from folds.store import LogitStore
 from folds.task_list import is_done
+from models.frame import frame_of
 from models.variants import VARIANTS, Variant
 from tests.tiny_folds import QUICK, TINY, Make, maker
+
+CARVANA = COMPETITIONS["carvana"]
 
 
 @pytest.fixture
@@ -107,6 +114,35 @@ def test_averaging_keeps_other_weights_than_the_last(task) -> None:
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_weights_kept_are_the_best_or_the_last_epochs_and_both_are_scored(
+    task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs = itertools.count()
+    recipe = replace(QUICK, epochs=3, ema=0.3, learning_rate=2e-2)
+    best, last = task(TINY, recipe, "best"), task(TINY, replace(recipe, keep="last"), "last")
+    with monkeypatch.context() as patch:
+        # the first epoch is the best; four images are held out
+        patch.setattr("folds.module.full_size_dice", lambda *_: 1 - (next(epochs) // 4 % 3) / 10)
+        kept, ended = run_fold(best), run_fold(last)
+    assert (kept["best_epoch"], kept["epochs_run"]) == (ended["best_epoch"], ended["epochs_run"]) == (0, 3)
+    assert curve(best.folder, "val_dice") == pytest.approx([1, 0.9, 0.8])
+    assert kept["dice"] != kept["last_dice"]
+    assert ended["dice"] == ended["last_dice"] == kept["last_dice"]
+    # what was scored beside it is nowhere kept
+    first = task(TINY, replace(recipe, epochs=1), "first")
+    assert run_fold(first)["dice"] == kept["dice"]
+    for made in (best, first):
+        store, state = LogitStore.open(made.store), made.folder / "weights.safetensors"
+        scores = [
+            full_size_dice(store.read(made.training.names[p])[0], frame_of(TINY), made.truth.of(p), CARVANA.size)
+            for p in made.held_out
+        ]
+        assert np.mean(scores) == kept["dice"]
+        weights = safetensors.torch.load_file(state)
+        expected = safetensors.torch.load_file(best.folder / "weights.safetensors")
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+
+
 def test_early_stopping_needs_more_than_its_least_gain(task) -> None:
     recipe = replace(QUICK, epochs=6, patience=1, min_delta=1.0, monitor="val_loss")
     assert run_fold(task(TINY, recipe))["epochs_run"] == 2
@@ -118,8 +154,9 @@ def test_a_fold_from_before_a_field_existed_is_still_finished(task) -> None:
     assert is_done(made)
     path = made.folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    for field in ("accumulate", "ema", "optimiser", "precision"):
+    for field in ("accumulate", "ema", "keep", "optimiser", "precision"):
         del manifest["recipe"][field]
+    del manifest["best_epoch"], manifest["last_dice"]
     path.write_text(json.dumps(manifest))
     assert is_done(made)
     with pytest.raises(UserError, match="another recipe"):

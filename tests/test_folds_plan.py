@@ -33,6 +33,7 @@ def test_every_recipe_is_accepted(name: str) -> None:
         ("schedule", "steps", "unknown schedule 'steps'"),
         ("precision", "fp8", "unknown precision 'fp8'"),
         ("monitor", "accuracy", "unknown monitor"),
+        ("keep", "middle", "unknown keep 'middle' in recipe demo; known: best, last"),
         ("accumulate", 0, "accumulate 0 of recipe demo cannot work: 1 would"),
         ("batch", -2, "batch -2 of recipe demo cannot work: 1 would"),
         ("epochs", 0, "epochs 0"),
@@ -45,6 +46,14 @@ def test_every_recipe_is_accepted(name: str) -> None:
 def test_what_cannot_work_is_refused_by_name(field: str, value: object, words: str) -> None:
     with pytest.raises(UserError, match=words):
         check_recipe(replace(DEMO, **{field: value}))
+
+
+def test_the_last_weights_are_those_of_a_run_that_does_not_stop_early() -> None:
+    with pytest.raises(UserError, match="patience 0"):
+        check_recipe(replace(DEMO, keep="last", patience=3))
+    for variant in VARIANTS.values():
+        plan = plan_of(variant, "", {"keep": "last"})
+        assert variant.fitted or (plan.keep, plan.patience) == ("last", 0)
 
 
 def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

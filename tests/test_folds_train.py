@@ -1,14 +1,16 @@
-"""The training program's refusals: each comes before any image is read, so the data need not exist."""
+"""The training program's table, and its refusals: each comes before any image is read, so the data need not exist."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
-from folds.train import main
+from folds.train import _print_table, main
+from models.variants import VARIANTS
 
 
 def refusal(tmp_path: Path, **arguments: Any) -> str:
@@ -34,3 +36,26 @@ def test_a_batch_larger_than_the_data_is_refused_before_an_image_is_opened(ellip
     for image in (ellipses / "train").iterdir():
         image.write_bytes(b"not an image")
     assert "--batch 12 works" in refusal(tmp_path, data=ellipses, variant="a-cnn-128")
+
+
+def test_the_table_has_the_last_epochs_dice_beside_that_of_the_weights_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"fpn-regnetx": {"last_dice": 0.8}, "average-mask": {}, "a-cnn-128": {"last_dice": 0.8}}
+    for name, more in figures.items():
+        for fold, images in enumerate((1, 3)):
+            # one fold from before the figure was there
+            extra = {} if (name, fold) == ("a-cnn-128", 1) else more
+            manifest = {"dice": 0.9 - 0.2 * fold, "images": {"held_out": images}} | extra
+            path = tmp_path / name / f"fold{fold}" / "manifest.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(manifest))
+    _print_table([VARIANTS[name] for name in (*figures, "unet-resnet18")], tmp_path, 2)
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert head.split() == ["out-of-fold", "Dice", "fold", "0", "fold", "1", "mean", "of", "the", "last", "epoch"]
+    assert [row.split()[1:] for row in rows] == [
+        ["0.9000", "0.7000", "0.7500", "0.8000"],
+        ["0.9000", "0.7000", "0.7500", "-"],
+        ["0.9000", "0.7000", "0.7500", "-"],
+        ["-", "-", "-", "-"],
+    ]

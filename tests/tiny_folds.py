@@ -22,7 +22,9 @@ from models.frame import frame_of
 from models.variants import VARIANTS, Variant
 
 # a few steps at a high rate: enough to see the loss fall
-QUICK = replace(RECIPES["demo"], epochs=2, batch=2, learning_rate=5e-3, schedule="constant", patience=0, clip=0.0)
+QUICK = replace(
+    RECIPES["demo"], epochs=2, batch=2, learning_rate=5e-3, schedule="constant", patience=0, keep="best", clip=0.0
+)
 TINY = replace(VARIANTS["a-unet-128"], name="tiny", size=(32, 48), options={"widths": (4, 8)})
 # with dropout and batch norm
 DROPPING = replace(
