@@ -25,7 +25,7 @@ from folds import split
 from folds.images import find_training_set
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
-from folds.task import read_manifest
+from folds.task import mean_over_images, read_manifest
 from folds.truth import load_truth
 from models.frame import frame_of
 from models.variants import Variant, find_variant
@@ -137,10 +137,14 @@ class Table:
             + ", ".join(str(m["fold"]) for m in manifests)
             + f" ({cars} unseen cars)"
         )
+        last = mean_over_images(manifests, "last_dice")
+        # the epoch kept was chosen by these very images
+        chosen = last is not None and any(m["last_dice"] != m["dice"] for m in manifests)
+        end = f", the best epoch's; the last one's {last:.4f}" if chosen else ""
         hardware = manifests[0].get("hardware", "CPU")
         spent = _duration(sum(m["seconds"] for m in manifests) / len(manifests))
         return (
-            f"| {system.name}, {size} | {system.published} | {seen['dice']:.4f} ({low:.4f}..{high:.4f}) | "
+            f"| {system.name}, {size} | {system.published} | {seen['dice']:.4f} ({low:.4f}..{high:.4f}){end} | "
             f"{folds}, {hardware}, {spent} a fold |"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,19 @@ def check_frame(manifest: dict[str, Any], folder: Path, variant: Variant, full: 
             f"{folder} was trained on images that an older version reduced with a shift of up to some pixels: remove "
             f"{folder.parent} and train {variant.name} again."
         )
+
+
+def mean_over_images(manifests: Sequence[dict[str, Any]], key: str) -> float | None:
+    """The mean of a figure of several folds over all images that they held out; None where a fold has no such figure.
+
+    >>> folds = [{"dice": 0.9, "images": {"held_out": 1}}, {"dice": 0.7, "images": {"held_out": 3}}]
+    >>> round(mean_over_images(folds, "dice"), 4)
+    0.75
+    """
+    if not manifests or any(key not in manifest for manifest in manifests):
+        return None
+    images = [manifest["images"]["held_out"] for manifest in manifests]
+    return float(sum(m[key] * n for m, n in zip(manifests, images, strict=True)) / sum(images))
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:

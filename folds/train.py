@@ -22,7 +22,7 @@ from folds.cluster import train_on_cluster
 from folds.fold import run_fold
 from folds.images import find_training_set
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
-from folds.task import FoldTask, read_manifest
+from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
 from models.build import build
@@ -59,14 +59,6 @@ def _run(tasks: list[FoldTask], jobs: int) -> None:
         tqdm.write(_done_line(manifest))
 
 
-def _mean(manifests: list[dict[str, Any]], key: str) -> str:
-    """Mean over all images that some folds held out; a dash where a fold has no such figure."""
-    if not manifests or not all(key in m for m in manifests):
-        return "     -"
-    images = [m["images"]["held_out"] for m in manifests]
-    return f"{sum(m[key] * n for m, n in zip(manifests, images, strict=True)) / sum(images):.4f}"
-
-
 def _print_table(variants: list[Variant], root: Path, count: int) -> None:
     heads = "".join(f"  fold {k}" for k in range(count))
     print(f"\n{'out-of-fold Dice':24}{heads}    mean  of the last epoch")
@@ -74,7 +66,8 @@ def _print_table(variants: list[Variant], root: Path, count: int) -> None:
         manifests = [read_manifest(root / variant.name / f"fold{k}") for k in range(count)]
         cells = "".join(f"  {m['dice']:.4f}" if m else "       -" for m in manifests)
         done = [m for m in manifests if m]
-        print(f"{variant.name:24}{cells}  {_mean(done, 'dice')}  {_mean(done, 'last_dice')}")
+        means = (mean_over_images(done, key) for key in ("dice", "last_dice"))
+        print(f"{variant.name:24}{cells}" + "".join("       -" if mean is None else f"  {mean:.4f}" for mean in means))
 
 
 @program

@@ -21,6 +21,14 @@ def test_a_row_is_trained_and_tabled_as_its_manifests_say(
     assert f"| 0.7434 | {mean:.4f} (" in average
     assert manifests[0]["hardware"] in average
     assert "not yet measured, needs a GPU" in published
+    assert "epoch" not in average
+    # as if the epoch had been chosen by the images that are scored
+    for fold, manifest in enumerate(manifests):
+        path = runs / f"carvana/average-mask/fold{fold}/manifest.json"
+        path.write_text(json.dumps(manifest | {"last_dice": manifest["dice"] - 0.2 * (fold == 0)}))
+    systems.main(data=ellipses, runs=runs, variants="average-mask")
+    last = mean - 0.2 * images[0] / sum(images)
+    assert f"), the best epoch's; the last one's {last:.4f} |" in capfd.readouterr().out
 
 
 def test_unknown_rows_are_refused(tmp_path: Path) -> None:
