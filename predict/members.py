@@ -9,9 +9,8 @@ from typing import Any
 
 from command_line import UserError
 from competition import COMPETITIONS
-from folds.fold import read_manifest
 from folds.store import LogitStore
-from folds.task import check_frame
+from folds.task import check_frame, read_manifest
 from models import checkpoint
 from models.frame import Frame, frame_of
 from models.variants import VARIANTS, Variant
