@@ -30,15 +30,7 @@ def grid_of(frames: Sequence[Frame]) -> Frame:
 
 def on_grid(logits: Sequence[np.ndarray], frames: Sequence[Frame], grid: Frame, full: Size) -> np.ndarray:
     """Networks' logits, (h, w) float32 each at its own size, as (M, h, w) float32 at the size of `grid`."""
-
-    def one(plane: np.ndarray, frame: Frame) -> np.ndarray:
-        if frame == grid:
-            return plane
-        if frame.fit == grid.fit == "resize":
-            return cv2.resize(plane, grid.size[::-1], interpolation=cv2.INTER_LINEAR)
-        return grid.apply(frame.invert(plane, full))
-
-    return np.stack([one(plane, frame) for plane, frame in zip(logits, frames, strict=True)])
+    return np.stack([frame.transfer(plane, grid, full) for plane, frame in zip(logits, frames, strict=True)])
 
 
 @dataclass(frozen=True)

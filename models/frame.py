@@ -128,6 +128,26 @@ class Frame:
             return logits
         return cv2.resize(logits, (full[1], full[0]), interpolation=cv2.INTER_LINEAR)
 
+    def transfer(self, logits: np.ndarray, to: Frame, full: Size) -> np.ndarray:
+        """Bring logits of this frame into another one.
+
+        Where both are resized they cover the same area, so this is one bilinear interpolation; where one pads, the
+        way leads through the full frame.
+
+        Args:
+            logits: (h, w) float32 at this frame's size; not modified.
+            to: the frame whose pixels they are wanted on.
+            full: (H, W) of the full frame.
+
+        Returns:
+            float32 of the size of `to`; `logits` itself where the frames are equal.
+        """
+        if self == to:
+            return logits
+        if self.fit == to.fit == "resize":
+            return self.invert(logits, to.size)
+        return to.apply(self.invert(logits, full))
+
 
 def load_for(frames: Iterable[Frame], path: Path, expected: Size | None = None) -> tuple[dict[Frame, np.ndarray], Size]:
     """Read an image file as the inputs of several networks, each as `Frame.load` gives it.

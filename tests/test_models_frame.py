@@ -53,6 +53,31 @@ def test_invert_refuses_logits_of_another_network() -> None:
         Frame((40, 60)).invert(np.zeros((60, 40), np.float32), (128, 191))
 
 
+@pytest.mark.parametrize("full", [(53, 71), (64, 64)])
+def test_logits_keep_their_place_from_frame_to_frame(full: Size) -> None:
+    """Between any two frames, against the obvious way: a straight ramp is the same ramp wherever it is read."""
+    frames = [Frame((53, 71), "pad"), Frame((67, 90), "pad"), Frame((67, 90)), Frame((41, 90)), Frame((128, 101))]
+    frames = [f for f in frames if f.fit == "resize" or all(np.less_equal(full, f.size))]
+    slope = (0.3, -0.2)
+
+    def ramp(frame: Frame) -> np.ndarray:
+        """The ramp over the full frame at the centres of another frame's pixels."""
+        scale = (1.0, 1.0) if frame.fit == "pad" else np.divide(full, frame.size)
+        centres = [(np.arange(n) + 0.5) * s for n, s in zip(frame.size, scale, strict=True)]
+        return (slope[0] * centres[0][:, None] + slope[1] * centres[1]).astype(np.float32)
+
+    for source in frames:
+        for target in frames:
+            moved = source.transfer(ramp(source), target, full)
+            assert moved.shape == target.size and moved.dtype == np.float32
+            if source == target:
+                np.testing.assert_array_equal(moved, ramp(source))
+            # past the borders, where interpolation repeats the last pixel, and without the padding
+            kept = full if target.fit == "pad" else target.size
+            inner = tuple(slice(4, n - 4) for n in kept)
+            np.testing.assert_allclose(moved[inner], ramp(target)[inner], atol=2e-3)
+
+
 def _at(full: Size) -> list[tuple[float, float]]:
     """Centres (y, x) of five ellipses: the middle and near the four corners."""
     height, width = full
