@@ -96,19 +96,6 @@ class Competition:
         """
         return name.removesuffix(self.image_suffix) + self.mask_suffix
 
-    def image_name(self, mask_name: str) -> str:
-        """The inverse of `mask_name`.
-
-        Raises:
-            UserError: `mask_name` does not end as a mask of this competition does.
-
-        >>> COMPETITIONS["carvana"].image_name("00087a6bd4dc_01_mask.gif")
-        '00087a6bd4dc_01.jpg'
-        """
-        if not mask_name.endswith(self.mask_suffix):
-            raise UserError(f"{mask_name!r} is not a mask of the {self.name} competition (*{self.mask_suffix}).")
-        return mask_name.removesuffix(self.mask_suffix) + self.image_suffix
-
     def default_data(self) -> Path:
         """Where the competition's files are unless `DATA=` says otherwise, relative to the repository root."""
         return Path("data") / self.name

@@ -5,22 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from competition import Size
-from kernels.dice import counts_logits_runs
+from kernels.dice import counts_logits_runs, from_counts
 from models.frame import Frame
 
 
-def dice_of(logits: np.ndarray, truth_runs: np.ndarray, *, threshold: float = 0.0) -> float:
+def dice_of(logits: np.ndarray, truth_runs: np.ndarray) -> float:
     """Dice of full-size logits.
 
     Args:
-        logits: (H, W) float32; the mask is where they are above `threshold`.
+        logits: (H, W) float32; the mask is where they are above 0.
         truth_runs: (R, 2) int64 row-major runs of the true mask.
 
     Returns:
         0..1; two empty masks score 1.
     """
-    intersection, predicted, true = counts_logits_runs(logits, truth_runs, threshold=threshold)
-    return 2 * intersection / (predicted + true) if predicted + true else 1.0
+    return from_counts(counts_logits_runs(logits, truth_runs))
 
 
 def full_size_dice(logits: np.ndarray, frame: Frame, truth_runs: np.ndarray, full: Size) -> float:

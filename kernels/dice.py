@@ -1,4 +1,4 @@
-"""Dice, intersection and area: of masks in one pass, of run lists without decoding, of logits against runs."""
+"""Dice and intersection: of masks in one pass, of run lists without decoding, of logits against runs."""
 
 from __future__ import annotations
 
@@ -124,11 +124,6 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     0.5
     """
     return from_counts(counts(a, b))
-
-
-def area_runs(runs: np.ndarray) -> int:
-    """Area in pixels of runs (R, 2)."""
-    return int(_runs_of(runs)[:, 1].sum())
 
 
 def counts_runs(a: np.ndarray, b: np.ndarray) -> Counts:

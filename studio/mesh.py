@@ -8,7 +8,6 @@ import numpy as np
 
 # materials; 0 is nothing
 PAINT, GLASS, TYRE, METAL, DARK, HEADLIGHT, TAILLIGHT, PLATE, PLASTIC, CHROME, FABRIC = range(1, 12)
-MATERIALS = 12
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ def test_masks_and_runs_agree_with_the_obvious_count(pair: tuple[np.ndarray, np.
         runs_a, runs_b = encode(a, order=order), encode(b, order=order)
         assert dice.counts_runs(runs_a, runs_b) == expected
         assert dice.dice_runs(runs_a, runs_b) == naive.dice(a, b)
-        assert dice.area_runs(runs_a) == expected[1]
 
 
 @given(pairs())
@@ -74,7 +73,6 @@ def test_empty_masks() -> None:
     none = encode(empty)
     assert dice.dice(empty, empty) == dice.dice_runs(none, none) == 1
     assert dice.dice(empty, full) == dice.dice_runs(none, encode(full)) == 0
-    assert dice.area_runs(none) == 0
     assert dice.counts_logits_runs(np.full((3, 4), -1, np.float32), none) == (0, 0, 0)
     assert dice.counts_logits_runs(np.full((3, 4), 1, np.float32), none) == (0, 12, 0)
 
