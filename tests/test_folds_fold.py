@@ -16,6 +16,7 @@ import torch
 from command_line import UserError
 from competition import COMPETITIONS
 from folds.fold import run_fold
+from folds.heads import HEADS
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
 from folds.scoring import full_size_dice
@@ -122,7 +123,8 @@ def test_the_weights_kept_are_the_best_or_the_last_epochs_and_both_are_scored(
     best, last = task(TINY, recipe, "best"), task(TINY, replace(recipe, keep="last"), "last")
     with monkeypatch.context() as patch:
         # the first epoch is the best; four images are held out
-        patch.setattr("folds.module.full_size_dice", lambda *_: 1 - (next(epochs) // 4 % 3) / 10)
+        falling = replace(HEADS["mask"], score=lambda *_: 1 - (next(epochs) // 4 % 3) / 10)
+        patch.setitem(HEADS, "mask", falling)
         kept, ended = run_fold(best), run_fold(last)
     assert (kept["best_epoch"], kept["epochs_run"]) == (ended["best_epoch"], ended["epochs_run"]) == (0, 3)
     assert curve(best.folder, "val_dice") == pytest.approx([1, 0.9, 0.8])
@@ -134,7 +136,7 @@ def test_the_weights_kept_are_the_best_or_the_last_epochs_and_both_are_scored(
     for made in (best, first):
         store, state = LogitStore.open(made.store), made.folder / "weights.safetensors"
         scores = [
-            full_size_dice(store.read(made.training.names[p])[0], frame_of(TINY), made.truth.of(p), CARVANA.size)
+            full_size_dice(store.head(made.training.names[p]), frame_of(TINY), made.truths["mask"].of(p), CARVANA.size)
             for p in made.held_out
         ]
         assert np.mean(scores) == kept["dice"]
