@@ -95,7 +95,11 @@ def test_two_devices_train_as_one_does(variant: Variant, task) -> None:
     one, two = run_fold(alone), run_fold(shared)
     assert one["steps"] == two["steps"] == 6
     for column in ("train_loss", "val_loss", "val_dice"):
-        assert curve(shared.folder, column) == pytest.approx(curve(alone.folder, column), rel=1e-5), column
+        both = list(zip(curve(shared.folder, column), curve(alone.folder, column), strict=True))
+        # statistics of half a batch would differ by 5e-4 at once; later epochs magnify how ties in flat pictures fall
+        for epoch, (found, expected) in enumerate(both):
+            rel = 1e-5 if epoch == 0 or variant is PLAIN else 1e-3
+            assert found == pytest.approx(expected, rel=rel), (column, epoch)
     assert two["dice"] == pytest.approx(one["dice"], rel=1e-4)
     assert LogitStore.open(shared.store).missing() == [*shared.training.names[:8], shared.training.names[11]]
     # more epochs of a finished training: none
