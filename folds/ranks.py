@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -28,6 +29,17 @@ class Rank:
     port: int
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended.
+
+    A rank that outlived a killed fold would go on writing where the fold, started again, writes too.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _serve(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], rank: Rank) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
@@ -36,6 +48,7 @@ def _serve(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any,
         "NODE_RANK": "0",
         "LOCAL_RANK": str(rank.index),
     }
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         outcome = function(*arguments, rank)
     except UserError as error:
@@ -61,7 +74,7 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, count: int) -> Any:
     if multiprocessing.current_process().daemon:
         raise UserError(
             "a process started by dask's nanny may not start others, as several devices a fold need: start the workers "
-            "with --no-nanny, or train without --devices."
+            "with `make worker`, or train without --devices."
         )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

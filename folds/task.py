@@ -22,6 +22,8 @@ from models.variants import Variant
 
 MANIFEST_FILE = "manifest.json"
 RECIPE_FILE = "recipe.json"
+# held by the process that trains the fold
+LOCK_FILE = ".lock"
 _RESUME_DIR = "resume"
 _CURE = "put a good copy back, or remove the folder that it is in and train the fold again"
 

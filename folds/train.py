@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib
 import torch
 import tyro
 from tqdm import tqdm
@@ -18,13 +20,13 @@ from command_line import UserError, program
 from competition import Competition, find_competition
 from cores import core_count
 from folds import split
-from folds.cluster import train_on_cluster
 from folds.fold import run_fold
 from folds.images import find_training_set
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
-from folds.task import FoldTask, mean_over_images, read_manifest
+from folds.task import LOCK_FILE, FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
+from folds.workers import process_count, run_all
 from models.build import build
 from models.variants import Variant, parse_variants
 
@@ -32,7 +34,7 @@ from models.variants import Variant, parse_variants
 def _jobs(asked: int, tasks: int, devices: int) -> int:
     """Folds to train at once: as many as asked, else as the GPUs, or else the cores, are enough for."""
     if asked:
-        return min(asked, tasks)
+        return min(process_count(asked), tasks)
     available = torch.cuda.device_count() or core_count()
     return max(1, min(available // devices, tasks))
 
@@ -44,18 +46,47 @@ def _done_line(manifest: dict[str, Any]) -> str:
     )
 
 
-def _run(tasks: list[FoldTask], jobs: int) -> None:
-    if jobs == 1:
+@contextmanager
+def _alone_with(task: FoldTask) -> Iterator[None]:
+    """No two processes train one fold: a cluster's worker may still do so when its scheduler has given it up."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    with (task.folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{task.label} is being trained by another process: waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            # a file system without locks
+            pass
+        yield
+
+
+def _train(task: FoldTask) -> dict[str, Any]:
+    """Train a fold, unless another process has done so meanwhile."""
+    with _alone_with(task):
+        return read_manifest(task.folder) or run_fold(task)
+
+
+def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
+    """Train folds: one after the other in this process, or side by side in others; one that is killed goes on."""
+    if jobs == 1 and not cluster:
         for task in tasks:
             print(f"{task.label}, from {task.recipe.init_from}" if task.start else task.label)
             # a log or a pipe gets a line an epoch
-            run_fold(replace(task, bar=sys.stdout.isatty()))
+            _train(replace(task, bar=sys.stdout.isatty()))
         return
     # each process its share of the cores: two threads for one core slow each other down
-    threads = max(1, core_count() // jobs)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    calls = (joblib.delayed(run_fold)(replace(task, threads=threads, bar=False)) for task in tasks)
-    for manifest in tqdm(parallel(calls), "folds", len(tasks), unit="fold", disable=None):
+    threads = 0 if cluster else max(1, core_count() // jobs)
+    tasks = [replace(task, threads=threads, bar=False) for task in tasks]
+
+    def pending() -> list[FoldTask]:
+        return [task for task in tasks if read_manifest(task.folder) is None]
+
+    shared = sorted({path for task in tasks for path in (task.training.data, task.store, task.start) if path})
+    gpus = tasks[0].devices
+    manifests = run_all(_train, pending, jobs=jobs, cluster=cluster, shared=shared, gpus=gpus, alone=True)
+    for manifest in tqdm(manifests, "folds", len(tasks), unit="fold", disable=None):
         tqdm.write(_done_line(manifest))
 
 
@@ -148,8 +179,8 @@ def main(
     data = data or facts.default_data()
     if cluster:
         # other machines have other working folders
-        runs, data = runs.absolute(), data.absolute()
-        init_from = init_from.absolute() if init_from else None
+        runs, data = runs.resolve(), data.resolve()
+        init_from = init_from and init_from.resolve()
     root = runs / facts.name
     for each, plan in zip(variants, plans, strict=True):
         check_plan(each, plan, facts)
@@ -172,11 +203,8 @@ def main(
                 print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")
             else:
                 waiting.append(task)
-    if waiting and cluster:
-        for manifest in train_on_cluster(waiting, cluster):
-            print(_done_line(manifest))
-    elif waiting:
-        _run(waiting, _jobs(jobs, len(waiting), devices))
+    if waiting:
+        _run(waiting, _jobs(jobs, len(waiting), devices), cluster)
     _print_table(variants, root, count)
 
 

@@ -1,4 +1,4 @@
-"""Where tasks run: in processes of this machine (joblib's loky), or on a dask cluster (joblib's dask backend).
+"""Where tasks run: in processes of this machine (joblib's loky), or on a dask cluster.
 
 What a task has done lies on disk, whole or not at all, so a task whose process was killed is simply done again.
 """
@@ -6,6 +6,7 @@ What a task has done lies on disk, whole or not at all, so a task whose process 
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +15,22 @@ from typing import Any, TypeVar
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
+import provenance
 from command_line import UserError
 from cores import core_count
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+# what a worker offers, and a task takes, where there are GPUs
+GPU = "GPU"
+# for the scheduler's answer, and for the first worker
 _CONNECT_S = 20
-_GPU = "GPU"
+# what this process, and what is forked from it, has imported: files may change later
+_CODE = provenance.code_digest()
 # rounds in a row in which a process died and no task was completed
 _DEATHS = 3
+_START = "start workers with `make worker SCHEDULER={0}`, in this folder or a copy of it"
 
 
 def process_count(jobs: int) -> int:
@@ -38,20 +45,12 @@ def process_count(jobs: int) -> int:
 
 
 @contextmanager
-def parallel(jobs: int = 1, cluster: str = "", shared: Sequence[Path] = ()) -> Iterator[joblib.Parallel]:
-    """A joblib.Parallel whose results come as they are ready, in any order.
-
-    Args:
-        jobs: processes of this machine, as joblib counts them; with a cluster, all its workers are taken.
-        cluster: address of a dask scheduler (`tcp://host:8786`); empty for this machine.
-        shared: absolute paths that every worker of the cluster must see.
+def connected(cluster: str) -> Iterator[Any]:
+    """A `distributed.Client` of the dask scheduler at an address.
 
     Raises:
-        UserError: the scheduler cannot be reached, has no worker, or a worker lacks this code or a path.
+        UserError: none answers there.
     """
-    if not cluster:
-        yield joblib.Parallel(n_jobs=process_count(jobs), return_as="generator_unordered", batch_size=1)
-        return
     # seconds to import, and only needed here
     from distributed import Client
 
@@ -59,39 +58,110 @@ def parallel(jobs: int = 1, cluster: str = "", shared: Sequence[Path] = ()) -> I
         client = Client(cluster, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no dask scheduler answers at {cluster} ({error}): start one with `dask scheduler`, and workers from the "
-            "repository's folder with `python -m distributed.cli.dask_worker ADDRESS`."
+            f"no dask scheduler answers at {cluster} ({error or type(error).__name__}): start one with `make "
+            "scheduler`, and give its address as tcp://host:8786."
         ) from None
     with client:
-        _check_workers(client, cluster, shared)
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        # where workers offer GPUs (dask worker --resources GPU=1), a task takes one; otherwise one task a thread
-        with_gpus = any(_GPU in worker["resources"] for worker in workers)
-        needs: dict[str, Any] = {"resources": {_GPU: 1}} if with_gpus else {}
-        with joblib.parallel_config(backend="dask", client=client, **needs):
-            yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered", batch_size=1)
+        yield client
+
+
+def _state(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Of the process that calls it: which paths it does not see, and what it runs."""
+    versions = {name: version.partition("+")[0] for name, version in provenance.versions().items()}
+    # 3.11.4 and 3.11.9 give the same results, as do builds of a library for CPU and GPU
+    versions["python"] = ".".join(versions["python"].split(".")[:2])
+    return [path for path in paths if not Path(path).exists()], {"code": _CODE, **versions}
 
 
 def _check_workers(client: Any, cluster: str, shared: Sequence[Path]) -> None:
     try:
-        seen = client.run(_unseen, [os.fspath(path) for path in shared])
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"a worker of {cluster} cannot import {error.name}: start the workers from the repository's folder, in its "
-            "environment, with `python -m distributed.cli.dask_worker ADDRESS`."
-        ) from None
-    if not seen:
-        raise UserError(f"the dask scheduler at {cluster} has no worker: start some in the repository's folder.")
-    for worker, unseen in seen.items():
+        client.wait_for_workers(1, timeout=_CONNECT_S)
+    except TimeoutError:
+        raise UserError(f"the dask scheduler at {cluster} has no worker: {_START.format(cluster)}.") from None
+    answers = client.run(_state, [os.fspath(path) for path in shared], on_error="return")
+    # one that has just died cannot be asked
+    answers = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
+    for worker, answer in answers.items():
+        if isinstance(answer, BaseException):
+            raise UserError(
+                f"the worker {worker} of {cluster} does not run this code ({answer}): {_START.format(cluster)}."
+            )
+    ours = _state([])[1]
+    for worker, (unseen, theirs) in answers.items():
         if unseen:
             raise UserError(
                 f"the worker {worker} of {cluster} does not see {unseen[0]}: images and runs must lie in a folder that "
                 "all machines share, at the same path."
             )
+        other = next((name for name in ours if theirs.get(name) != ours[name]), "")
+        if other == "code":
+            raise UserError(
+                f"the worker {worker} of {cluster} runs other code than is here: bring both to the same state, "
+                "and start the worker again (make worker)."
+            )
+        if other:
+            raise UserError(
+                f"the worker {worker} of {cluster} has {other} {theirs.get(other)}, and {ours[other]} is here: make "
+                "setup installs the same on both; then start the worker again (make worker)."
+            )
 
 
-def _unseen(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not Path(path).exists()]
+def check_room(client: Any, cluster: str, gpus: int, alone: bool) -> dict[str, Any]:
+    """What dask must be asked for, for each task: `gpus` and `alone` as `run_all` takes them.
+
+    Raises:
+        UserError: no worker has it, or one would share a process that must not be shared.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    offers = {worker: int(facts["resources"].get(GPU, 0)) for worker, facts in workers.items()}
+    with_gpus = any(offers.values())
+    if with_gpus and max(offers.values()) < gpus:
+        raise UserError(
+            f"no worker of {cluster} has {gpus} GPUs: start workers that have with `make worker SCHEDULER={cluster} "
+            f"ARGS='--gpus {gpus}'`, or train without --devices."
+        )
+    for worker, facts in workers.items():
+        at_once = min(facts["nthreads"], offers[worker] // gpus) if with_gpus else facts["nthreads"]
+        if alone and at_once > 1:
+            raise UserError(
+                f"the worker {worker} of {cluster} would train {at_once} folds in one process, where they change each "
+                f"other's random numbers: {_START.format(cluster)}."
+            )
+    return {"resources": {GPU: gpus}} if with_gpus else {}
+
+
+def _call(packed: bytes) -> Any:
+    call, task = pickle.loads(packed)
+    return call(task)
+
+
+def _results(
+    call: Callable[[Task], Result], tasks: Sequence[Task], cluster: str, shared: Sequence[Path], gpus: int, alone: bool
+) -> Iterator[Result]:
+    """What `call` returns for each task, on a cluster, in the order in which they end."""
+    with connected(cluster) as client:
+        # dask's own need
+        import cloudpickle
+        from distributed import as_completed
+
+        _check_workers(client, cluster, shared)
+        needs = check_room(client, cluster, gpus, alone)
+        # packed, as the scheduler would otherwise open them, and import all that is needed for it; and not by joblib,
+        # which waits for ever for a task that dask has given up since its workers died
+        packed = [cloudpickle.dumps((call, task)) for task in tasks]
+        futures = client.map(_call, packed, pure=False, **needs)
+        done = 0
+        for future, result in as_completed(futures, loop=client.loop, with_results=True):
+            if future.cancelled():
+                break
+            yield result
+            done += 1
+        if done < len(tasks):
+            # when the connection is lost, dask cancels what is not done, or takes it for done
+            raise UserError(
+                f"the dask scheduler at {cluster} has ended: start it and its workers again (make scheduler, make "
+                "worker), and run the same command again to go on from here."
+            )
 
 
 def _deaths() -> tuple[type[BaseException], ...]:
@@ -109,35 +179,48 @@ def run_all(
     jobs: int = 1,
     cluster: str = "",
     shared: Sequence[Path] = (),
+    gpus: int = 1,
+    alone: bool = False,
 ) -> Iterator[Result]:
     """Call a function on every pending task, in processes; what a killed process was at is done again.
 
     Args:
         call: done once a task, or more often where processes die; must pickle, and leave its work on disk.
         pending: the tasks whose work is not on disk yet; asked again after a process has died.
-        jobs, cluster, shared: as `parallel` takes them.
+        jobs: processes of this machine, as joblib counts them; 1 is this process itself.
+        cluster: address of a dask scheduler (`tcp://host:8786`) whose workers do all instead; empty for this machine.
+        shared: absolute paths that every worker of the cluster must see.
+        gpus: that a task takes, where the cluster's workers offer GPUs (`make worker`); otherwise it takes a thread.
+        alone: a task needs a process to itself.
 
     Yields:
         What `call` returns, in any order, for the tasks whose process lived.
 
     Raises:
-        UserError: processes keep dying; or as `parallel`. What `call` raises is passed on.
+        UserError: processes keep dying. Or the scheduler cannot be reached, has no worker, or ends; a worker lacks a
+            path or enough GPUs, runs other code or libraries than this process, or would run tasks side by side that
+            need a process to themselves. What `call` raises is passed on.
     """
     tasks = pending()
     deaths, fewest = 0, len(tasks)
     while tasks:
-        count = min(process_count(jobs), len(tasks))
+        processes = process_count(jobs)
+        # the last task, too, is done in a process of its own: it may be the one that has them killed
+        count = 1 if processes == 1 else max(2, min(processes, len(tasks)))
         try:
-            with parallel(count, cluster, shared) as pool:
+            if cluster:
+                yield from _results(call, tasks, cluster, shared, gpus, alone)
+            else:
+                pool = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
                 yield from pool(joblib.delayed(call)(task) for task in tasks)
             return
-        except _deaths() as error:
+        except _deaths():
             tasks = pending()
             deaths = 0 if len(tasks) < fewest else deaths + 1
             fewest = min(fewest, len(tasks))
             if deaths >= _DEATHS:
+                fewer = "start workers with fewer --processes (make worker)" if cluster else "run with fewer --jobs"
                 raise UserError(
-                    f"processes keep dying ({str(error).splitlines()[0]}), most often for want of memory: run with "
-                    "fewer --jobs; what is done is kept."
+                    f"processes keep dying, most often for want of memory: {fewer}; what is done is kept."
                 ) from None
             print(f"a process was killed; {len(tasks)} tasks remain and are done again")

@@ -1,14 +1,14 @@
-"""The same training whatever reads, computes or hosts it: loading processes, several devices, a cluster."""
+"""The same training whatever reads or computes it: loading processes, several devices."""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import dask
-import distributed
 import numpy as np
 import pytest
 import torch
@@ -17,7 +17,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from command_line import UserError
 from folds import fit
 from folds.augment import Augmentation
-from folds.cluster import train_on_cluster
 from folds.fold import run_fold
 from folds.plan import check_devices
 from folds.samples import EpochSampler, Samples, loader
@@ -26,6 +25,7 @@ from models.variants import VARIANTS, Variant
 from tests.test_folds_fold import curve
 from tests.tiny_folds import QUICK, TINY, Make, maker
 
+ROOT = Path(__file__).parent.parent
 # without batch norm; TINY has it
 PLAIN = replace(VARIANTS["dilated-unet-1024x1536"], name="plain", size=(32, 48), options={"widths": (4, 8, 8, 8)})
 
@@ -112,6 +112,16 @@ def test_a_failure_on_one_device_is_said(task) -> None:
         run_fold(replace(wild, devices=2))
 
 
+def test_ranks_end_with_the_process_that_started_them() -> None:
+    code = "from folds.ranks import *; from tests.dying import tell_and_sleep; run_ranks(tell_and_sleep, count=2)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        ranks = {parent.stdout.readline() for _ in range(2)}
+        parent.kill()
+        # the pipe is closed when the last of them has ended
+        assert parent.communicate(timeout=60)[0] == ""
+    assert len(ranks) == 2
+
+
 def test_devices_must_share_batches_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     check_devices(QUICK, 2)
     with pytest.raises(UserError, match="--batch 3 works"):
@@ -131,34 +141,6 @@ def test_workers_are_chosen_by_what_there_is_to_do(task, monkeypatch: pytest.Mon
     assert fit.worker_count(made) == 8
     assert fit.worker_count(replace(made, devices=4)) == 3
     assert fit.worker_count(replace(made, threads=1)) == 1
-
-
-def test_each_worker_of_a_cluster_trains_folds_on_its_own_gpu(task, ellipses: Path) -> None:
-    tasks = [task(TINY, QUICK, f"run{i}") for i in range(3)]
-    with (
-        # from the processes that have everything imported already
-        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, resources={"GPU": 1}, dashboard_address=None, processes=True
-        ) as cluster,
-    ):
-        manifests = train_on_cluster(tasks, cluster.scheduler_address)
-        with distributed.Client(cluster) as client:
-            logs = client.run(lambda dask_worker: [entry[:3] for entry in dask_worker.state.log])
-    # every fold waited for a GPU, which is what dask calls constrained, and two could not run at once in one worker
-    folds = [[entry for entry in log if "run_fold" in entry[0]] for log in logs.values()]
-    assert len(folds) == 2
-    assert sum(entry[2] == "constrained" for log in folds for entry in log) == 3
-    assert all(any(entry[2] == "executing" for entry in log) for log in folds)
-    assert [manifest["steps"] for manifest in manifests] == [8, 8, 8]
-    here = run_fold(task(TINY, QUICK, "here"))
-    assert {manifest["dice"] for manifest in manifests} == {here["dice"]}
-
-
-def test_a_cluster_that_is_not_there_is_said(task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("folds.cluster._CONNECT_S", 1)
-    with pytest.raises(UserError, match="--cluster tcp://host:8786"):
-        train_on_cluster([task(TINY, QUICK)], "tcp://127.0.0.1:9")
 
 
 def test_curves_and_a_few_masks_are_kept_to_look_at(task) -> None:

@@ -1,16 +1,24 @@
-"""The training program's table, and its refusals: each comes before any image is read, so the data need not exist."""
+"""The training program: its table, refusals before any image is read; folds side by side, of which one is killed."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
+import atomic
+from folds import train
+from folds.task import LOCK_FILE, MANIFEST_FILE
 from folds.train import _print_table, main
 from models.variants import VARIANTS
+from tests.dying import die
+from tests.killed_folds import kill_in_the_second_epoch, results, tiny_flags
+from tests.tiny_folds import QUICK, TINY, maker
 
 
 def refusal(tmp_path: Path, **arguments: Any) -> str:
@@ -59,3 +67,52 @@ def test_the_table_has_the_last_epochs_dice_beside_that_of_the_weights_kept(
         ["0.9000", "0.7000", "0.7500", "-"],
         ["-", "-", "-", "-"],
     ]
+
+
+@pytest.mark.slow
+def test_folds_end_as_undisturbed_though_one_is_killed_in_mid_training(
+    ellipses: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags, marker = tiny_flags(monkeypatch), tmp_path / "killed"
+    kill_in_the_second_epoch(monkeypatch, marker)
+    main(**flags, data=ellipses, runs=tmp_path / "alone", jobs=1)
+    main(**flags, data=ellipses, runs=tmp_path / "beside", jobs=2)
+    assert marker.exists()
+    assert "a process was killed; 2 tasks remain" in capsys.readouterr().out
+    expected = results(tmp_path / "alone")
+    assert results(tmp_path / "beside") == expected
+    assert sum(name.endswith("weights.safetensors") for name in expected) == 2
+
+
+def test_a_fold_whose_process_is_killed_each_time_ends_in_one_sentence(
+    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_train", die)
+    flags = tiny_flags(monkeypatch)
+    with pytest.raises(SystemExit) as caught:
+        main(**flags, data=ellipses, runs=tmp_path / "runs", jobs=2)
+    message = str(caught.value.code)
+    assert message.startswith("error: processes keep dying")
+    assert "fewer --jobs" in message
+    assert "\n" not in message
+
+
+def test_a_fold_that_another_process_trains_is_waited_for(
+    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = maker(ellipses, tmp_path)(TINY, QUICK)
+    trained: list[str] = []
+    monkeypatch.setattr(train, "run_fold", lambda each: trained.append(each.label))
+    with ThreadPoolExecutor(1) as pool:
+        task.folder.mkdir()
+        with (task.folder / LOCK_FILE).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            other = pool.submit(train._train, task)
+            while "trained by another process" not in capsys.readouterr().out:
+                assert not other.done()
+            atomic.write_json(task.folder / MANIFEST_FILE, {"dice": 1.0})
+        assert other.result() == {"dice": 1.0}
+    assert trained == []

@@ -1,8 +1,6 @@
-"""Prediction over processes and over a dask cluster: the same bytes, whoever does the work and whoever dies."""
+"""Prediction over processes: the same bytes, whoever does the work and whoever dies."""
 
 import os
-import signal
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from cores import core_count
 from folds.workers import process_count, run_all
 from predict import predictor
 from predict.predictor import predict
+from tests.dying import run_all_killing
 from tests.synthetic_runs import UNET, save_member, write_photograph
 
 SIZE = (80, 120)
@@ -44,20 +43,6 @@ def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         store = predict(member, NAMES, images, SIZE, batch=3)
     assert store.missing() == []
     return chunks(store.path)
-
-
-def die_once(marker: Path, call: Callable[[object], object], task: object) -> object:
-    """The first process that comes here kills itself."""
-    try:
-        marker.touch(exist_ok=False)
-        os.kill(os.getpid(), signal.SIGKILL)
-    except FileExistsError:
-        pass
-    return call(task)
-
-
-def run_all_killing(marker: Path, call: Callable[[object], object], *rest: object, **options: object) -> object:
-    return run_all(partial(die_once, marker, call), *rest, **options)
 
 
 def test_two_processes_store_what_one_stores_though_one_of_them_is_killed(
@@ -92,37 +77,9 @@ def test_unreadable_images_are_told_by_the_processes(images: Path, expected: dic
     }
 
 
-@pytest.fixture
-def cluster() -> Iterator[str]:
-    # not at the top: every process that unpickles a function of this module would import it
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as started:
-        yield started.scheduler_address
-
-
-def test_a_cluster_stores_the_same_though_a_worker_is_killed(
-    images: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str
-) -> None:
-    marker = tmp_path / "killed"
-    monkeypatch.setattr(predictor, "run_all", partial(run_all_killing, marker))
-    member = save_member(tmp_path, UNET)
-    store = predict(member, NAMES, images, SIZE, batch=3, cluster=cluster)
-    assert marker.exists()
-    assert chunks(store.path) == expected
-    with pytest.raises(UserError, match=r"does not see /nowhere"):
-        list(run_all(print, lambda: [1], cluster=cluster, shared=[Path("/nowhere")]))
-
-
 def test_processes_that_always_die_end_the_run() -> None:
     with pytest.raises(UserError, match=r"processes keep dying.*--jobs"):
         list(run_all(os._exit, lambda: [1, 2], jobs=2))
-
-
-def test_no_scheduler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("folds.workers._CONNECT_S", 0.2)
-    with pytest.raises(UserError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:1"):
-        list(run_all(print, lambda: [1], cluster="tcp://127.0.0.1:1"))
 
 
 def test_jobs_are_counted_as_joblib_counts_them() -> None:
