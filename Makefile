@@ -5,6 +5,7 @@ F     ?= all
 DATA  ?= data/$(C)
 IMAGES ?= $(DATA)/test
 BLEND ?=
+SCHEDULER ?=
 OUT    ?= runs/$(C)/masks
 ARGS  ?=
 
@@ -18,7 +19,7 @@ WHERE  = --competition $(C) --data $(DATA)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test check data fold folds fit ensemble submission submit predict plan report \
-	disagreement notebook-push notebook-pull bench clean
+	disagreement scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +81,12 @@ report: setup  ## table of figures and a contact sheet of predictions
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
 	$(PY) -m report.disagreement $(WHERE) --members "$(filter-out all,$(V))" $(ARGS)
+
+scheduler: setup  ## bring workers together, at this machine's port 8786; ARGS='--host ADDRESS --port NUMBER'
+	$(PY) -m folds.scheduler $(ARGS)
+
+worker: setup  ## give this machine's GPUs (or cores) to SCHEDULER=tcp://host:8786, for --cluster tcp://host:8786
+	$(PY) -m folds.offer --scheduler "$(SCHEDULER)" $(ARGS)
 
 notebook-push: setup  ## train V on the folds F on Kaggle's GPUs and fetch the result; ARGS='--blend NAME' predicts there
 	$(PY) -m notebooks.push --competition $(C) --variant "$(V)" --fold $(F) $(ARGS)

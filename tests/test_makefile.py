@@ -30,6 +30,8 @@ def test_help_is_the_default_and_lists_every_verb() -> None:
         "report",
         "disagreement",
         "plan",
+        "scheduler",
+        "worker",
         "clean",
     ):
         assert re.search(rf"^  make {verb} ", text, re.MULTILINE), verb
