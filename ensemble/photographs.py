@@ -16,6 +16,7 @@ from command_line import UserError, program
 from competition import find_competition
 from ensemble.blend import find_blend
 from ensemble.photograph_files import cut_out, list_photographs, write_png
+from folds.logit_code import rounded
 from models.image_file import decode
 from predict.blocks import Place, places, raise_unreadable
 from predict.photographs import PhotographLogits, load, network_logits
@@ -70,7 +71,9 @@ def main(
         pool = ReplicaPool(chosen.members)
 
         def keep(result: PhotographLogits) -> None:
-            logits = replace(chosen, frames=tuple(result.frames)).logits(result.planes, result.size, result.images)
+            # as a store rounds them: on such logits blends are fitted
+            planes = [rounded(plane) for plane in result.planes]
+            logits = replace(chosen, frames=tuple(result.frames)).logits(planes, result.size, result.images)
             paths = outputs(result.name)
             if cutout:
                 write_png(paths[1], cut_out(decode(folder / result.name), logits))

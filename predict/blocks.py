@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from command_line import UserError
+
+# consecutive images of a list, from the first on, that blocks are cut from: a shard of the submission, and what one
+# process takes at a time. One number for all that predicts, as logits may differ in their last bits where blocks do.
+PART_IMAGES = 500
 
 
 class UnreadableImagesError(UserError):
@@ -42,10 +45,10 @@ def places(names: Sequence[str], wanted: Sequence[str], batch: int) -> Iterator[
             yield some
 
 
-def names_of(images: Sequence[tuple[Place, Any]]) -> list[str]:
-    """The names of a block's images by slot; "" for those that are not among `images`."""
-    names = [""] * images[0][0].length
-    for place, _ in images:
+def names_by_slot(block: Sequence[Place]) -> list[str]:
+    """The names of a block's images, each at its slot; "" where an image is not among them."""
+    names = [""] * block[0].length
+    for place in block:
         names[place.slot] = place.name
     return names
 

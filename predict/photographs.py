@@ -14,7 +14,7 @@ import numpy as np
 from competition import Size
 from models.frame import Frame
 from models.image_file import ImageFile
-from predict.blocks import Place, names_of, stacked
+from predict.blocks import Place, names_by_slot, stacked
 from predict.replicas import ReplicaPool
 from predict.tiles import predict_in_tiles
 
@@ -79,20 +79,21 @@ class PhotographLogits:
 def network_logits(pool: ReplicaPool, photographs: Sequence[tuple[Place, Photograph]]) -> list[PhotographLogits]:
     """Pass some photographs of one block through every member's networks, in tiles where one needs that."""
     results = [PhotographLogits(place.name, p.size, images=dict(p.inputs)) for place, p in photographs]
+    block_names = names_by_slot([place for place, _ in photographs])
     with pool.take() as replicas:
         for replica in replicas:
-            frame = replica.frame
+            frame, mask = replica.frame, replica.variant.planes_of("mask")
             whole = [(place, p.inputs[frame]) for place, p in photographs if not _in_tiles(frame, p.size)]
-            logits = replica.logits(stacked(whole), names_of(photographs)) if whole else np.empty(0)
+            logits = replica.logits(stacked(whole), block_names) if whole else np.empty(0)
             for result, (place, photograph) in zip(results, photographs, strict=True):
                 if _in_tiles(frame, photograph.size):
                     forward = partial(replica.logits, names=[place.name] * _TILES)
                     tiled = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
                     # tiles are put together at the photograph's own size
-                    result.planes.append(tiled[0])
+                    result.planes.append(tiled[mask][0])
                     result.frames.append(Frame(photograph.size))
                     result.images[Frame(photograph.size)] = photograph.inputs[frame]
                 else:
-                    result.planes.append(logits[place.slot, 0])
+                    result.planes.append(logits[place.slot, mask][0])
                     result.frames.append(frame)
     return results

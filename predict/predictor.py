@@ -21,15 +21,14 @@ from competition import Size
 from cores import core_count, thread_count
 from folds.store import LogitStore
 from folds.workers import process_count, run_all
-from predict.blocks import Place, names_of, places, raise_unreadable, stacked
+from predict import blocks
+from predict.blocks import Place, names_by_slot, places, raise_unreadable, stacked
 from predict.members import TEST_STORE, Member
 from predict.pipeline import overlapped
 from predict.replicas import ReplicaPool, pool_of_process
 
 # on a CPU the forward pass has the cores; GPUs must be fed
 DECODERS = max(2, min(16, core_count() // 2))
-# consecutive images that one process takes at a time
-PART_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class _Task:
 
         def forward(images: list[tuple[Place, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
             with ready.take() as (replica,):
-                planes = replica.logits(stacked(images), names_of(images))
+                planes = replica.logits(stacked(images), names_by_slot([place for place, _ in images]))
             for place, _ in images:
                 yield place.name, planes[place.slot]
 
@@ -158,7 +157,8 @@ def predict(
     missing = kept.missing()
     if not missing:
         return kept
-    parts = [names[start : start + PART_IMAGES] for start in range(0, len(names), PART_IMAGES)]
+    part_images = blocks.PART_IMAGES
+    parts = [names[start : start + part_images] for start in range(0, len(names), part_images)]
     processes = process_count(jobs)
     faults: list[_Fault] = []
     with tqdm(total=len(missing), desc=f"predict {member.name}", unit="image", disable=None) as bar:

@@ -21,8 +21,10 @@ from models.variants import Variant
 from predict.members import Member
 from predict.memory_backoff import MemoryBackoff
 
-# a forward pass takes about this many pixels; enough to be efficient, little enough for any machine
+# a forward pass takes about this many pixels, and at most so many images; enough to be efficient, little enough for any
+# machine (a CPU is faster with 16 small images than with 64)
 _BATCH_PX = {"cpu": 1 << 20, "cuda": 1 << 23}
+_MOST_IMAGES = {"cpu": 16, "cuda": 64}
 
 
 class Replica:
@@ -141,8 +143,9 @@ class ReplicaPool:
             torch.set_num_threads(threads)
 
     def batch(self, variant: Variant) -> int:
-        """Images of `variant` a forward pass."""
-        return max(1, min(64, _BATCH_PX[self.device] // (variant.size[0] * variant.size[1])))
+        """Images of `variant` a forward pass: a power of two, so that larger blocks are made of whole smaller ones."""
+        count = max(1, min(_MOST_IMAGES[self.device], _BATCH_PX[self.device] // (variant.size[0] * variant.size[1])))
+        return 1 << (count.bit_length() - 1)
 
 
 _lock = threading.Lock()

@@ -1,14 +1,15 @@
 """From image files straight to rows of the submission: nothing is stored but the submission's own shards.
 
-Every image is read once, goes through all members' networks, and is blended at full size as the networks gave it,
-without the rounding of a logit store. The shards are the ledger: one that is whole is not made again.
+Every image is read once and goes through all members' networks, in the blocks in which a logit store would be filled;
+the logits are rounded as a store rounds them, and blended at full size. So the rows are, to the byte, those that stores
+give. The shards are the ledger: one that is whole is not made again, whichever way it was made.
 """
 
 from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError
 from ensemble.blend import Blend
+from folds.logit_code import rounded
 from folds.workers import process_count, run_all
 from models.frame import Frame, load_for
-from predict.blocks import Place, names_of, places, raise_unreadable, stacked
+from predict.blocks import Place, names_by_slot, places, raise_unreadable, stacked
 from predict.pipeline import streamed
 from predict.predictor import Share
-from predict.replicas import ReplicaPool, pool_of_process
+from predict.replicas import Replica, ReplicaPool, pool_of_process
 from submit.spool import write_all
 from submit.stream import SubmissionStream
 
@@ -70,28 +72,22 @@ class Direct:
             bar: is advanced.
         """
         ready = pool or pool_of_process(self.blend.members)
-        batch = min(ready.batch(member.variant) for member in self.blend.members)
-
+        batches = [ready.batch(member.variant) for member in self.blend.members]
+        # whole blocks of every member, as each is a power of two
+        batch = max(batches)
         needed = self.blend.image_frames(self.stream.size)
 
         def forward(images: list[tuple[Place, dict[Frame, np.ndarray]]]) -> Iterator[_Passed]:
             with ready.take() as replicas:
-                logits = [
-                    replica.logits(
-                        stacked([(place, inputs[replica.frame]) for place, inputs in images]), names_of(images)
-                    )
-                    for replica in replicas
-                ]
+                logits = [_logits(*each, images) for each in zip(replicas, batches, strict=True)]
             for place, inputs in images:
-                yield (
-                    place.name,
-                    [planes[place.slot, 0] for planes in logits],
-                    {frame: inputs[frame] for frame in needed},
-                )
+                pictures = {frame: inputs[frame] for frame in needed}
+                yield place.name, [planes[place.name] for planes in logits], pictures
 
         def keep(result: _Passed) -> tuple[str, bytes]:
             name, planes, pictures = result
-            return name, self.blend.row(planes, self.stream.size, self.stream.order, pictures)
+            as_stored = [rounded(plane) for plane in planes]
+            return name, self.blend.row(as_stored, self.stream.size, self.stream.order, pictures)
 
         unread: list[tuple[Place, UserError]] = []
         shard_of = {name: shard for shard in shards for name in self.stream.shard_names(shard)}
@@ -137,6 +133,19 @@ class Direct:
         return True
 
 
+def _logits(
+    replica: Replica, batch: int, images: Sequence[tuple[Place, dict[Frame, np.ndarray]]]
+) -> dict[str, np.ndarray]:
+    """One member's logits (h, w) float32 of the images of a block, by name: in its own blocks, of `batch` images."""
+    inputs = {place.name: of_frame[replica.frame] for place, of_frame in images}
+    mask = replica.variant.planes_of("mask")
+    logits: dict[str, np.ndarray] = {}
+    for block in places(names_by_slot([place for place, _ in images]), list(inputs), batch):
+        planes = replica.logits(stacked([(place, inputs[place.name]) for place in block]), names_by_slot(block))
+        logits.update((place.name, planes[place.slot, mask][0]) for place in block)
+    return logits
+
+
 def _empty_path(stream: SubmissionStream, shard: int) -> Path:
     return stream.folder / f"empty-{shard:05}.json"
 
@@ -146,6 +155,20 @@ def empty_rows(stream: SubmissionStream) -> list[str]:
     whole = {_empty_path(stream, k) for k in set(range(stream.shard_count)) - set(stream.missing())}
     paths = sorted(path for path in stream.folder.glob("empty-*.json") if path in whole)
     return [name for path in paths for name in atomic.read_json(path, _CURE)]
+
+
+def drop_empty_rows(stream: SubmissionStream, readable: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove the shards with an empty row whose image can now be read, so that they are made again.
+
+    Args:
+        stream: the submission.
+        readable: whether an image can be read.
+    """
+    for shard in range(stream.shard_count):
+        path = _empty_path(stream, shard)
+        if path.exists() and any(readable(name) for name in atomic.read_json(path, _CURE)):
+            stream.shard_path(shard).unlink(missing_ok=True)
+            path.unlink()
 
 
 def write_direct(
@@ -171,11 +194,10 @@ def write_direct(
     processes = process_count(jobs)
     spread = processes > 1 or bool(cluster)
     work = Direct(stream, blend, folder, empty, Share.one_of(processes, bool(cluster)) if spread else Share())
-    for shard in range(stream.shard_count):
-        path = _empty_path(stream, shard)
-        if path.exists() and (not empty or any(work.readable(name) for name in atomic.read_json(path, _CURE))):
-            stream.shard_path(shard).unlink(missing_ok=True)
-            path.unlink()
+    if empty:
+        drop_empty_rows(stream, work.readable)
+    else:
+        drop_empty_rows(stream)
     faults: list[_Fault] = []
     missing = stream.missing()
     with tqdm(total=stream.count, desc="predict and encode", unit="row", disable=None) as bar:

@@ -24,17 +24,16 @@ from folds.images import list_images
 from folds.store import LogitStore
 from folds.workers import run_all
 from models.frame import load_for
+from predict import blocks
 from predict.blocks import UnreadableImagesError
 from predict.members import TEST_STORE
 from predict.predictor import predict
 from submit.check import check, sample_names
-from submit.direct import write_direct
+from submit.direct import drop_empty_rows, write_direct
 from submit.score import score
 from submit.stream import SubmissionStream
 
 OnMissing = Literal["refuse", "empty"]
-
-SHARD_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -183,9 +182,7 @@ def main(
     }
     if images is not None:
         fingerprint["images"] = images.absolute().name
-    if blender is None:
-        fingerprint["logits"] = "as the networks gave them"
-    elif blender.empty:
+    if blender is not None and blender.empty:
         fingerprint["empty_rows"] = sorted(blender.empty)
     rows = SubmissionStream(
         root / name / "shards",
@@ -193,7 +190,7 @@ def main(
         header=facts.header,
         size=facts.size,
         order=facts.order,
-        shard_rows=SHARD_ROWS,
+        shard_rows=blocks.PART_IMAGES,
         fingerprint=fingerprint,
         restart=restart,
     )
@@ -205,6 +202,7 @@ def main(
             raise _with_way_out(error) from None
     else:
         empty = sorted(blender.empty)
+        drop_empty_rows(rows)
         _encode(blender, rows, jobs or -1, cluster)
     if len(empty) == len(names):
         raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ensemble.blend import find_blend
 from ensemble.photographs import main as mask_photographs
+from folds.logit_code import rounded
 from models.frame import Frame, frame_of
 from models.image_file import decode
 from predict.blocks import Place
@@ -82,7 +83,8 @@ def test_a_stacker_sees_the_photograph_in_tiles_too(photographs: Path, tmp_path:
         assert stacker.image_frame(logits.frames) == grid
         whole = decode(photographs / name)
         image = whole if grid.size == whole.shape[:2] else UNET_FRAME.load(photographs / name)[0]
-        full = stacker(logits.planes, logits.frames, [], photograph.size, image)
+        planes = [rounded(plane) for plane in logits.planes]
+        full = stacker(planes, logits.frames, [], photograph.size, image)
         np.testing.assert_array_equal(pixels(out / f"{Path(name).stem}_mask.png") > 0, full > 0)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from command_line import UserError
-from folds.logit_code import KNEE, LIMIT, SCALE, dequantise, quantise
+from folds.logit_code import KNEE, LIMIT, SCALE, dequantise, quantise, rounded
 from folds.store import LogitStore
 from models.variants import VARIANTS, Head
 
@@ -40,6 +40,21 @@ def test_the_code_keeps_its_error_bound_and_the_sign(x: np.ndarray) -> None:
     assert (np.abs(back - clipped) <= 0.505 * np.sqrt(KNEE**2 + clipped**2) / SCALE + 1e-6).all()
     decided = np.abs(x) > 0.51 * KNEE / SCALE
     assert (np.sign(back)[decided] == np.sign(x)[decided]).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (7,), (3, 5, 1), (41, 803), (2, 181, 257)])
+def test_what_is_rounded_is_what_a_store_gives_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    logits = (np.random.default_rng(0).normal(size=shape) * 12).astype(np.float32)
+    kept = rounded(logits)
+    np.testing.assert_array_equal(kept, dequantise(quantise(logits)))
+    # once more changes nothing
+    np.testing.assert_array_equal(rounded(kept), kept)
+    # and parts of it are the same alone
+    np.testing.assert_array_equal(rounded(logits[..., ::2]), kept[..., ::2])
+    if len(shape) == 3:
+        store = LogitStore.create(tmp_path / "a.zarr", ["x"], shape)
+        store.write("x", logits)
+        np.testing.assert_array_equal(store.read("x"), kept)
 
 
 def test_what_is_written_is_read_back_by_us_and_by_plain_zarr(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from command_line import UserError
 from cores import core_count
 from folds.workers import process_count, run_all
-from predict import predictor
+from predict import blocks, predictor
 from predict.predictor import predict
 from tests.dying import run_all_killing
 from tests.synthetic_runs import UNET, save_member, write_photograph
@@ -20,7 +20,7 @@ NAMES = [f"{k:02}.jpg" for k in range(14)]
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "PART_IMAGES", 5)
+    monkeypatch.setattr(blocks, "PART_IMAGES", 5)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def chunks(store: Path) -> dict[str, bytes]:
 def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     member = save_member(tmp_path_factory.mktemp("reference"), UNET)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor, "PART_IMAGES", 5)
+        patch.setattr(blocks, "PART_IMAGES", 5)
         store = predict(member, NAMES, images, SIZE, batch=3)
     assert store.missing() == []
     return chunks(store.path)
