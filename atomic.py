@@ -14,6 +14,8 @@ from typing import Any
 
 from command_line import UserError
 
+# how the name of what is not finished begins; what a killed process leaves behind is known by it
+TEMPORARY = ".tmp-"
 # what the system says when no more bytes fit
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -22,12 +24,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed.
 
-    The temporary name keeps `path`'s suffixes, since many writers choose their format by them, and begins with
-    `.tmp-`, so that what a killed process leaves behind is recognisable. Missing parent folders are made.
-    A reader sees the old file or the new one, never a part.
+    The temporary name begins with `TEMPORARY` and keeps `path`'s suffixes, since many writers choose their format by
+    them. Missing parent folders are made. A reader sees the old file or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -45,7 +46,7 @@ def building(folder: Path) -> Iterator[Path]:
     folders are made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{folder.name}")
+    temporary = folder.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{folder.name}")
     temporary.mkdir()
     try:
         yield temporary

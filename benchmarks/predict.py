@@ -26,6 +26,7 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import Size
+from folds.run_layout import MANIFEST_FILE, fold_folder
 from models import checkpoint
 from models.build import build
 from models.image_file import ImageFile
@@ -44,10 +45,10 @@ def random_member(root: Path, variant: Variant, folds: int = 1, tta: tuple[str, 
     """A member with random weights."""
     changed = replace(variant, tta=tta)
     for k in range(folds):
-        folder = root / changed.name / f"fold{k}"
+        folder = fold_folder(root / changed.name, k)
         checkpoint.save(folder, build(changed, pretrained=False), changed)
         atomic.write_json(
-            folder / "manifest.json", {"variant": changed.to_json(), "folds_digest": "none", "data_digest": "none"}
+            folder / MANIFEST_FILE, {"variant": changed.to_json(), "folds_digest": "none", "data_digest": "none"}
         )
     return find_members(root, [changed.name], folds)[0]
 

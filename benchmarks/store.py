@@ -25,6 +25,7 @@ from folds import split
 from folds.images import find_training_set
 from folds.inputs import load_inputs
 from folds.logit_code import dequantise, quantise
+from folds.run_layout import CACHE_DIR, FOLDS_FILE, fold_folder, is_finished
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
 from folds.truth import load_truth
@@ -94,16 +95,16 @@ def main(
     """
     facts = find_competition(competition)
     root = runs / facts.name
-    if not (root / variant / "fold0" / "manifest.json").exists():
+    if not is_finished(fold_folder(root / variant, 0)):
         raise UserError(
             f"{root / variant} is not trained: make data folds C={competition} V={variant}, or name another runs "
             "folder (--runs)."
         )
     training = find_training_set(facts, data or facts.default_data())
-    fold = split.read(root / "folds.csv", training)["fold"].to_numpy()
+    fold = split.read(root / FOLDS_FILE, training)["fold"].to_numpy()
     member = find_members(root, [variant], int(fold.max()) + 1)[0]
-    known = load_truth(training, root / "cache")
-    frames = load_inputs(training, member.frame, {"mask": known}, root / "cache")
+    known = load_truth(training, root / CACHE_DIR)
+    frames = load_inputs(training, member.frame, {"mask": known}, root / CACHE_DIR)
 
     chosen = np.linspace(0, len(fold) - 1, min(scored or len(fold), len(fold))).astype(int)
     planes: list[np.ndarray] = []

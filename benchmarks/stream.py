@@ -21,6 +21,7 @@ import tyro
 from benchmarks.mask_pool import load_masks
 from command_line import UserError, program
 from competition import COMPETITIONS
+from ensemble.blend_file import SHARDS_DIR, SUBMISSION_FILE
 from submit import spool, writer
 from submit import stream as stream_module
 from submit.check import check
@@ -76,11 +77,11 @@ def measure(pool: Path, rows: int, workers: int, packed: bool) -> None:
     with tempfile.TemporaryDirectory(dir=pool.parent) as scratch:
         folder = Path(scratch)
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        stream = SubmissionStream(folder / "shards", names, size=size, fingerprint={})
+        stream = SubmissionStream(folder / SHARDS_DIR, names, size=size, fingerprint={})
         given: Iterable[tuple[str, np.ndarray]] = ((name, masks[k % len(masks)]) for k, name in enumerate(names))
         spool.write_all(stream, given, workers=workers)
         shards_s = time.perf_counter() - begin
-        path = folder / ("submission.csv.gz" if packed else "submission.csv")
+        path = folder / (SUBMISSION_FILE if packed else SUBMISSION_FILE.removesuffix(".gz"))
         manifest = stream.join(path, {})
         total_s, cpu_s = time.perf_counter() - begin, time.process_time() - begin_cpu
         peak_kb = _peak_kb()

@@ -23,13 +23,13 @@ from competition import find_competition
 from ensemble.selection import figures
 from folds import split
 from folds.images import find_training_set
+from folds.run_layout import CACHE_DIR, FOLDS_FILE, OOF_STORE, fold_folder
 from folds.scoring import full_size_dice
 from folds.store import LogitStore
 from folds.task import mean_over_images, read_manifest
 from folds.truth import load_truth
 from models.frame import frame_of
 from models.variants import Variant, find_variant
-from predict.members import OOF_STORE
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class Table:
     def __init__(self, competition: str, data: Path, root: Path) -> None:
         self._root = root
         self._training = find_training_set(find_competition(competition), data)
-        self._truth = load_truth(self._training, root / "cache")
+        self._truth = load_truth(self._training, root / CACHE_DIR)
         self._groups = self._training.groups()
-        path = root / "folds.csv"
+        path = root / FOLDS_FILE
         self._fold = split.read(path, self._training)["fold"].to_numpy() if path.exists() else None
 
     def _dice(self, variant: Variant, positions: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ class Table:
         manifests: list[dict[str, Any]] = []
         if self._fold is not None:
             wanted = split.parse_folds(system.fold, int(self._fold.max()) + 1)
-            found = [read_manifest(self._root / variant.name / f"fold{k}") for k in wanted]
+            found = [read_manifest(fold_folder(self._root / variant.name, k)) for k in wanted]
             manifests = [manifest for manifest in found if manifest]
         if self._fold is None or not manifests:
             reason = ", needs a GPU" if system.needs == "gpu" else ""

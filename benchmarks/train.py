@@ -32,6 +32,7 @@ from folds import fit, optimisation
 from folds.images import find_training_set
 from folds.inputs import DecodedInputs, Inputs, load_inputs
 from folds.plan import plan_of
+from folds.run_layout import CACHE_DIR
 from folds.task import FoldTask
 from folds.truth import load_truth
 from models.build import build, parameter_count
@@ -135,12 +136,12 @@ def _task(
 ) -> FoldTask:
     facts = find_competition(competition)
     training = find_training_set(facts, data)
-    truth = load_truth(training, folder / "cache")
+    truth = load_truth(training, folder / CACHE_DIR)
     frame = frame_of(variant)
     # at the full size, and so at a GPU's own pace, the data is read from JPEG
     inputs: Inputs = DecodedInputs(training, frame, {"mask": truth})
     if variant.fit == "resize":
-        inputs = load_inputs(training, frame, {"mask": truth}, folder / "cache")
+        inputs = load_inputs(training, frame, {"mask": truth}, folder / CACHE_DIR)
     recipe = plan_of(variant, "", {"batch": batch} if batch else {})
     if recipe.batch > len(training.names):
         raise UserError(f"{data} has {len(training.names)} images, fewer than a batch: --batch 4 works.")

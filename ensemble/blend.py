@@ -15,6 +15,7 @@ from ensemble import conv_stacker
 from ensemble.blend_file import read_blend
 from ensemble.postprocess import apply_kept
 from ensemble.voting import LINEAR, Combination, combination_of
+from folds.run_layout import finished_folds, trained_runs
 from kernels.rle import encode_logits_text, encode_text
 from models.frame import Frame
 from predict.members import Member, find_members
@@ -203,8 +204,8 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:
-    folds = len(list((root / names[0]).glob("fold*/manifest.json")))
+    folds = len(finished_folds(root / names[0]))
     if not folds:
-        known = ", ".join(sorted({p.parent.parent.name for p in root.glob("*/fold*/manifest.json")})) or "none"
+        known = ", ".join(run.name for run in trained_runs(root)) or "none"
         raise UserError(f"{root / names[0]} has no trained fold (trained there: {known}): make folds V={names[0]}.")
     return find_members(root, names, folds)

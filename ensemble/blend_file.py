@@ -10,7 +10,12 @@ from command_line import UserError
 
 BLEND_FILE = "blend.json"
 SCORES_FILE = "oof_dice.csv"
+# of a convolutional stacker: its weights, and what it is
+STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
+STACKER_FILE = "conv_stacker.json"
 SUBMISSION_FILE = "submission.csv.gz"
+# its parts while it is made
+SHARDS_DIR = "shards"
 # written where the test truth is known
 SCORE_FILE = "test_score.json"
 CONTACT_SHEET_FILE = "contact_sheet.png"
@@ -31,10 +36,11 @@ def read_blend(folder: Path) -> dict[str, Any]:
     """
     path = folder / BLEND_FILE
     try:
-        blend: dict[str, Any] = json.loads(path.read_text())
+        blend: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        blend["members"]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: choose the blend first (make fit).") from None
-    except json.JSONDecodeError:
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: choose the blend again (make fit).") from None
     return blend
 

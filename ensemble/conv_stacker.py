@@ -20,6 +20,7 @@ import torch
 import atomic
 from command_line import UserError
 from competition import Size
+from ensemble.blend_file import STACKER_FILE, STACKER_WEIGHTS_FILE
 from ensemble.correction import Correction, stacked_inputs
 from ensemble.patches import Patches, grid_of, on_grid
 from models.frame import Frame
@@ -27,8 +28,6 @@ from models.frame import Frame
 NAME = "conv-stacker"
 IMAGE_NAME = "conv-stacker-image"
 NAMES = (NAME, IMAGE_NAME)
-WEIGHTS_FILE = "conv_stacker.safetensors"
-FACTS_FILE = "conv_stacker.json"
 
 # pixels that the convolutions see around one; at a window's border they would see padding
 _REACH_PX = 3
@@ -167,10 +166,10 @@ class ConvStacker:
 
     def save(self, folder: Path, members: Sequence[str]) -> None:
         """Write what was learned and from which members, in their order, into `folder`."""
-        with atomic.replacing(folder / WEIGHTS_FILE) as temporary:
+        with atomic.replacing(folder / STACKER_WEIGHTS_FILE) as temporary:
             safetensors.numpy.save_file({"weights": self.weights_, **self.state_}, temporary)
         parameters = {key: getattr(self, key) for key in _PARAMETERS}
-        atomic.write_json(folder / FACTS_FILE, {"members": list(members), **parameters, "digest": self.digest()})
+        atomic.write_json(folder / STACKER_FILE, {"members": list(members), **parameters, "digest": self.digest()})
 
 
 @dataclass(frozen=True)
@@ -214,19 +213,19 @@ def load(folder: Path, name: str, names: Sequence[str], digest: str) -> _OfNetwo
     """
     cure = "choose the blend again (make fit)."
     try:
-        facts = json.loads((folder / FACTS_FILE).read_text())
-        state = safetensors.numpy.load_file(folder / WEIGHTS_FILE)
+        facts = json.loads((folder / STACKER_FILE).read_text())
+        state = safetensors.numpy.load_file(folder / STACKER_WEIGHTS_FILE)
         members = facts["members"]
         # a stacker of before there were images looks at none
         stacker = ConvStacker(**{key: facts[key] for key in _PARAMETERS if key in facts or key != "image"})
         stacker.weights_ = state.pop("weights")
         stacker.state_ = state
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename or folder / WEIGHTS_FILE} is missing: {cure}") from None
+        raise UserError(f"{error.filename or folder / STACKER_WEIGHTS_FILE} is missing: {cure}") from None
     except (ValueError, KeyError, safetensors.SafetensorError):
         raise UserError(f"the stacker in {folder} is damaged: {cure}") from None
     if stacker.digest() != digest:
-        raise UserError(f"{folder / WEIGHTS_FILE} is not of the fit that wrote the blend: {cure}")
+        raise UserError(f"{folder / STACKER_WEIGHTS_FILE} is not of the fit that wrote the blend: {cure}")
     lacking = [member for member in members if member not in names]
     if lacking:
         raise UserError(f"the stacker in {folder} needs {lacking[0]}, which is not among the networks: {cure}")

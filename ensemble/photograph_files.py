@@ -11,6 +11,9 @@ import atomic
 from command_line import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
+# what replaces a photograph's suffix in the names of its mask and its cut-out
+MASK_SUFFIX = "_mask.png"
+CUTOUT_SUFFIX = "_cutout.png"
 
 
 def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, UserError]]]:

@@ -15,7 +15,7 @@ import atomic
 from command_line import UserError, program
 from competition import find_competition
 from ensemble.blend import find_blend
-from ensemble.photograph_files import cut_out, list_photographs, write_png
+from ensemble.photograph_files import CUTOUT_SUFFIX, MASK_SUFFIX, cut_out, list_photographs, write_png
 from folds.logit_code import rounded
 from models.image_file import decode
 from predict.blocks import Place, places, raise_unreadable
@@ -63,7 +63,7 @@ def main(
 
     def outputs(name: str) -> list[Path]:
         stem = Path(name).stem
-        return [out / f"{stem}_mask.png", *([out / f"{stem}_cutout.png"] if cutout else [])]
+        return [out / (stem + MASK_SUFFIX), *([out / (stem + CUTOUT_SUFFIX)] if cutout else [])]
 
     missing = [name for name in names if not all(path.exists() for path in outputs(name))]
     faults: list[tuple[Place, UserError]] = []

@@ -26,6 +26,7 @@ from ensemble.selection import bootstrap_interval
 from folds import split
 from folds.images import find_training_set
 from folds.inputs import Inputs, load_inputs
+from folds.run_layout import CACHE_DIR, FOLDS_FILE, TTA_FILE
 from folds.scoring import full_size_dice
 from folds.truth import Truth, load_truth
 from models import checkpoint
@@ -33,7 +34,6 @@ from models.prediction import torch_network
 from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms
 from predict.members import Member, find_members
 
-TTA_FILE = "tta.json"
 _BATCH = 8
 
 
@@ -192,17 +192,17 @@ def main(
     chosen = find_transforms(wanted)[1:]
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
-    if not (root / "folds.csv").exists():
-        raise UserError(f"{root / 'folds.csv'} is missing: train variants first (make folds V=...).")
-    fold = split.read(root / "folds.csv", training)["fold"].to_numpy()
+    if not (root / FOLDS_FILE).exists():
+        raise UserError(f"{root / FOLDS_FILE} is missing: train variants first (make folds V=...).")
+    fold = split.read(root / FOLDS_FILE, training)["fold"].to_numpy()
     member = find_members(root, [measure], int(fold.max()) + 1)[0]
     if member.data_digest != training.digest:
         raise UserError(
             f"{member.folder} was trained on other data than {training.data} holds now: put that data back, or train "
             "in another runs folder."
         )
-    known = load_truth(training, root / "cache", jobs=jobs)
-    frames = load_inputs(training, member.frame, {"mask": known}, root / "cache", jobs=jobs)
+    known = load_truth(training, root / CACHE_DIR, jobs=jobs)
+    frames = load_inputs(training, member.frame, {"mask": known}, root / CACHE_DIR, jobs=jobs)
     result = value_of_transforms(member, frames, known, fold, training.groups(), facts.size, chosen)
     facts_of_run = {
         "weights_digest": member.weights_digest,

@@ -15,8 +15,8 @@ import torch
 import atomic
 from command_line import UserError
 from folds.recipes import Recipe
+from folds.run_layout import DIVERGED_FILE
 
-DIVERGED_FILE = "diverged.json"
 # losses on a GPU are looked at this many steps late: looking at once would make every step wait for the GPU
 _GPU_DELAY = 2
 

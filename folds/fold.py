@@ -18,10 +18,11 @@ from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
 from folds.fit import fit_network, load_epoch, set_up, worker_count
 from folds.heads import MASK_HEAD
+from folds.run_layout import MANIFEST_FILE, RECIPE_FILE
 from folds.scoring import full_size_dice
 from folds.start import record_seen, starting_network
 from folds.store import LogitStore
-from folds.task import MANIFEST_FILE, RECIPE_FILE, FoldTask, read_manifest, read_recipe
+from folds.task import FoldTask, read_manifest, read_recipe
 from models import checkpoint
 from models.build import parameter_count
 from models.frame import frame_of

@@ -16,9 +16,8 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import atomic
+from folds.run_layout import CURVES_FILE, METRICS_FILE
 
-METRICS_FILE = "metrics.csv"
-CURVES_FILE = "curves.png"
 _COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_dice")
 # epochs of Dice 0 in a row that are an alarm
 _DEAD_EPOCHS = 3

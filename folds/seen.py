@@ -9,8 +9,8 @@ from pathlib import Path
 import atomic
 from command_line import UserError
 from folds.images import IMAGE_DIGEST, TrainingSet
+from folds.run_layout import SEEN_FILE
 
-SEEN_FILE = "seen.json"
 _CURE = "put a good copy back, or train the fold again"
 
 

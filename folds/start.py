@@ -16,8 +16,9 @@ import torch
 from command_line import UserError
 from folds import split
 from folds.images import TrainingSet
-from folds.seen import SEEN_FILE, Seen
-from folds.task import MANIFEST_FILE, FoldTask, read_manifest, read_recipe
+from folds.run_layout import FOLDS_FILE, MANIFEST_FILE, SEEN_FILE, fold_folder, fold_number, is_finished
+from folds.seen import Seen
+from folds.task import FoldTask, read_manifest, read_recipe
 from models import checkpoint
 from models.build import build
 from models.variants import Variant
@@ -40,8 +41,8 @@ class Start:
 
 def source_folder(run: Path, fold: int) -> Path:
     """The fold's folder that `--init-from RUN` means for fold `fold`: RUN itself, or RUN/fold<k>."""
-    is_fold = (run / MANIFEST_FILE).exists() or (run / checkpoint.WEIGHTS_FILE).exists()
-    return run if is_fold else run / f"fold{fold}"
+    is_fold = is_finished(run) or (run / checkpoint.WEIGHTS_FILE).exists()
+    return run if is_fold else fold_folder(run, fold)
 
 
 def recorded_start(run: Path, fold: int, folder: Path) -> Start | None:
@@ -54,7 +55,7 @@ def recorded_start(run: Path, fold: int, folder: Path) -> Start | None:
     if source.exists() or recipe is None:
         return None
     # a run's folder has its variant's name
-    names = (f"{run.name} fold {fold} ", f"{run.parent.name} fold {run.name.removeprefix('fold')} ")
+    names = (f"{run.name} fold {fold} ", f"{run.parent.name} fold {fold_number(run)} ")
     identity = str(recipe["init_from"])
     return Start(source, identity) if identity.startswith(names) else None
 
@@ -122,7 +123,7 @@ def _seen_without_record(
     if manifest.get("data_digest") != training.digest or manifest.get("recipe", {}).get("init_from"):
         return None
     if manifest.get("folds_digest") != folds_digest:
-        path = source.absolute().parent.parent / "folds.csv"
+        path = source.absolute().parent.parent / FOLDS_FILE
         if not path.exists():
             return None
         table = split.read(path, training)
@@ -193,7 +194,7 @@ def find_starts(
     network = build(variant, pretrained=False)
     starts: dict[int, Start] = {}
     for fold in folds:
-        own = folder / f"fold{fold}"
+        own = fold_folder(folder, fold)
         start = recorded_start(run, fold, own)
         if start is None:
             finished = read_manifest(own) is not None

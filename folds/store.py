@@ -21,6 +21,7 @@ from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, BytesCodec, Crc32c
 import atomic
 from command_line import UserError
 from folds.logit_code import KNEE, SCALE, dequantise, quantise
+from folds.run_layout import STORE_METADATA_FILE
 
 FORMAT = "logits-asinh-1"
 # a code that no logit has: what zarr returns for a chunk that was never written
@@ -108,7 +109,7 @@ class LogitStore:
         Raises:
             UserError: a store is there that was made for other images, another shape or other attributes.
         """
-        if (path / "zarr.json").exists():
+        if (path / STORE_METADATA_FILE).exists():
             return LogitStore._reopen(path, names, shape, attributes)
         if len(set(names)) != len(names):
             raise UserError("an image name stands twice in the list for a logit store: name each image once.")
@@ -169,7 +170,7 @@ class LogitStore:
         except (FileNotFoundError, zarr.errors.NodeNotFoundError):
             raise UserError(f"{path} is not there: train the variant first (make folds V=...).") from None
         except ValueError:
-            raise UserError(f"{path / 'zarr.json'} is damaged: remove the folder and make it again.") from None
+            raise UserError(f"{path / STORE_METADATA_FILE} is damaged: remove the folder and make it again.") from None
         if array.attrs.get("format") != FORMAT:
             raise UserError(f"{path} is not a logit store of format {FORMAT}: remove the folder and make it again.")
         return LogitStore(path, array)

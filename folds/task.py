@@ -16,15 +16,11 @@ from folds.heads import HeadTruth
 from folds.images import TrainingSet
 from folds.inputs import Inputs
 from folds.recipes import Recipe
+from folds.run_layout import MANIFEST_FILE, RECIPE_FILE, RESUME_DIR
 from folds.seen import Seen
 from models.frame import frame_of
 from models.variants import Variant
 
-MANIFEST_FILE = "manifest.json"
-RECIPE_FILE = "recipe.json"
-# held by the process that trains the fold
-LOCK_FILE = ".lock"
-_RESUME_DIR = "resume"
 _CURE = "put a good copy back, or remove the folder that it is in and train the fold again"
 
 
@@ -77,7 +73,7 @@ class FoldTask:
     @property
     def resume_folder(self) -> Path:
         """Where the training state lies until the fold is complete."""
-        return self.folder / _RESUME_DIR
+        return self.folder / RESUME_DIR
 
     @property
     def last_state(self) -> Path:

@@ -17,6 +17,7 @@ from folds.images import TrainingSet
 from folds.inputs import load_inputs
 from folds.plan import check_batch
 from folds.recipes import Recipe
+from folds.run_layout import CACHE_DIR, OOF_STORE, fold_folder
 from folds.start import Start, find_starts
 from folds.store import LogitStore
 from folds.task import FoldTask, check_frame, read_manifest
@@ -66,11 +67,11 @@ def make_tasks(
     starts: dict[int, Start] = {}
     if init_from and not variant.fitted:
         starts = find_starts(init_from, variant, folds, training, column, folder, digest)
-    truths = load_truths(variant, training, root / "cache")
+    truths = load_truths(variant, training, root / CACHE_DIR)
     heads = [head.name for head in variant.heads]
-    inputs = load_inputs(training, frame_of(variant), truths, root / "cache", heads=heads)
+    inputs = load_inputs(training, frame_of(variant), truths, root / CACHE_DIR, heads=heads)
     store = LogitStore.create(
-        folder / "oof.zarr",
+        folder / OOF_STORE,
         training.names,
         (variant.out_channels, *variant.size),
         variant=variant.name,
@@ -90,7 +91,7 @@ def make_tasks(
             fold=fold,
             train=np.flatnonzero(column != fold),
             held_out=np.flatnonzero(column == fold),
-            folder=folder / f"fold{fold}",
+            folder=fold_folder(folder, fold),
             store=store.path,
             folds_digest=digest,
             seed=seed,
@@ -128,7 +129,7 @@ def is_done(task: FoldTask) -> bool:
         if _plain(manifest.get(key)) != _plain(value):
             raise UserError(
                 f"{task.folder} was trained with another {key.replace('_', ' ')}: remove that folder and the variant's "
-                "oof.zarr to train it again, or choose another --runs folder."
+                f"{OOF_STORE} to train it again, or choose another --runs folder."
             )
     return True
 

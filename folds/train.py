@@ -23,7 +23,8 @@ from folds import split
 from folds.fold import run_fold
 from folds.images import find_training_set
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
-from folds.task import LOCK_FILE, FoldTask, mean_over_images, read_manifest
+from folds.run_layout import CACHE_DIR, FOLDS_FILE, LOCK_FILE, fold_folder
+from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
 from folds.workers import process_count, run_all
@@ -94,7 +95,7 @@ def _print_table(variants: list[Variant], root: Path, count: int) -> None:
     heads = "".join(f"  fold {k}" for k in range(count))
     print(f"\n{'out-of-fold Dice':24}{heads}    mean  of the last epoch")
     for variant in variants:
-        manifests = [read_manifest(root / variant.name / f"fold{k}") for k in range(count)]
+        manifests = [read_manifest(fold_folder(root / variant.name, k)) for k in range(count)]
         cells = "".join(f"  {m['dice']:.4f}" if m else "       -" for m in manifests)
         done = [m for m in manifests if m]
         means = (mean_over_images(done, key) for key in ("dice", "last_dice"))
@@ -192,8 +193,8 @@ def main(
     training = find_training_set(facts, data)
     for plan in plans:
         check_batch(plan, len(training.names), where=f"the images of {training.data}")
-    known = load_truth(training, root / "cache")
-    table = split.find_or_make(root / "folds.csv", training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
+    known = load_truth(training, root / CACHE_DIR)
+    table = split.find_or_make(root / FOLDS_FILE, training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
     count = int(table["fold"].max()) + 1
     chosen = split.parse_folds(fold, count)
     waiting: list[FoldTask] = []

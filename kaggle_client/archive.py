@@ -69,7 +69,7 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
     # no fsync for each of 100,000 files: the checksums are looked at again when a killed run goes on
-    temporary = target.with_name(f".tmp-{target.name}")
+    temporary = target.with_name(f"{atomic.TEMPORARY}{target.name}")
     try:
         with archive.open(info) as source, temporary.open("wb") as file:
             shutil.copyfileobj(source, file, _BLOCK_BYTES)

@@ -11,8 +11,6 @@ from typing import Any, Literal
 import atomic
 from command_line import UserError
 
-FILE = "sent.json"
-
 
 @dataclass(frozen=True)
 class Sent:

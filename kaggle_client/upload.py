@@ -16,15 +16,15 @@ import tyro
 
 from command_line import UserError, program
 from competition import find_competition
+from ensemble.blend_file import SUBMISSION_FILE
+from folds.run_layout import SENT_FILE
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials, find_credentials
 from kaggle_client.fault import KaggleError, fault
-from kaggle_client.sent import FILE as SENT_FILE
 from kaggle_client.sent import Sent, SentLedger
 from submit.check import check, sample_names
 from submit.submission_file import compressed, digests, read_manifest
 
-SUBMISSION_FILE = "submission.csv.gz"
 REFUSED_UPLOAD = "Could not submit to competition"
 
 

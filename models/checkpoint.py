@@ -12,10 +12,7 @@ import torch
 import atomic
 from command_line import UserError
 from models.build import build
-from models.variants import Variant
-
-WEIGHTS_FILE = "weights.safetensors"
-VARIANT_FILE = "variant.json"
+from models.variants import VARIANT_FILE, WEIGHTS_FILE, Variant
 
 
 def save(folder: Path, network: torch.nn.Module, variant: Variant) -> None:

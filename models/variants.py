@@ -14,6 +14,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FULL_PADDED = (1280, 1920)
 
+# a trained network on disk, as models/checkpoint.py writes it
+VARIANT_FILE = "variant.json"
+WEIGHTS_FILE = "weights.safetensors"
+
 
 @dataclass(frozen=True)
 class Head:

@@ -9,11 +9,13 @@ import uuid
 import zipfile
 from pathlib import Path, PurePosixPath
 
+import atomic
 from command_line import UserError
+from ensemble.blend_file import SUBMISSION_FILE
+from folds.run_layout import FOLDS_FILE, MANIFEST_FILE, STORE_METADATA_FILE, WEIGHTS_FILE
 
 # the one file that says what the rest of its folder is
-_KEY_FILES = ("weights.safetensors", "submission.csv.gz")
-_MANIFEST = "manifest.json"
+_KEY_FILES = (WEIGHTS_FILE, SUBMISSION_FILE)
 
 
 def _same_json(one: Path, other: Path) -> bool:
@@ -45,11 +47,11 @@ def _settle(name: PurePosixPath, new: Path, old: Path) -> bool:
     """
     if not old.exists():
         return True
-    if name.name == "folds.csv":
+    if name.name == FOLDS_FILE:
         if _split(new) != _split(old):
             raise UserError(f"the job used another split than {old}: nothing was fetched; push it again with this one.")
         return False
-    if name.name == "zarr.json":
+    if name.name == STORE_METADATA_FILE:
         if not _same_json(new, old):
             raise UserError(
                 f"the fetched logits do not fit {old.parent} (other data, folds or network): nothing was fetched; "
@@ -95,17 +97,17 @@ def merge(path: Path, runs: Path, competition: str) -> list[Path]:
     Raises:
         UserError: it is damaged, or does not fit what is here.
     """
-    staging = runs / competition / f".tmp-fetch-{uuid.uuid4().hex[:8]}"
+    staging = runs / competition / f"{atomic.TEMPORARY}fetch-{uuid.uuid4().hex[:8]}"
     try:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = _stage(archive, staging, competition)
         except (zipfile.BadZipFile, FileNotFoundError) as error:
             raise UserError(f"{path} is damaged ({error}): fetch it again.") from None
-        manifests = [n for n in names if n.name == _MANIFEST]
+        manifests = [n for n in names if n.name == MANIFEST_FILE]
         here = {n.parent for n in manifests if _finished_here(staging / n, runs / n)}
         taken = [n for n in names if n.parent not in here and _settle(n, staging / n, runs / n)]
-        for name in sorted(taken, key=lambda n: n.name == _MANIFEST):
+        for name in sorted(taken, key=lambda n: n.name == MANIFEST_FILE):
             (runs / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).replace(runs / name)
         return [runs / n.parent for n in manifests]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import atomic
 from command_line import UserError
+from ensemble.blend_file import BLEND_FILE, STACKER_FILE, STACKER_WEIGHTS_FILE, read_blend
+from folds.run_layout import FOLDS_FILE, TRAINED_FILES, finished_folds
 from kaggle_client.credentials import Credentials
 
 ROOT = Path(__file__).parents[1]
 # named one by one, so that nothing else that lies in the folder can travel
 PACKAGES = ("kernels", "models", "folds", "predict", "ensemble", "report", "submit", "kaggle_client", "notebooks")
 MODULES = ("competition.py", "command_line.py", "atomic.py", "cores.py", "provenance.py")
-TRAINED_FILES = ("weights.safetensors", "variant.json", "recipe.json", "manifest.json")
 # what the code imports, where that is not the requirement's own name
 _MODULE_OF = {
     "segmentation-models-pytorch": "segmentation_models_pytorch",
@@ -46,9 +46,9 @@ def code_files() -> Iterator[tuple[str, Path]]:
 
 def fold_files(root: Path) -> Iterator[tuple[str, Path]]:
     """The split that training here used, if there is one: logits made there must fit those made here."""
-    path = root / "folds.csv"
+    path = root / FOLDS_FILE
     if path.exists():
-        yield f"runs/{root.name}/folds.csv", path
+        yield f"runs/{root.name}/{FOLDS_FILE}", path
 
 
 def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
@@ -57,20 +57,14 @@ def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
     Raises:
         UserError: there is no such blend, or a member is not trained.
     """
-    path = root / blend / "blend.json"
-    try:
-        members = json.loads(path.read_text(encoding="utf-8"))["members"]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: choose the blend first (make fit).") from None
-    except (ValueError, KeyError):
-        raise UserError(f"{path} is damaged: choose the blend again (make fit).") from None
+    members = read_blend(root / blend)["members"]
     yield from fold_files(root)
-    yield f"runs/{root.name}/{blend}/blend.json", path
-    # of a convolutional stacker
-    for file in sorted(path.parent.glob("conv_stacker.*")):
-        yield f"runs/{root.name}/{blend}/{file.name}", file
+    for name in (BLEND_FILE, STACKER_FILE, STACKER_WEIGHTS_FILE):
+        path = root / blend / name
+        if path.exists():
+            yield f"runs/{root.name}/{blend}/{name}", path
     for member in members:
-        folds = sorted(path.parent for path in (root / member).glob("fold*/manifest.json"))
+        folds = finished_folds(root / member)
         if not folds:
             raise UserError(f"{root / member} is not trained: make folds V={member}, or fetch it (make notebook-pull).")
         for fold in folds:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import tyro
 
+import atomic
 from command_line import UserError, program
 from competition import find_competition
+from folds.run_layout import JOBS_DIR
 from kaggle_client.credentials import find_credentials
 from notebooks.merge import merge
-from notebooks.record import FOLDER, Pushed, read_all
+from notebooks.record import Pushed, read_all
 from notebooks.remote import Remote
 
 
@@ -24,7 +26,7 @@ def pull(job: Pushed, remote: Remote, runs: Path, competition: str) -> None:
     """
     remote.wait(job.kernel)
     root = runs / competition
-    folder = root / FOLDER / f".tmp-{job.kernel.rpartition('/')[2]}"
+    folder = root / JOBS_DIR / f"{atomic.TEMPORARY}{job.kernel.rpartition('/')[2]}"
     try:
         finished = merge(remote.fetch(job.kernel, folder), runs, competition)
     finally:

@@ -21,12 +21,13 @@ import provenance
 from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import split
+from folds.run_layout import FOLDS_FILE, JOBS_DIR
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import find_credentials
 from models.variants import parse_variants
 from notebooks import on_kaggle, pack
 from notebooks.pull import pull
-from notebooks.record import FOLDER, Pushed, read_all
+from notebooks.record import Pushed, read_all
 from notebooks.remote import Remote
 
 # Kaggle allows 50 characters; the dataset's name is this one and "-code"
@@ -74,8 +75,8 @@ def check_job(root: Path, variant: str, fold: str, arguments: list[str]) -> None
     if any(word.startswith("--folds") for word in arguments):
         # theirs is looked at where the split is made
         count = _ANY_FOLDS
-    elif (root / "folds.csv").exists():
-        rows = (root / "folds.csv").read_text(encoding="utf-8").splitlines()
+    elif (root / FOLDS_FILE).exists():
+        rows = (root / FOLDS_FILE).read_text(encoding="utf-8").splitlines()
         column = rows[0].split(",").index("fold")
         count = 1 + max(int(row.split(",")[column]) for row in rows[1:])
     split.parse_folds(fold, count)
@@ -155,7 +156,7 @@ def main(
             f"{kernel} still runs on Kaggle: make notebook-pull fetches it; pushing it anew would begin it from the "
             "start (--again does)."
         )
-    folder = root / FOLDER / f".tmp-push-{name}"
+    folder = root / JOBS_DIR / f"{atomic.TEMPORARY}push-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
         files = pack.blend_files(root, blend) if blend else pack.fold_files(root)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import atomic
-
-FOLDER = "kaggle"
+from folds.run_layout import JOBS_DIR
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Pushed:
 
     def path(self, root: Path) -> Path:
         """Where it is recorded under `runs/<competition>`."""
-        return root / FOLDER / f"{self.kernel.rpartition('/')[2]}.json"
+        return root / JOBS_DIR / f"{self.kernel.rpartition('/')[2]}.json"
 
     def write(self, root: Path) -> None:
         """Record it."""
@@ -42,6 +41,6 @@ def read_all(root: Path) -> list[Pushed]:
     """All jobs of `runs/<competition>`, oldest first."""
     found = [
         Pushed(**atomic.read_json(path, "remove it; the job can still be fetched from Kaggle by hand"))
-        for path in (root / FOLDER).glob("*.json")
+        for path in (root / JOBS_DIR).glob("*.json")
     ]
     return sorted(found, key=lambda job: job.when)

@@ -9,15 +9,19 @@ from typing import Any
 
 from command_line import UserError
 from competition import COMPETITIONS
+from folds.run_layout import (
+    MANIFEST_FILE,
+    OOF_STORE,
+    begun_folds,
+    fold_folder,
+    is_finished,
+    trained_runs,
+)
 from folds.store import LogitStore
 from folds.task import check_frame, read_manifest
 from models import checkpoint
 from models.frame import Frame, frame_of
 from models.variants import VARIANTS, Variant
-
-MANIFEST_FILE = "manifest.json"
-OOF_STORE = "oof.zarr"
-TEST_STORE = "test.zarr"
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Member:
 
 
 def _member(folder: Path, fold_count: int) -> Member:
-    folds = tuple(folder / f"fold{k}" for k in range(fold_count))
+    folds = tuple(fold_folder(folder, k) for k in range(fold_count))
     manifests: list[dict[str, Any]] = []
     digest = hashlib.blake2b(digest_size=8)
     for k, fold in enumerate(folds):
@@ -116,9 +120,9 @@ def parse_members(text: str, root: Path) -> list[str] | None:
     if text == "all":
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in VARIANTS and not list((root / name).glob("fold*"))]
+    unknown = [name for name in names if name not in VARIANTS and not begun_folds(root / name)]
     if unknown or not names:
-        trained = ", ".join(sorted({path.parent.parent.name for path in root.glob("*/fold*/manifest.json")}))
+        trained = ", ".join(run.name for run in trained_runs(root))
         what = f"unknown member {unknown[0]!r}" if unknown else "no member given"
         raise UserError(f"{what}; trained in {root}: {trained or 'none'} (make folds V=... trains one).")
     if len(set(names)) != len(names):
@@ -138,15 +142,14 @@ def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[M
         UserError: a wanted variant is not completely trained, none is, or members were trained on different folds
             or data (blending them would leak).
     """
+    trained = trained_runs(root)
     if names is None:
-        trained = sorted(path.parent.parent for path in root.glob("*/fold0/manifest.json"))
-        complete = [f for f in trained if all((f / f"fold{k}/manifest.json").exists() for k in range(fold_count))]
+        complete = [run for run in trained if all(is_finished(fold_folder(run, k)) for k in range(fold_count))]
         members = [_member(folder, fold_count) for folder in complete]
     else:
-        trained = sorted(path.parent.parent for path in root.glob("*/fold*/manifest.json"))
         for name in names:
             if root / name not in trained:
-                known = ", ".join(sorted({folder.name for folder in trained})) or "none"
+                known = ", ".join(run.name for run in trained) or "none"
                 raise UserError(
                     f"no fold of {name!r} is trained in {root} (trained there: {known}): make folds V={name}."
                 )

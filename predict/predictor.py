@@ -19,11 +19,12 @@ from tqdm import tqdm
 from command_line import UserError
 from competition import Size
 from cores import core_count, thread_count
+from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from folds.workers import process_count, run_all
 from predict import blocks
 from predict.blocks import Place, names_by_slot, places, raise_unreadable, stacked
-from predict.members import TEST_STORE, Member
+from predict.members import Member
 from predict.pipeline import overlapped
 from predict.replicas import ReplicaPool, pool_of_process
 

@@ -21,8 +21,9 @@ from competition import Competition, find_competition
 from ensemble.blend import Blend
 from ensemble.blend_file import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
 from folds.images import list_images
+from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
-from predict.members import TEST_STORE, Member, find_members
+from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
 from report import page
 from report.pictures import Album, case
@@ -137,8 +138,7 @@ def main(
     if not wanted:
         names = list(dice)
         wanted = [names[i] for i in trusted_networks(np.array(list(dice.values())))]
-    folds = len(list((root / wanted[0]).glob("fold*/manifest.json")))
-    candidates = find_members(root, wanted, folds)
+    candidates = find_members(root, wanted, len(finished_folds(root / wanted[0])))
     if predict:
         images = _test_names(candidates, data, facts)
         for member in candidates:

@@ -12,9 +12,8 @@ import pandas as pd
 
 from competition import Competition
 from ensemble.selection import bootstrap_interval, figures
+from folds.run_layout import METRICS_FILE, TTA_FILE, fold_folder
 
-# the measured value of test-time augmentation, in a network's folder
-TTA_FILE = "tta.json"
 _FIXED = ("image", "group", "fold", "nested")
 
 
@@ -81,7 +80,7 @@ def learning_curves(folder: Path, names: Sequence[str], folds: int) -> dict[str,
     curves: dict[str, dict[int, list[float]]] = {}
     for name in names:
         for fold in range(folds):
-            path = folder / name / f"fold{fold}" / "metrics.csv"
+            path = fold_folder(folder / name, fold) / METRICS_FILE
             if path.exists():
                 table = pd.read_csv(path)
                 if "val_dice" in table:

@@ -24,6 +24,7 @@ from ensemble.blend_file import (
     table_lines,
 )
 from folds.images import TrainingSet, find_training_set, read_mask
+from folds.run_layout import CACHE_DIR
 from folds.truth import load_truth
 from predict.members import find_members
 from report import charts, page
@@ -130,7 +131,7 @@ def main(
     ]
     contact_sheet(folder / CONTACT_SHEET_FILE, reader, sheet)
     trusted = trusted_networks(scores[names].to_numpy().mean(0))
-    found = scan(reader, training.names, load_truth(training, root / "cache", jobs=jobs), trusted, jobs=jobs)
+    found = scan(reader, training.names, load_truth(training, root / CACHE_DIR, jobs=jobs), trusted, jobs=jobs)
     score_file = folder / SCORE_FILE
     test_dice = json.loads(score_file.read_text())["test_dice"] if score_file.exists() else None
     curves = gathered.learning_curves(root, names, folds)

@@ -19,14 +19,14 @@ import provenance
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from ensemble.blend import Blend, find_blend
-from ensemble.blend_file import SCORE_FILE, SUBMISSION_FILE, read_blend
+from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, read_blend
 from folds.images import list_images
+from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from folds.workers import run_all
 from models.frame import load_for
 from predict import blocks
 from predict.blocks import UnreadableImagesError
-from predict.members import TEST_STORE
 from predict.predictor import predict
 from submit.check import check, sample_names
 from submit.direct import drop_empty_rows, write_direct
@@ -185,7 +185,7 @@ def main(
     if blender is not None and blender.empty:
         fingerprint["empty_rows"] = sorted(blender.empty)
     rows = SubmissionStream(
-        root / name / "shards",
+        root / name / SHARDS_DIR,
         names,
         header=facts.header,
         size=facts.size,

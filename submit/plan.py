@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import tyro
 
+import atomic
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from cores import core_count
@@ -137,7 +138,7 @@ def main(
     folder = images or (data or facts.default_data()) / facts.test_dir
     names = list_images(folder, facts)
     some = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, min(sample, len(names))).astype(int))]
-    scratch = Path(tempfile.mkdtemp(prefix=".tmp-plan-", dir=root))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{atomic.TEMPORARY}plan-", dir=root))
     try:
         plan = measure(planned, some, folder, facts, images_count or len(names), scratch, folds, chosen)
     finally:

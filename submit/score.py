@@ -14,14 +14,13 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
+from ensemble.photograph_files import MASK_SUFFIX
 from folds.images import read_mask
 from kernels.dice import dice_runs
 from kernels.rle import encode, parse
 from submit.writer import open_rows, split_row
 
 _AHEAD = 64
-# of the masks that ensemble.photographs writes
-_MASK_ENDING = "_mask.png"
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Score:
 
 def _masks(folder: Path, competition: Competition) -> Iterator[tuple[str, np.ndarray]]:
     """Rows of the masks that `make predict` has written into a folder."""
-    for path in sorted(folder.glob(f"*{_MASK_ENDING}")):
-        name = path.name.removesuffix(_MASK_ENDING) + competition.image_suffix
+    for path in sorted(folder.glob(f"*{MASK_SUFFIX}")):
+        name = path.name.removesuffix(MASK_SUFFIX) + competition.image_suffix
         yield name, encode(read_mask(path, competition.size), order=competition.order)
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import atomic
 from command_line import UserError
 from competition import Order, Size
+from folds.run_layout import MANIFEST_FILE
 from kernels.rle import encode_logits_text, encode_text
 from submit.writer import explained, write_submission
 
-MANIFEST_FILE = "manifest.json"
 _STATE_FILE = "stream.json"
 _NAMES_FILE = "names.txt"
 

@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError
-from submit.writer import open_rows, packing
+from folds.run_layout import MANIFEST_FILE
+from submit.writer import BLOCK_BYTES, open_rows, packing
 
-MANIFEST_FILE = "manifest.json"
-_BLOCK_BYTES = 1 << 20
 igzip: Any = _igzip  # it has no types
 
 
@@ -28,12 +27,12 @@ def digests(path: Path) -> tuple[str, str]:
     file_hash, content_hash = hashlib.sha256(), hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
+            while block := file.read(BLOCK_BYTES):
                 file_hash.update(block)
         if not packing(path):
             return file_hash.hexdigest(), file_hash.hexdigest()
         with open_rows(path) as content:
-            while block := content.read(_BLOCK_BYTES):
+            while block := content.read(BLOCK_BYTES):
                 content_hash.update(block)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: make the submission first (make ensemble).") from None
@@ -82,7 +81,7 @@ def compressed(path: Path) -> Path:
         path.open("rb") as file,
         tqdm(total=path.stat().st_size, desc="compress", unit="B", unit_scale=True, disable=None) as bar,
     ):
-        while block := file.read(_BLOCK_BYTES):
+        while block := file.read(BLOCK_BYTES):
             packed.write(block)
             bar.update(len(block))
     return target

@@ -19,7 +19,7 @@ from command_line import UserError
 
 # single-member gzip: level 1 of isal is as small as zlib's 2 and five times as fast
 _GZIP_LEVEL = 1
-_CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
 # by the end of a file's name
 _PACKINGS = {".gz": ".gz", ".zip": ".zip"}
 
@@ -84,16 +84,16 @@ def open_rows(path: Path) -> Iterator[IO[bytes]]:
             raise UserError(f"{path} is packed as {content[1:]} but not named so: rename it to end in .csv{content}.")
         if kind == ".gz":
             with igzip.IGzipFile(path, "rb") as file:  # type: ignore[no-untyped-call]
-                yield io.BufferedReader(file, _CHUNK_BYTES)
+                yield io.BufferedReader(file, BLOCK_BYTES)
         elif kind == ".zip":
             with zipfile.ZipFile(path) as archive:
                 members = [m for m in archive.namelist() if not m.endswith("/")]
                 if len(members) != 1:
                     raise UserError(f"{path} holds {len(members)} files: a submission's zip holds the one CSV.")
                 with archive.open(members[0]) as member:
-                    yield io.BufferedReader(member, _CHUNK_BYTES)  # type: ignore[type-var]
+                    yield io.BufferedReader(member, BLOCK_BYTES)  # type: ignore[type-var]
         else:
-            with path.open("rb", buffering=_CHUNK_BYTES) as plain:
+            with path.open("rb", buffering=BLOCK_BYTES) as plain:
                 yield plain
     except FileNotFoundError:
         raise UserError(f"{path} is missing: make the submission first (make submission).") from None

@@ -17,10 +17,10 @@ from ensemble import blend as blends
 from ensemble.blend import Blend, find_blend
 from ensemble.postprocess import apply_kept
 from ensemble.voting import LINEAR, VOTES, combination_of
+from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from kernels.rle import decode, parse
 from models.frame import Frame
-from predict.members import TEST_STORE
 from report.stored_masks import StoredMasks
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 

@@ -88,7 +88,7 @@ def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path:
     ):
         with pytest.raises(UserError, match=sentence):
             conv_stacker.load(tmp_path / "blend", conv_stacker.NAME, names, digest)
-    (tmp_path / "blend" / conv_stacker.WEIGHTS_FILE).write_bytes(b"nothing")
+    (tmp_path / "blend" / "conv_stacker.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="damaged"):
         conv_stacker.load(tmp_path / "blend", conv_stacker.NAME, ["a", "b"], fitted.digest())
     with pytest.raises(UserError, match="missing"):

@@ -25,7 +25,8 @@ from folds.fold import run_fold
 from folds.images import find_training_set
 from folds.module import SegmentationModule
 from folds.recipes import RECIPES
-from folds.seen import SEEN_FILE, Seen
+from folds.run_layout import SEEN_FILE
+from folds.seen import Seen
 from folds.start import Start, find_start, load_start
 from folds.task import FoldTask, read_manifest
 from folds.train import main

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 import atomic
 from folds import train
-from folds.task import LOCK_FILE, MANIFEST_FILE
+from folds.run_layout import LOCK_FILE, MANIFEST_FILE
 from folds.train import _print_table, main
 from models.variants import VARIANTS
 from tests.dying import die

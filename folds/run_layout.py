@@ -1,0 +1,88 @@
+"""The layout of `runs/<competition>/`: its names, and which of it is finished. No library but the standard one.
+
+    folds.csv                       the split
+    cache/                          what is derived from the training images
+    sent.json, kaggle/              what was sent to Kaggle, and which jobs were pushed there
+    <run>/                          a variant; trained with --tag, <variant>-<tag>
+        fold<k>/                    one network, its recipe and its curves; manifest.json is written last
+            resume/                 while it trains
+        oof.zarr, test.zarr         logits, all folds together
+        tta.json
+    <blend>/                        what `ensemble.blend_file` names; manifest.json is its submission's
+
+What each file holds, FORMATS.md says.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# a network's own two files are models.checkpoint's, which lies below this package
+from models.variants import VARIANT_FILE, WEIGHTS_FILE
+
+FOLDS_FILE = "folds.csv"
+CACHE_DIR = "cache"
+SENT_FILE = "sent.json"
+JOBS_DIR = "kaggle"
+
+OOF_STORE = "oof.zarr"
+TEST_STORE = "test.zarr"
+# Zarr's own, beside the chunks: of which images the logits are, and by which network
+STORE_METADATA_FILE = "zarr.json"
+TTA_FILE = "tta.json"
+
+RECIPE_FILE = "recipe.json"
+SEEN_FILE = "seen.json"
+METRICS_FILE = "metrics.csv"
+CURVES_FILE = "curves.png"
+DIVERGED_FILE = "diverged.json"
+RESUME_DIR = "resume"
+# held by the process that trains the fold
+LOCK_FILE = ".lock"
+# of a fold and of a submission: if it is there, the rest is whole
+MANIFEST_FILE = "manifest.json"
+# what predicting with a fold, or starting from it, takes
+TRAINED_FILES = (WEIGHTS_FILE, VARIANT_FILE, RECIPE_FILE, MANIFEST_FILE)
+
+_FOLD = "fold"
+
+
+def fold_folder(run: Path, fold: int) -> Path:
+    """The folder of one fold.
+
+    >>> fold_folder(Path("runs/carvana/a-unet-128"), 3).as_posix()
+    'runs/carvana/a-unet-128/fold3'
+    """
+    return run / f"{_FOLD}{fold}"
+
+
+def fold_number(folder: Path) -> int | None:
+    """The opposite of `fold_folder`; None for a folder that is no fold's.
+
+    >>> fold_number(Path("a-unet-128/fold3")), fold_number(Path("a-unet-128"))
+    (3, None)
+    """
+    match = re.fullmatch(rf"{_FOLD}(\d+)", folder.name)
+    return int(match[1]) if match else None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a fold, or a submission, is complete."""
+    return (folder / MANIFEST_FILE).exists()
+
+
+def begun_folds(run: Path) -> list[Path]:
+    """The folders of a run's folds, finished or not, by number; none where there is no such run."""
+    numbered = {number: path for path in run.glob(f"{_FOLD}*") if (number := fold_number(path)) is not None}
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def finished_folds(run: Path) -> list[Path]:
+    """The folders of a run's finished folds, by number."""
+    return [folder for folder in begun_folds(run) if is_finished(folder)]
+
+
+def trained_runs(root: Path) -> list[Path]:
+    """The runs in `runs/<competition>` of which a fold is finished, by name."""
+    return [run for run in sorted(root.glob("*")) if finished_folds(run)]
