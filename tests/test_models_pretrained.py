@@ -21,24 +21,24 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-regnetx_002"])
-def test_offline_is_one_sentence_at_once(encoder: str, tmp_path: Path) -> None:
-    start = time.perf_counter()
+def test_offline_is_one_sentence_at_once(encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
     with pytest.raises(UserError, match="--weights none") as caught:
         build(replace(RESNET, encoder=encoder))
-    assert time.perf_counter() - start < 5
     assert str(tmp_path) in str(caught.value)
     assert pretrained.repository(replace(RESNET, encoder=encoder)).replace("/", "--") in str(caught.value)
     build(replace(RESNET, encoder=encoder), pretrained=False)
 
 
-def test_a_network_that_does_not_answer_is_noticed_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_does_not_answer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     # accepts and never speaks
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        start = time.perf_counter()
+        # it would never return if it waited for the answer
         assert not pretrained.hub_answers(0.3)
-        assert time.perf_counter() - start < 2
     # refuses
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="does not answer"):
