@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -23,15 +26,16 @@ def encode(mask: np.ndarray, order: str = "row") -> list[list[int]]:
 
 def decode(runs: list[list[int]], size: tuple[int, int], order: str = "row") -> np.ndarray:
     """(H, W) bool of runs [start_px, length_px]."""
-    height, width = size
-    mask = np.zeros(size, bool)
+    pixels = np.zeros(size[0] * size[1], bool)
     for start, length in runs:
-        for number in range(start - 1, start - 1 + length):
-            if order == "row":
-                mask[number // width, number % width] = True
-            else:
-                mask[number % height, number // height] = True
-    return mask
+        pixels[start - 1 : start - 1 + length] = True
+    return pixels.reshape(size) if order == "row" else pixels.reshape(size[::-1]).T
+
+
+def parse(text: str) -> list[list[int]]:
+    """Runs of the submission's text."""
+    numbers = [int(word) for word in text.split()]
+    return [list(run) for run in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
 def text(runs: list[list[int]]) -> bytes:
@@ -59,3 +63,45 @@ def area_weights(pixels: int, covered: float, cells: int) -> np.ndarray:
         for pixel in range(pixels):
             weights[cell, pixel] = max(0.0, min(high, pixel + 1) - max(low, pixel))
     return weights / weights.sum(1, keepdims=True)
+
+
+def interpolation_weights(pixels: int, cells: int) -> np.ndarray:
+    """(cells, pixels) float64: what each pixel contributes to the value at the centre of each of `cells` equal parts of
+    the side, by linear interpolation between pixel centres; past the outer ones, theirs."""
+    weights = np.zeros((cells, pixels))
+    for cell in range(cells):
+        at = (cell + 0.5) * pixels / cells - 0.5
+        below = math.floor(at)
+        weights[cell, max(below, 0)] += below + 1 - at
+        weights[cell, min(below + 1, pixels - 1)] += at - below
+    return weights
+
+
+def bilinear(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A plane (h, w) at another size, (H, W) float64."""
+    down, across = (interpolation_weights(old, new) for old, new in zip(plane.shape, size, strict=True))
+    return down @ plane.astype(np.float64) @ across.T
+
+
+def in_tiles(image: np.ndarray, side_px: int, forward: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(H, W) mean of what `forward` makes of square tiles that overlap by a quarter at least; at each pixel, a tile
+    counts as much as the squared sine of where the pixel lies in it, down and across."""
+    bell = np.sin(np.pi * (np.arange(side_px) + 0.5) / side_px) ** 2
+    total, weight = np.zeros(image.shape[:2]), np.zeros(image.shape[:2])
+    corners = []
+    for side in image.shape[:2]:
+        steps = math.ceil((side - side_px) / (side_px - side_px // 4))
+        corners.append([round(k * (side - side_px) / max(steps, 1)) for k in range(steps + 1)])
+    for top in corners[0]:
+        for left in corners[1]:
+            tile = np.s_[top : top + side_px, left : left + side_px]
+            total[tile] += np.outer(bell, bell) * forward(image[tile])
+            weight[tile] += np.outer(bell, bell)
+    return total / weight
+
+
+def stored(logits: np.ndarray, knee: float = 1.0, scale: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and values of logits as FORMATS.md says they are stored: the nearest step of an inverse hyperbolic sine,
+    within +-16."""
+    codes = np.round(scale * np.arcsinh(np.clip(logits.astype(np.float64), -16, 16) / knee))
+    return codes, knee * np.sinh(codes / scale)

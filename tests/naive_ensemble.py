@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
+
+
+def _sum(parts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    return np.sum([part.astype(np.float64) * weight for part, weight in zip(parts, weights, strict=True)], axis=0)
 
 
 def mean_probability(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Weighted mean of sigmoids, pixel by pixel."""
-    result = np.zeros(planes[0].shape)
-    for at in np.ndindex(*result.shape):
-        result[at] = sum(w / (1 + math.exp(-p[at])) for p, w in zip(planes, weights, strict=True)) / sum(weights)
-    return result
+    """Weighted mean of sigmoids."""
+    return _sum([1 / (1 + np.exp(-plane.astype(np.float64))) for plane in planes], weights) / sum(weights)
 
 
 def geometric_mean_probability(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Weighted geometric mean of sigmoids, pixel by pixel."""
-    result = np.zeros(planes[0].shape)
-    for at in np.ndindex(*result.shape):
-        product = math.prod((1 / (1 + math.exp(-p[at]))) ** w for p, w in zip(planes, weights, strict=True))
-        result[at] = product ** (1 / sum(weights))
-    return result
+    """Weighted geometric mean of sigmoids."""
+    sigmoids = [1 / (1 + np.exp(-plane.astype(np.float64))) for plane in planes]
+    powers = [sigmoid**weight for sigmoid, weight in zip(sigmoids, weights, strict=True)]
+    return np.prod(powers, axis=0) ** (1 / sum(weights))
 
 
 def majority_vote(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """Foreground where the weight for it is larger than the weight against it."""
-    result = np.zeros(planes[0].shape, bool)
-    for at in np.ndindex(*result.shape):
-        ayes = sum(w for p, w in zip(planes, weights, strict=True) if p[at] > 0)
-        noes = sum(w for p, w in zip(planes, weights, strict=True) if not p[at] > 0)
-        result[at] = ayes > noes
-    return result
+    return _sum([plane > 0 for plane in planes], weights) > _sum([~(plane > 0) for plane in planes], weights)
+
+
+def combined(vote: str, planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Logits of one size as one plane of logits, float64; a majority's are infinite."""
+    if vote == "logits":
+        return _sum(planes, weights)
+    if vote == "majority":
+        return np.where(majority_vote(planes, weights), np.inf, -np.inf)
+    mean = {"probability": mean_probability, "geometric": geometric_mean_probability}[vote](planes, weights)
+    return np.log(mean / (1 - mean))
+
+
+def fill_holes(mask: np.ndarray, under_px: int) -> np.ndarray:
+    """With the 4-connected pieces of background that are smaller and do not touch the border."""
+    labels, count = ndimage.label(~mask)
+    at_border = {*labels[0], *labels[-1], *labels[:, 0], *labels[:, -1]}
+    areas = np.bincount(labels.ravel())
+    return mask | np.isin(labels, [k for k in range(1, count + 1) if areas[k] < under_px and k not in at_border])
+
+
+def drop_islands(mask: np.ndarray, under_px: int) -> np.ndarray:
+    """Without the 8-connected pieces that are smaller; the largest stays."""
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())
+    limit = min(under_px, areas[1:].max(initial=0))
+    return mask & ~np.isin(labels, [k for k in range(1, count + 1) if areas[k] < limit])
+
+
+def repaired(mask: np.ndarray, repairs: Sequence[tuple[str, int]]) -> np.ndarray:
+    """One repair after the other, each (name, size in pixels)."""
+    for name, under_px in repairs:
+        mask = {"fill-holes": fill_holes, "drop-islands": drop_islands}[name](mask, under_px)
+    return mask
 
 
 def components(mask: np.ndarray, *, diagonal: bool) -> list[set[tuple[int, int]]]:

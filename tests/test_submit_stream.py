@@ -18,11 +18,12 @@ import pytest
 
 import atomic
 from command_line import UserError
-from kernels.rle import encode_text
+from competition import Order
 from submit import spool
 from submit.spool import write_all
 from submit.stream import Row, SubmissionStream, row_text
 from submit.writer import open_rows
+from tests import naive
 
 ROOT = Path(__file__).parents[1]
 SIZE = (24, 37)
@@ -40,8 +41,12 @@ def rows(names: list[str]) -> Iterator[Row]:
         yield name, mask_of(name)
 
 
+def text_of(mask: np.ndarray, order: Order = "row") -> bytes:
+    return naive.text(naive.encode(mask, order))
+
+
 def expected_bytes() -> bytes:
-    return b"img,rle_mask\n" + b"".join(b"%s,%s\n" % (n.encode(), encode_text(mask_of(n))) for n in NAMES)
+    return b"img,rle_mask\n" + b"".join(b"%s,%s\n" % (n.encode(), text_of(mask_of(n))) for n in NAMES)
 
 
 def new_stream(folder: Path, **changes: object) -> SubmissionStream:
@@ -204,11 +209,11 @@ def test_two_processes_do_not_share_a_spool(tmp_path: Path) -> None:
 
 def test_what_a_row_may_be() -> None:
     mask = mask_of(NAMES[1])
-    text = encode_text(mask)
+    text = text_of(mask)
     logits = np.where(mask, 2.5, -1.0)
     for value in (mask, mask.astype(np.uint8), text, *(logits.astype(t) for t in (np.float16, np.float32, np.int16))):
         assert row_text(value, size=SIZE, order="row") == text
-    assert row_text(mask, size=SIZE, order="column") == encode_text(mask, order="column")
+    assert row_text(mask, size=SIZE, order="column") == text_of(mask, "column")
 
 
 def full_disk(*_: object) -> None:
