@@ -70,12 +70,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path, cure: str) -> Any:
+def read_json(path: Path, hint: str) -> Any:
     """What `write_json` wrote.
 
     Args:
         path: the file.
-        cure: what to do where it is damaged, as the end of a sentence.
+        hint: what to do where it is damaged, as the end of a sentence.
 
     Raises:
         FileNotFoundError: it is missing.
@@ -84,4 +84,4 @@ def read_json(path: Path, cure: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{path} is damaged: {cure}.") from None
+        raise UserError(f"{path} is damaged: {hint}.") from None

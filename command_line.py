@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 
 class UserError(Exception):
-    """Bad input: the message is one sentence that names the thing and the cure."""
+    """Bad input: the message is one sentence that names the thing and the remedy."""
 
 
 def _keep_opencv_to_its_threads() -> None:

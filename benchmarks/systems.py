@@ -80,7 +80,7 @@ def _train(system: System, competition: str, data: Path, runs: Path, arguments: 
     print(f"\n{system.name}: {' '.join(command[1:] + arguments)}", flush=True)
     if subprocess.run(command + arguments, cwd=Path(__file__).parent.parent).returncode:
         raise UserError(
-            f"{system.name} was not trained, for the reason above: cure it, or leave it out with --variants."
+            f"{system.name} was not trained, for the reason above: fix that, or leave it out with --variants."
         )
 
 

@@ -56,9 +56,9 @@ def main(
     if out.resolve() == folder.resolve():
         raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
     if (out / STATE_FILE).exists():
-        cure = "choose another folder (OUT=...), or empty it"
-        if atomic.read_json(out / STATE_FILE, cure) != chosen.state():
-            raise UserError(f"{out} holds masks of another blend or variant: {cure}.")
+        hint = "choose another folder (OUT=...), or empty it"
+        if atomic.read_json(out / STATE_FILE, hint) != chosen.state():
+            raise UserError(f"{out} holds masks of another blend or variant: {hint}.")
     atomic.write_json(out / STATE_FILE, chosen.state())
 
     def outputs(name: str) -> list[Path]:

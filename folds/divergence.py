@@ -85,8 +85,8 @@ class LossWatch:
             },
         )
         lower = f"--learning-rate {self._recipe.learning_rate / 4:.2g}"
-        cure = lower if self._precision == "32-true" else f"--precision float32 or {lower}"
+        hint = lower if self._precision == "32-true" else f"--precision float32 or {lower}"
         raise UserError(
             f"the {phase} loss of {self._label} became {value} in epoch {epoch + 1}, batch {batch + 1}, whose images "
-            f"{path} lists: train with {cure}, and look at those images if it happens again."
+            f"{path} lists: train with {hint}, and look at those images if it happens again."
         )

@@ -1,4 +1,4 @@
-"""What goes wrong while a network trains, said in one sentence with the cure."""
+"""What goes wrong while a network trains, said in one sentence with the remedy."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from command_line import UserError
 from folds.images import IMAGE_DIGEST, TrainingSet
 from folds.run_layout import SEEN_FILE
 
-_CURE = "put a good copy back, or train the fold again"
+_HINT = "put a good copy back, or train the fold again"
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Seen:
         """
         path = folder / SEEN_FILE
         try:
-            value = atomic.read_json(path, _CURE)
+            value = atomic.read_json(path, _HINT)
         except FileNotFoundError:
             return None
         groups = value.get("groups") if isinstance(value, dict) else None
         if not isinstance(groups, dict) or not all(isinstance(digests, str) for digests in groups.values()):
-            raise UserError(f"{path} is damaged: {_CURE}.")
+            raise UserError(f"{path} is damaged: {_HINT}.")
         if value.get("digest") != IMAGE_DIGEST:
             return None
         return Seen({name: frozenset(digests.split()) for name, digests in groups.items()})

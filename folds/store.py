@@ -112,7 +112,7 @@ class LogitStore:
         if (path / STORE_METADATA_FILE).exists():
             return LogitStore._reopen(path, names, shape, attributes)
         if len(set(names)) != len(names):
-            raise UserError("an image name stands twice in the list for a logit store: name each image once.")
+            raise UserError("an image name is listed twice in the list for a logit store: name each image once.")
         # two folds that start at the same moment both find nothing: the first one's store stays
         with atomic.building(path) as temporary:
             zarr.create_array(

@@ -21,7 +21,7 @@ from folds.seen import Seen
 from models.frame import frame_of
 from models.variants import Variant
 
-_CURE = "put a good copy back, or remove the folder that it is in and train the fold again"
+_HINT = "put a good copy back, or remove the folder that it is in and train the fold again"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class FoldTask:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a completed fold; None where there is none."""
     try:
-        value: dict[str, Any] = atomic.read_json(folder / MANIFEST_FILE, _CURE)
+        value: dict[str, Any] = atomic.read_json(folder / MANIFEST_FILE, _HINT)
     except FileNotFoundError:
         return None
     return value
@@ -125,7 +125,7 @@ def mean_over_images(manifests: Sequence[dict[str, Any]], key: str) -> float | N
 def read_recipe(folder: Path) -> dict[str, Any] | None:
     """The recipe that a fold was begun with, whole as today's; None where there is none."""
     try:
-        value: dict[str, Any] = atomic.read_json(folder / RECIPE_FILE, _CURE)
+        value: dict[str, Any] = atomic.read_json(folder / RECIPE_FILE, _HINT)
     except FileNotFoundError:
         return None
     # one from before a field existed was trained with what is now its default

@@ -154,7 +154,7 @@ def patiently(call: Callable[[], T]) -> T:
     """Call until it succeeds, with growing pauses, at most ATTEMPTS times.
 
     Raises:
-        KaggleError: the last failure, or the first that waiting cannot cure.
+        KaggleError: the last failure, or the first that waiting cannot mend.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:

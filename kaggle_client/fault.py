@@ -1,4 +1,4 @@
-"""What Kaggle's client says when it fails, read for what it means, as one sentence with a cure."""
+"""What Kaggle's client says when it fails, read for what it means, as one sentence with a remedy."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def fault(doing: str, output: str, credentials: Credentials, slug: str | None = 
         f" and has accepted the rules at https://www.kaggle.com/c/{slug}/rules" if slug else ""
     )
     # the line that tells, not the progress bar or traceback around it
-    for kind, pattern, reason, cure in _FAULTS:
+    for kind, pattern, reason, hint in _FAULTS:
         match = re.search(pattern, output, re.IGNORECASE)
         if match:
             line = _last_line(output[: match.end()].rpartition("\n")[2] + output[match.end() :].partition("\n")[0])
             line = re.sub(r" for url: \S+", "", line)
             filled = reason.format(source=credentials.source, line=line)
-            return KaggleError(f"{doing} failed: {filled}; {cure.format(rules=rules)}.", kind, output)
+            return KaggleError(f"{doing} failed: {filled}; {hint.format(rules=rules)}.", kind, output)
     line = re.sub(r" for url: \S+", "", _last_line(output))
     return KaggleError(
         f"{doing} failed: the Kaggle client said {line!r}; see to that and run it again.", "other", output

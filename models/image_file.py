@@ -36,7 +36,7 @@ def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: copy it there.") from None
+        raise UserError(f"{path} does not exist: copy it there.") from None
     except OSError as error:
         # one bad file or disk block must not end a run over thousands
         raise UserError(f"{path} cannot be read ({error.strerror}): allow it, or copy the file again.") from None

@@ -1,4 +1,4 @@
-"""From decoded frames to what a network takes."""
+"""From decoded images to what a network takes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def _by_channel(values: tuple[float, ...], variant: Variant) -> tuple[float, ...
     return values * (variant.in_channels // len(values))
 
 
-def normalise(frames: torch.Tensor, variant: Variant) -> torch.Tensor:
+def normalise(images: torch.Tensor, variant: Variant) -> torch.Tensor:
     """Scale to 0..1, subtract the variant's mean, divide by its standard deviation.
 
     Args:
-        frames: (N, h, w, C) uint8, on any device.
+        images: (N, h, w, C) uint8, on any device.
         variant: whose mean and std.
 
     Returns:
         (N, C, h, w) float32 on the same device, in channels_last memory format.
     """
-    mean = torch.tensor(_by_channel(variant.mean, variant), device=frames.device) * 255
-    scale = 1 / (torch.tensor(_by_channel(variant.std, variant), device=frames.device) * 255)
-    values = frames.float()
+    mean = torch.tensor(_by_channel(variant.mean, variant), device=images.device) * 255
+    scale = 1 / (torch.tensor(_by_channel(variant.std, variant), device=images.device) * 255)
+    values = images.float()
     if variant.in_channels == 1 and values.shape[3] == 3:
         values = (values * values.new_tensor(_LUMA)).sum(3, keepdim=True)
     # the permuted view of a (N, h, w, C) tensor is channels_last already: no copy

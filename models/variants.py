@@ -214,7 +214,7 @@ def parse_variants(text: str) -> list[Variant]:
     """A comma list of variant names, or `all`, as `V=` takes it.
 
     Raises:
-        UserError: a name is unknown or stands twice, or there is none.
+        UserError: a name is unknown or is listed twice, or there is none.
 
     >>> [v.name for v in parse_variants("average-mask,fpn-regnetx")]
     ['average-mask', 'fpn-regnetx']
@@ -225,5 +225,5 @@ def parse_variants(text: str) -> list[Variant]:
     if not names:
         raise UserError(f"no variant given: name one or more of {', '.join(VARIANTS)}, or all (V=...).")
     if len(set(names)) != len(names):
-        raise UserError(f"a variant stands twice in {text!r}: name each once.")
+        raise UserError(f"a variant is listed twice in {text!r}: name each once.")
     return [find_variant(name) for name in names]

@@ -93,12 +93,12 @@ class Remote:
         doing = f"pushing the kernel {ref}"
         output = self._run("kernels", "push", "-p", str(folder), doing=doing, slug=slug)
         if match := re.search(r"not valid (dataset|competition|kernel) sources .*?: (.*)", output):
-            cure = (
+            hint = (
                 f"accept the rules at https://www.kaggle.com/c/{slug}/rules"
                 if match[1] == "competition"
                 else "push it again"
             )
-            raise KaggleError(f"{doing} failed: it runs without its {match[1]} {match[2]}; {cure}.", "other", output)
+            raise KaggleError(f"{doing} failed: it runs without its {match[1]} {match[2]}; {hint}.", "other", output)
         if "successfully pushed" not in output:
             said = output.strip().rpartition("Kernel push error: ")[2].rstrip(".")
             raise KaggleError(f"{doing} failed: Kaggle said {said!r}; see to that and push it again.", "other", output)

@@ -115,7 +115,7 @@ def parse_members(text: str, root: Path) -> list[str] | None:
     """Members as `V=` takes them: `all`, which is None, or a comma list of folders in `root`, tagged ones among them.
 
     Raises:
-        UserError: a name is of no folder and no variant, or stands twice, or there is none.
+        UserError: a name is of no folder and no variant, or is listed twice, or there is none.
     """
     if text == "all":
         return None
@@ -126,7 +126,7 @@ def parse_members(text: str, root: Path) -> list[str] | None:
         what = f"unknown member {unknown[0]!r}" if unknown else "no member given"
         raise UserError(f"{what}; trained in {root}: {trained or 'none'} (make folds V=... trains one).")
     if len(set(names)) != len(names):
-        raise UserError(f"a member stands twice in {text!r}: name each once.")
+        raise UserError(f"a member is listed twice in {text!r}: name each once.")
     return names
 
 

@@ -92,7 +92,7 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
             if place is None:
                 report.add(f"{where}: not an image of this submission")
             elif seen[place]:
-                report.add(f"{where}: the image stands twice")
+                report.add(f"{where}: the image is listed twice")
             elif place < before:
                 # against the row before, not against the row's number: one lost row is one fault, not thousands
                 report.add(f"{where}: out of order, it belongs before {names[before]}")

@@ -33,7 +33,7 @@ _Fault = tuple[str, UserError]
 # an image's name, its logits by each member, and the image itself in the frames in which the blend looks at it
 _Passed = tuple[str, list[np.ndarray], dict[Frame, np.ndarray]]
 
-_CURE = "remove the folder that it is in"
+_HINT = "remove the folder that it is in"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def empty_rows(stream: SubmissionStream) -> list[str]:
     """Names of the images that could not be read and have become empty rows."""
     whole = {_empty_path(stream, k) for k in set(range(stream.shard_count)) - set(stream.missing())}
     paths = sorted(path for path in stream.folder.glob("empty-*.json") if path in whole)
-    return [name for path in paths for name in atomic.read_json(path, _CURE)]
+    return [name for path in paths for name in atomic.read_json(path, _HINT)]
 
 
 def drop_empty_rows(stream: SubmissionStream, readable: Callable[[str], bool] = lambda name: True) -> None:
@@ -166,7 +166,7 @@ def drop_empty_rows(stream: SubmissionStream, readable: Callable[[str], bool] = 
     """
     for shard in range(stream.shard_count):
         path = _empty_path(stream, shard)
-        if path.exists() and any(readable(name) for name in atomic.read_json(path, _CURE)):
+        if path.exists() and any(readable(name) for name in atomic.read_json(path, _HINT)):
             stream.shard_path(shard).unlink(missing_ok=True)
             path.unlink()
 

@@ -54,7 +54,7 @@ def _rows(path: Path, competition: Competition) -> Iterator[tuple[str, np.ndarra
             name, _, text = split_row(line)
             try:
                 if not name or name in seen:
-                    raise ValueError("the image stands twice" if name else "it names no image")
+                    raise ValueError("the image is listed twice" if name else "it names no image")
                 seen.add(name)
                 yield name.decode(), parse(text, size=competition.size)
             except (ValueError, UnicodeDecodeError) as error:
@@ -73,7 +73,7 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
         Dice of every row. The truth may know more images than the submission has rows.
 
     Raises:
-        UserError: a row has no truth, is malformed or stands twice, there is no row, or a file cannot be read.
+        UserError: a row has no truth, is malformed or is listed twice, there is no row, or a file cannot be read.
     """
     size = competition.size
     if truth.is_dir():

@@ -68,7 +68,7 @@ class SubmissionStream:
 
     Raises:
         UserError: the folder holds shards of another submission and `restart` is not set; it cannot be written; there
-            is no name, or one stands twice.
+            is no name, or one is listed twice.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SubmissionStream:
         restart: bool = False,
     ) -> None:
         if len(set(names)) != len(names):
-            raise UserError("an image name stands twice in the list of a submission: name each image once.")
+            raise UserError("an image name is listed twice in the list of a submission: name each image once.")
         if not names:
             raise UserError("a submission needs at least one image: the list of names is empty.")
         self.folder = folder
@@ -155,7 +155,7 @@ class SubmissionStream:
             rows: (name, value) of each of its images once, in any order; values as `row_text` takes them.
 
         Raises:
-            UserError: an image is lacking, stands twice or belongs elsewhere (the message names it); the disk is full
+            UserError: an image is lacking, listed twice or belongs elsewhere (the message names it); the disk is full
                 or refuses.
             ValueError: as `row_text`.
         """

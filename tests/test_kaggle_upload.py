@@ -205,7 +205,7 @@ def test_key_in_message_is_refused(desk: Desk) -> None:
         ("CreateSubmission", Fault(400, "Your team has used its daily submission allowance (5)"), "allowance (5)"),
     ],
 )
-def test_failure_that_waiting_cannot_cure(desk: Desk, call: str, fault: Fault, sentence: str) -> None:
+def test_failure_that_waiting_cannot_mend(desk: Desk, call: str, fault: Fault, sentence: str) -> None:
     desk.server.faults[call] = [fault]
     error = desk.submit()
     assert sentence in error and "\n" not in error

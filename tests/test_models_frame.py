@@ -228,7 +228,10 @@ def test_cut_off_and_foreign_files_are_named(tmp_path: Path) -> None:
             decode(tmp_path / name)
     # what a disk or a system refuses is of one file too
     (tmp_path / "folder.jpg").mkdir()
-    for name, words in (("none.jpg", "none.jpg is missing"), ("folder.jpg", r"folder.jpg cannot be read \(Is a dir")):
+    for name, words in (
+        ("none.jpg", "none.jpg does not exist"),
+        ("folder.jpg", r"folder.jpg cannot be read \(Is a dir"),
+    ):
         with pytest.raises(UserError, match=words):
             decode(tmp_path / name)
     with pytest.raises(UserError, match="64x64 pixels"):

@@ -154,7 +154,7 @@ def test_unreadable_images_are_named_at_the_end_and_the_rest_is_stored(
         predict(member, NAMES, folder, SIZE, batch=4)
     assert caught.value.names == ["02.jpg", "07.jpg", "11.jpg"]
     printed = capsys.readouterr().out
-    assert all(words in printed for words in ("02.jpg is cut off", "07.jpg is not an image", "11.jpg is missing"))
+    assert all(words in printed for words in ("02.jpg is cut off", "07.jpg is not an image", "11.jpg does not exist"))
     store = LogitStore.open(member.folder / "test.zarr")
     assert store.missing() == caught.value.names
     # mended, the bytes are those of a run that never failed

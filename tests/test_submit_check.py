@@ -102,7 +102,7 @@ def test_faults_of_names_order_and_count(tmp_path: Path) -> None:
     assert turned.faults == 29
 
     twice = report_of(tmp_path, [*good, good[5]])
-    assert twice.first == [f"row 31 ({NAMES[4]}): the image stands twice"]
+    assert twice.first == [f"row 31 ({NAMES[4]}): the image is listed twice"]
     assert twice.rows == 31
 
     cut = report_of(tmp_path, good[:-2])

@@ -72,7 +72,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     bad.write_text(f"img,rle_mask\n{NAMES[0]},1 1\n{NAMES[1]},600 99\n")
     with pytest.raises(UserError, match=f"row 2 .*{NAMES[1]}.*past the last pixel"):
         score(bad, folder, competition=SMALL)
-    for line, what in ((f"{NAMES[0]},1 1", "stands twice"), ("", "names no image")):
+    for line, what in ((f"{NAMES[0]},1 1", "is listed twice"), ("", "names no image")):
         bad.write_text(f"img,rle_mask\n{NAMES[0]},1 1\n{line}\n")
         with pytest.raises(UserError, match=f"row 2 .*{what}"):
             score(bad, folder, competition=SMALL)
