@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import zipfile
 import zlib
@@ -78,6 +79,10 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> N
         temporary.unlink(missing_ok=True)
 
 
+class DamagedArchiveError(UserError):
+    """An archive whose content cannot be read."""
+
+
 def unpack(path: Path, target: Path, *, folder: bool) -> int:
     """Unpack a ZIP archive; what is already there, by size and checksum, stays.
 
@@ -90,8 +95,9 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
         The number of files.
 
     Raises:
-        UserError: not a ZIP archive, damaged, or the disk is (or would be) full. A damaged archive is removed, so
-            that the next run fetches it again.
+        DamagedArchiveError: not a ZIP archive, damaged, encrypted, or packed in a way that cannot be read. It stays
+            where it is: whoever fetched it removes it.
+        UserError: of another content than expected, or the disk is (or would be) full.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,9 +118,13 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
                 for name, info in missing.items():
                     _extract(archive, info, home / name)
                     bar.update(info.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        path.unlink()
-        raise UserError(f"{path} is damaged ({error}) and was removed: run the same command again.") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise DamagedArchiveError(f"{path} is damaged ({error}): copy the archive again.") from None
+    except (NotImplementedError, RuntimeError) as error:
+        # another method than the library knows, or a password
+        raise DamagedArchiveError(
+            f"{path} cannot be unpacked ({str(error).splitlines()[0]}): unpack it by other means into {target}."
+        ) from None
     except OSError as error:
         if error.errno not in atomic.DISK_FULL:
             raise

@@ -161,7 +161,12 @@ def _download(competition: Competition, missing: list[Part], data: Path, ledger:
     print(f"{archive.gigabytes(sum(fetched))} to download from {slug}: {', '.join(names.values())}")
     for part in missing:
         fetched_file = _fetch(names[part.name], slug, staging, credentials)
-        ledger.add(part, _place(part, fetched_file, data))
+        try:
+            ledger.add(part, _place(part, fetched_file, data))
+        except archive.DamagedArchiveError as error:
+            # what was fetched is ours to remove
+            shutil.rmtree(fetched_file.parent)
+            raise UserError(f"{error} It was removed: run the same command again to fetch it.") from None
         if not keep:
             shutil.rmtree(fetched_file.parent)
     if not keep:

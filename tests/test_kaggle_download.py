@@ -291,6 +291,45 @@ def test_damaged_archive_is_fetched_again(shop: Shop) -> None:
     assert shop.fetch(only="train") == ""
 
 
+def _broken(good: bytes) -> dict[str, bytes]:
+    """Archives that cannot be read, by what is wrong with them."""
+    names = io.BytesIO(good)
+    with zipfile.ZipFile(names) as archive_file:
+        first = archive_file.infolist()[0]
+        at = first.header_offset
+    method, flags = bytearray(good), bytearray(good)
+    for content, local, central, value in ((method, 8, 10, 9), (flags, 6, 8, 1)):
+        content[at + local] = value
+        start = content.index(b"PK\x01\x02")
+        content[start + central] = value
+    return {
+        "a hole": good[: len(good) // 2] + bytes(40) + good[len(good) // 2 + 40 :],
+        "cut short": good[: len(good) // 3],
+        "no archive": b"hello",
+        "empty": b"",
+        "deflate64": bytes(method),
+        "encrypted": bytes(flags),
+    }
+
+
+@pytest.mark.parametrize("fault", ["a hole", "cut short", "no archive", "empty", "deflate64", "encrypted"])
+def test_nothing_in_a_folder_that_was_given_is_removed_or_changed(
+    shop: Shop, tmp_path: Path, shipped: dict[str, bytes], fault: str
+) -> None:
+    source = tmp_path / "given"
+    source.mkdir()
+    for name, content in shipped.items():
+        (source / name).write_bytes(content)
+    (source / "train.zip").write_bytes(_broken(shipped["train.zip"])[fault])
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    error = shop.fetch(source=source)
+    assert "train.zip" in error and "\n" not in error
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    # what the message says to do works
+    (source / "train.zip").write_bytes(shipped["train.zip"])
+    assert shop.fetch(source=source) == ""
+
+
 def test_disk_that_fills_while_unpacking(tmp_path: Path, shipped: dict[str, bytes], monkeypatch: Any) -> None:
     packed = tmp_path / "train.zip"
     packed.write_bytes(shipped["train.zip"])
