@@ -3,6 +3,9 @@
 Ours reads, augments, collates, moves and logs as `make fold` does, with validation off; the bare loop has the same
 network, loss, optimiser and precision, and one batch, normalised already, where it computes. They take turns.
 Weights are random: speed does not depend on them.
+
+With `--epoch`, whole epochs as a fold has them, with validation at full size on a fifth of the images, checkpoints and
+curves, against as many bare steps.
 """
 
 from __future__ import annotations
@@ -131,6 +134,29 @@ def _measure(task: FoldTask, steps: int, rounds: int) -> Figures:
     return Figures(bare_s, ours_s, ratio, cpu_ratio, task.recipe.batch, parameter_count(network), peak)
 
 
+def _epochs(task: FoldTask, steps: int, rounds: int) -> float:
+    """The median ratio of an epoch's bare steps to a whole epoch of ours, by the clock."""
+    fit.set_up(task)
+    gpus = [0] if torch.cuda.is_available() else []
+    device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+    a_fifth = len(task.train) // 5
+    task = replace(task, train=task.train[a_fifth:], held_out=task.train[:a_fifth], bar=False)
+    per_epoch = len(task.train) // task.recipe.batch
+    ratios = []
+    for _ in range(rounds):
+        bare_s = _bare_s(task, build(task.variant, pretrained=False), device, steps)[0] * per_epoch
+        took = []
+        for epochs in (1, 3):
+            with tempfile.TemporaryDirectory() as folder:
+                some = replace(task, folder=Path(folder), recipe=replace(task.recipe, epochs=epochs))
+                begin = _now()[0]
+                fit.fit_network(some, build(task.variant, pretrained=False), gpus)
+                took.append(_now()[0] - begin)
+        # what starting and ending take is in both
+        ratios.append(bare_s / ((took[1] - took[0]) / 2))
+    return median(ratios)
+
+
 def _task(
     variant: Variant, data: Path, competition: str, folder: Path, batch: int, workers: int, bar: bool
 ) -> FoldTask:
@@ -174,6 +200,7 @@ def main(
     batch: int = 0,
     workers: int = -1,
     bar: bool = True,
+    epoch: bool = False,
 ) -> None:
     """Compare steps a second, in alternation.
 
@@ -186,6 +213,7 @@ def main(
         batch: images a step, instead of the recipes'.
         workers: processes that load images; -1 chooses as training does.
         bar: with the progress bar, as a fold trained alone has it.
+        epoch: also compare whole epochs.
     """
     default = "unet-mobilenetv3,fpn-regnetx" + (",unet-resnet34-full" if torch.cuda.is_available() else "")
     source = data or find_competition(competition).default_data()
@@ -199,10 +227,12 @@ def main(
             # each in a process of its own, whose peak memory is the variant's alone
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 seen = pool.submit(_measure, task, steps, rounds).result()
+                whole = pool.submit(_epochs, task, steps, rounds).result() if epoch else None
             print(
                 f"{name:22}{seen.batch:>6}{seen.bare_s * 1e3:>10.1f}{seen.ours_s * 1e3:>10.1f}{seen.ratio:>8.3f}"
                 f"{seen.cpu_ratio:>8.3f}"
-                f"{seen.batch / seen.ours_s:>10.1f}{seen.peak_bytes / 2**20:>9.0f}{seen.parameters:>13,}",
+                f"{seen.batch / seen.ours_s:>10.1f}{seen.peak_bytes / 2**20:>9.0f}{seen.parameters:>13,}"
+                + ("" if whole is None else f"  {whole:.3f} of the bare steps by a whole epoch"),
                 flush=True,
             )
 
