@@ -20,7 +20,7 @@ import tyro
 
 from command_line import UserError, program
 from competition import find_competition
-from ensemble.selection import figures
+from ensemble.intervals import figures
 from folds import split
 from folds.images import find_training_set
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, OOF_STORE, fold_folder

@@ -45,6 +45,23 @@ def read_blend(folder: Path) -> dict[str, Any]:
     return blend
 
 
+# what a figure says of the choice that it belongs to; blends of before there was an outer loop nested weights alone
+_NESTED_BEFORE = ("weights",)
+
+
+def nested_in(figures: dict[str, Any]) -> str:
+    """What was chosen without the fold that is scored, in words, for a `cv` of blend.json."""
+    return ", ".join(figures.get("nested", _NESTED_BEFORE))
+
+
+def averaged_folds_note(expected: dict[str, Any]) -> str:
+    """What an `expected` of blend.json is not about, as a sentence; empty for blends that do not say."""
+    folds = expected.get("submission_averaged_folds", 1)
+    if folds == 1:
+        return ""
+    return f"of networks of one fold each, as they were scored; the submission averages the networks of {folds}"
+
+
 def table_lines(blend: dict[str, Any]) -> list[str]:
     """The out-of-fold figures of a blend (the content of blend.json), its members and its rivals, as lines of text."""
     head = "out-of-fold Dice at full size"
@@ -55,18 +72,24 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
         return f"{label:36}  {figures['dice']:.4f}  {low:.4f}..{high:.4f}  {figures['worst']:.4f}"
 
     lines += [row(label, figures) for label, figures in blend["member_cv"].items()]
-    lines.append("nested cross-validation of the ways of blending")
+    lines.append("ways of blending, each with weights fitted without the fold that is scored")
     lines += [row(f"  {label}", figures) for label, figures in blend["candidates"].items()]
+    lines.append(f"the blend, chosen without the fold that is scored: {nested_in(blend['cv'])}")
     lines.append(row(f"{blend['name']} = {blend['kind']}", blend["cv"]))
+    others = {decision["kind"] for decision in blend.get("chosen_without", {}).values()} - {blend["kind"]}
+    if others:
+        lines.append(f"  without some fold, another way was chosen: {', '.join(sorted(others))}")
     for other, figures in blend.get("gains", {}).items():
-        if other == blend["kind"]:
-            continue
         low, high = figures["interval"]
+        if low == high == 0:
+            continue
         lines.append(f"{f'  above {other}':36} {figures['gain']:+.5f}  {low:+.5f}..{high:+.5f}")
     expected = blend.get("expected")
     if expected:
         low, high = expected["interval"]
         lines.append(f"{'  to be expected on the test set':36}          {low:.4f}..{high:.4f}")
+        if note := averaged_folds_note(expected):
+            lines.append(f"    ({note})")
     weights = ", ".join(f"{w:.3f} {name}" for name, w in zip(blend["members"], blend["weights"], strict=True))
     fit = blend["threshold_fit"]
     lines.append(f"weights: {weights}; threshold {blend['threshold']:g}")
@@ -76,4 +99,5 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     for step, figures in blend.get("postprocess", {}).items():
         verdict = "kept" if figures["kept"] else "not kept, as its interval is not above 0"
         lines.append(f"{step} ({figures['size_px']} px) gains {figures['nested_gain']:+.6f}: {verdict}")
+    lines.append("intervals: over groups of images; not over seeds, trainings or the choice of the best epoch")
     return lines

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -18,48 +19,29 @@ from ensemble import conv_stacker as conv
 from ensemble.blend_file import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex, single_dice
-from ensemble.oof_data import find_evidence
+from ensemble.intervals import expected_interval, figures
+from ensemble.oof_data import Evidence, find_evidence
 from ensemble.patches import grid_of
-from ensemble.postprocess_gain import measure
-from ensemble.selection import (
-    VOTED,
-    Candidate,
-    bootstrap_interval,
-    choose,
-    evaluate_all,
-    expected_interval,
-    figures,
-    fit_threshold,
-    gains,
-)
+from ensemble.procedure import Decision, can_nest, settle
+from ensemble.score_memory import RememberingIndex
+from ensemble.selection import VOTED, evaluate_all, gains
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS
-from ensemble.voting import Combination, combination_of
-from folds.images import TrainingSet, find_training_set, list_images
+from folds.images import find_training_set, list_images
 from folds.inputs import Inputs, load_inputs
+from folds.run_layout import CACHE_DIR
 from predict.members import parse_members
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
 
 
-def _threshold(
-    chosen: Candidate, index: DisagreementIndex, fold: np.ndarray, groups: np.ndarray
-) -> tuple[float, np.ndarray, dict[str, Any] | None]:
-    """The threshold to use: the fitted one if its nested gain is surely above 0, else 0; the images' nested Dice with
-    it; and the figures. Votes keep their own threshold, one half."""
-    if chosen.vote != "logits":
-        return 0.0, chosen.nested, None
-    fitted = fit_threshold(chosen, index, fold)
-    gain = fitted.nested - chosen.nested
-    low, high = bootstrap_interval(gain, groups)
-    kept = low > 0
-    report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
-    return (fitted.value, fitted.nested, report) if kept else (0.0, chosen.nested, report)
+def _expected(dice: np.ndarray, evidence: Evidence) -> dict[str, Any] | None:
+    """The interval in which the test set's Dice is to be expected; None where there are no test images.
 
-
-def _expected(nested: np.ndarray, groups: np.ndarray, training: TrainingSet) -> dict[str, Any] | None:
-    """The interval in which the test set's Dice is to be expected; None where there are no test images."""
+    It is that of single networks, as out-of-fold Dice is; the submission averages all folds' networks of a member.
+    """
+    training = evidence.training
     facts = training.competition
     try:
         names = list_images(training.data / facts.test_dir, facts)
@@ -67,7 +49,9 @@ def _expected(nested: np.ndarray, groups: np.ndarray, training: TrainingSet) -> 
         # what is wrong with them matters to the submission, which says it
         return None
     count = len({facts.group(name) for name in names})
-    return {"groups": count, "interval": list(expected_interval(nested, groups, count))}
+    interval = list(expected_interval(dice, evidence.groups, count))
+    folds = len(evidence.members[0].folds)
+    return {"groups": count, "interval": interval, "averaged_folds": 1, "submission_averaged_folds": folds}
 
 
 @program
@@ -97,7 +81,8 @@ def main(
         runs: where trained variants are.
         jobs: processes, as joblib counts them.
         postprocess: measure repairs of the mask and keep those that surely gain, or leave them out.
-        conv_stacker: also fit a small convolutional network on the logits, which takes minutes.
+        conv_stacker: also fit a small convolutional network on the logits, which takes minutes: also without each fold
+            and each two, so that it takes part in the choice like any other way.
         conv_stacker_image: also fit one that sees the image beside the logits.
         hopeless: a network with more than this many times the best one's errors is scored, but not searched: it has no
             say in a blend, and leaves a sea of pixels open. 1 or more.
@@ -111,95 +96,82 @@ def main(
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
     evidence = find_evidence(root, training, parse_members(members, root), jobs=jobs)
-    known, fold, groups, found = evidence.truth, evidence.fold, evidence.groups, evidence.members
-    names, stores, frames = evidence.names, evidence.stores, evidence.frames
-    singles = single_dice(stores, frames, training.names, known, facts.size, jobs=jobs)
+    known, fold, groups, names = evidence.truth, evidence.fold, evidence.groups, evidence.names
+    singles = single_dice(evidence.stores, evidence.frames, training.names, known, facts.size, jobs=jobs)
     errors = 1 - singles.mean(0)
     hopeful = np.flatnonzero(errors <= hopeless * errors.min()).tolist()
-    able_frames = [frames[i] for i in hopeful]
-    able = [stores[i] for i in hopeful], able_frames, training.names, known, facts.size
-    index = DisagreementIndex.build(*able, band=_BAND, jobs=jobs)
-    candidates = evaluate_all(index, fold)
+    able = evidence.of(hopeful)
+    material = able.stores, able.frames, training.names, known, facts.size
+    index = RememberingIndex.around(DisagreementIndex.build(*material, band=_BAND, jobs=jobs))
+    again = () if not can_nest(fold) else (blend,) if blend else ways
+    candidates = evaluate_all(index, fold, inner=again)
     linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
-    stackers: dict[str, ConvStacker] = {}
     pictures: Inputs | None = None
     for stacker_name, asked in ((conv.NAME, conv_stacker), (conv.IMAGE_NAME, conv_stacker_image)):
         if not asked and blend != stacker_name:
             continue
         looks = stacker_name == conv.IMAGE_NAME
-        if looks:
-            pictures = load_inputs(training, grid_of(able_frames), {"mask": known}, root / "cache", jobs=jobs)
-        candidate, stackers[stacker_name] = evaluate_stacker(
-            linear,
-            *able,
-            fold,
-            make=partial(ConvStacker, image=looks),
-            name=stacker_name,
-            pictures=pictures if looks else None,
-            jobs=jobs,
+        pictures = (
+            load_inputs(training, grid_of(able.frames), {"mask": known}, root / CACHE_DIR, jobs=jobs) if looks else None
         )
-        candidates.append(candidate)
-    by_name = {candidate.name: candidate for candidate in candidates}
-    chosen = by_name[blend] if blend else choose(candidates, groups)
-    threshold, nested, threshold_report = _threshold(chosen, index, fold, groups)
+        # what is taken without a choice among ways needs no figures without each fold
+        start = replace(linear, inner={}) if blend else linear
+        make = partial(ConvStacker, image=looks)
+        candidates.append(
+            evaluate_stacker(start, *material, fold, make=make, name=stacker_name, pictures=pictures, jobs=jobs)
+        )
+    repairs = postprocess == "measure"
+    outcome = settle(candidates, index, able, way=blend, repairs=repairs, pictures=pictures, jobs=jobs)
 
-    def of_all(weights: np.ndarray) -> np.ndarray:
-        everyone = np.zeros(len(names))
-        everyone[hopeful] = weights
-        return everyone
+    def by_name(weights: np.ndarray) -> dict[str, float]:
+        return {name: float(weights[hopeful.index(i)]) if i in hopeful else 0.0 for i, name in enumerate(names)}
 
-    weights = of_all(chosen.weights)
-    stacked = chosen.vote in stackers
-    # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
-    used = hopeful if stacked else np.flatnonzero(weights > 0).tolist()
-    combine: Combination = stackers[chosen.vote] if stacked else combination_of(chosen.vote)
+    def told(decision: Decision) -> dict[str, Any]:
+        return {
+            "kind": decision.candidate.name,
+            "weights": by_name(decision.candidate.weights),
+            "threshold": decision.threshold,
+            "postprocess_kept": decision.repairs,
+        }
+
+    decision, chosen = outcome.decision, outcome.decision.candidate
+    used = {name: w for name, w in by_name(chosen.weights).items() if w > 0 or (chosen.stacker and name in able.names)}
     result = {
         "name": name,
         "kind": chosen.name,
         "vote": chosen.vote,
-        "members": [names[i] for i in used],
-        "weights": [float(weights[i]) for i in used],
-        "threshold": threshold,
-        "cv": figures(nested, groups),
-        "gains": gains(nested, candidates, groups),
-        "expected": _expected(nested, groups, training),
+        "members": list(used),
+        "weights": list(used.values()),
+        "threshold": decision.threshold,
+        "cv": {**figures(outcome.dice, groups), "nested": outcome.nested},
+        "gains": gains(outcome.dice, candidates, groups),
+        "chosen_without": {held_out: told(other) for held_out, other in outcome.without.items()},
+        "expected": _expected(outcome.dice, evidence),
         "member_cv": {names[i]: figures(singles[:, i], groups) for i in range(len(names))},
         "candidates": {
             c.name: {
                 **figures(c.nested, groups),
+                "nested": ("weights",),
                 "gains": gains(c.nested, candidates, groups),
-                "weights": dict(zip(names, map(float, of_all(c.weights)), strict=True)),
+                "weights": by_name(c.weights),
             }
             for c in candidates
         },
         "hopeless": [name for i, name in enumerate(names) if i not in hopeful],
-        "threshold_fit": threshold_report,
-        "weights_digests": {m.name: m.weights_digest for m in found},
-        "folds_digest": found[0].folds_digest,
+        "threshold_fit": decision.threshold_fit,
+        "weights_digests": {m.name: m.weights_digest for m in evidence.members},
+        "folds_digest": evidence.members[0].folds_digest,
         "data_digest": training.digest,
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }
-    if postprocess == "measure":
-        part = [found[i] for i in used]
-        result["postprocess"], result["postprocess_kept"] = measure(
-            [m.oof() for m in part],
-            [m.frame for m in part],
-            [float(weights[i]) for i in used],
-            threshold,
-            training.names,
-            known,
-            facts.size,
-            fold,
-            groups,
-            combine=combine,
-            pictures=pictures if chosen.vote == conv.IMAGE_NAME else None,
-            jobs=jobs,
-        )
-    if stacked:
-        stackers[chosen.vote].save(root / name, [names[i] for i in used])
-        result["stacker_digest"] = stackers[chosen.vote].digest()
-    scores = pd.DataFrame({"image": training.names, "group": groups, "fold": fold, "nested": nested})
+    if repairs:
+        result["postprocess"], result["postprocess_kept"] = decision.repair_figures, decision.repairs
+    if chosen.stacker is not None:
+        stacker = cast("ConvStacker", chosen.stacker)
+        stacker.save(root / name, list(used))
+        result["stacker_digest"] = stacker.digest()
+    scores = pd.DataFrame({"image": training.names, "group": groups, "fold": fold, "nested": outcome.dice})
     for i, member_name in enumerate(names):
         scores[member_name] = singles[:, i]
     with atomic.replacing(root / name / SCORES_FILE) as temporary:

@@ -7,9 +7,10 @@ can then be scored in the time that one would take on full frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import cv2
 import joblib
@@ -28,6 +29,10 @@ from models.frame import Frame
 _CHUNK = 8
 # pixels of each image drawn from anywhere, of which those that networks agree on are kept beside the open ones
 _SAMPLE_PX = 64
+# pixels times weightings below which threads take longer to start than to work
+_LEAST_WORK = 1_000_000
+
+Result = TypeVar("Result")
 
 Entry = tuple[tuple[int, int, int], np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -154,6 +159,21 @@ class DisagreementIndex:
             agreed_truths=[e[4] for e in entries],
         )
 
+    def of(self, images: np.ndarray) -> DisagreementIndex:
+        """The index of the images at these positions alone; the pixels are shared, not copied."""
+
+        def some(arrays: list[np.ndarray]) -> list[np.ndarray]:
+            return [arrays[i] for i in images] if arrays else []
+
+        return DisagreementIndex(
+            self.agreed[images],
+            some(self.logits),
+            some(self.truths),
+            self.band,
+            some(self.agreed_logits),
+            some(self.agreed_truths),
+        )
+
     @property
     def open_share(self) -> float:
         """Mean number of open pixels an image."""
@@ -184,14 +204,21 @@ class DisagreementIndex:
         chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
 
         def one(position: int) -> np.ndarray:
-            open_part = open_counts(self.logits[position], self.truths[position], weights, limits)
-            intersection, predicted, true = self.agreed[position]
-            total = predicted + open_part[:, 1] + true
-            return np.where(total > 0, 2 * (intersection + open_part[:, 0]) / np.maximum(total, 1), 1.0)
+            return open_counts(self.logits[position], self.truths[position], weights, limits)
 
+        both, inside = np.moveaxis(np.stack(self._of_each(one, chosen, len(weights))), -1, 0)
+        intersection, predicted, true = self.agreed[chosen].T[..., None]
+        total = predicted + inside + true
+        return np.where(total > 0, 2 * (intersection + both) / np.maximum(total, 1), 1.0)
+
+    def _of_each(self, one: Callable[[int], Result], images: Iterable[int], weightings: int) -> list[Result]:
+        """`one` of every image; on threads, if there is work enough to pay for them."""
+        positions = list(map(int, images))
+        if weightings * sum(len(self.truths[p]) for p in positions) < _LEAST_WORK:
+            return [one(p) for p in positions]
         # the kernel lets go of the interpreter, so threads share the index without copying it
         with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(one, chosen)))
+            return list(pool.map(one, positions))
 
     def vote_dice(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:
         """Full-size Dice of a vote.
@@ -219,9 +246,7 @@ class DisagreementIndex:
             both = intersection + int((mask & self.truths[position].view(bool)).sum())
             return 2 * both / total if total else 1.0
 
-        chosen = range(len(self.truths)) if images is None else images
-        with ThreadPoolExecutor() as pool:
-            return np.array(list(pool.map(one, chosen)))
+        return np.array(self._of_each(one, range(len(self.truths)) if images is None else images, 1))
 
 
 def fold_rows(fold: np.ndarray, held_out: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ Anything else would leak, or compare what cannot be compared, and is refused her
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,11 @@ class Evidence:
     def frames(self) -> list[Frame]:
         """Of the members."""
         return [member.frame for member in self.members]
+
+    def of(self, positions: Sequence[int]) -> Evidence:
+        """That of the members at these positions alone."""
+        members, stores = [self.members[i] for i in positions], [self.stores[i] for i in positions]
+        return replace(self, members=members, stores=stores)
 
 
 def find_evidence(root: Path, training: TrainingSet, wanted: list[str] | None, *, jobs: int = -1) -> Evidence:

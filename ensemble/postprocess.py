@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -105,11 +106,19 @@ def repair_thin(mask: np.ndarray, under_px: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Step:
-    """A repair and the sizes of it that are tried, the smallest first; a larger size changes at least as much."""
+    """A repair and the sizes of it that are tried, the smallest first; a larger size changes at least as much.
+
+    It leaves alone what has not at least two pieces, or no hole: whichever `needs` says.
+    """
 
     name: str
     apply: Callable[[np.ndarray, int], np.ndarray]
     sizes_px: tuple[int, ...]
+    needs: Literal["pieces", "holes"] = "pieces"
+
+    def concerns(self, pieces: int, holes: int) -> bool:
+        """Whether it might change a mask of so many 8-connected pieces and holes; if not, it does not."""
+        return pieces > 1 if self.needs == "pieces" else holes > 0
 
 
 # in the order in which they are applied: joining first, so that a broken-off aerial is not dropped
@@ -117,7 +126,7 @@ STEPS = {
     s.name: s
     for s in (
         Step("repair-thin", repair_thin, (50, 200)),
-        Step("fill-holes", fill_holes, (100, 1000, 10000)),
+        Step("fill-holes", fill_holes, (100, 1000, 10000), needs="holes"),
         Step("drop-islands", drop_islands, (100, 1000, 10000)),
         Step("keep-largest", lambda mask, under_px: keep_largest(mask), (0,)),
     )

@@ -11,15 +11,19 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
+from ensemble.intervals import mean_interval
 from ensemble.postprocess import STEPS, Step, apply_kept
-from ensemble.selection import bootstrap_interval
 from ensemble.voting import LINEAR, Combination
 from folds.inputs import Inputs
 from folds.store import LogitStore
 from folds.truth import Truth
 from kernels import rle
 from kernels.dice import dice_runs
+from kernels.topology import pieces_and_holes
 from models.frame import Frame
+
+# repairs in the order they are applied, each its name in `STEPS` and its size in pixels
+Kept = tuple[tuple[str, int], ...]
 
 _CHUNK = 8
 
@@ -51,9 +55,12 @@ def _repaired(
     cv2.setNumThreads(1)
     results = []
     for runs, truth in zip(masks, truths, strict=True):
-        mask, changed = rle.decode(runs, full).astype(bool), runs
-        before = dice_runs(runs, truth)
-        scores = [before] * (1 + len(step.sizes_px))
+        changed = runs
+        scores = [dice_runs(runs, truth)] * (1 + len(step.sizes_px))
+        if not step.concerns(*pieces_and_holes(runs, full)):
+            results.append((scores, changed))
+            continue
+        mask = rle.decode(runs, full).astype(bool)
         # what the largest size leaves alone, the smaller ones do
         for position, size in sorted(enumerate(step.sizes_px, 1), key=lambda pair: -pair[1]):
             repaired = apply_kept(mask, [(step.name, size)])
@@ -89,70 +96,100 @@ def nested_gain(scores: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, int]:
     return nested, int(gains.mean(0).argmax())
 
 
-def measure(
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
-    weights: Sequence[float],
-    threshold: float,
-    names: Sequence[str],
-    truth: Truth,
-    full: Size,
-    fold: np.ndarray,
-    groups: np.ndarray,
-    *,
-    combine: Combination = LINEAR,
-    pictures: Inputs | None = None,
-    jobs: int = -1,
-) -> tuple[dict[str, Any], list[tuple[str, int]]]:
-    """The nested Dice gain of every step over a blend's full-size out-of-fold masks.
-
-    Steps are taken in the order of `STEPS`; each is measured on what the steps already kept have left.
+class Repairs:
+    """What repairs of a blend's full-size out-of-fold masks score; nothing is computed twice.
 
     Args:
-        stores, frames, weights, threshold: the blend; its weights are those fitted on all folds, since a step's gain
-            is a difference between two masks of one blend.
+        stores, frames, weights, threshold: the blend. Its weights are one vector for all images, since a step's gain is
+            a difference between two masks of one blend.
         names, truth: the training images and their masks.
         full: (H, W).
-        fold, groups: (N,) fold and group of every image.
         combine: how the networks' logits become the blend's.
         pictures: the training images, where `combine` needs them (`Combination.image_frame`).
         jobs: processes, as joblib counts them.
-
-    Returns:
-        JSON-able figures by step: size_px, nested_gain, interval (95 %, over groups), changed_images (share of the
-        images whose Dice it changes), kept;
-        and the kept steps for `apply_kept`.
     """
-    parallel = joblib.Parallel(n_jobs=jobs)
-    chunks = _chunks(len(names))
-    calls = (
-        joblib.delayed(_blend_runs)(
-            stores, frames, weights, threshold, names, range(c.start, c.stop), full, combine, pictures
+
+    def __init__(
+        self,
+        stores: Sequence[LogitStore],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        threshold: float,
+        names: Sequence[str],
+        truth: Truth,
+        full: Size,
+        *,
+        combine: Combination = LINEAR,
+        pictures: Inputs | None = None,
+        jobs: int = -1,
+    ) -> None:
+        self._full = full
+        self._chunks = _chunks(len(names))
+        self._parallel = joblib.Parallel(n_jobs=jobs)
+        calls = (
+            joblib.delayed(_blend_runs)(
+                stores, frames, weights, threshold, names, range(c.start, c.stop), full, combine, pictures
+            )
+            for c in self._chunks
         )
-        for c in chunks
-    )
-    masks = [runs for chunk in parallel(calls) for runs in chunk]
-    truths = [np.array(truth.of(position)) for position in range(len(names))]
+        self._masks: dict[Kept, list[np.ndarray]] = {(): [runs for chunk in self._parallel(calls) for runs in chunk]}
+        self._truths = [np.array(truth.of(position)) for position in range(len(names))]
+        self._scores: dict[tuple[Kept, str], np.ndarray] = {}
 
-    def run(step: Step, masks: list[np.ndarray], size_px: int | None) -> list[tuple[list[float], np.ndarray]]:
-        calls = (joblib.delayed(_repaired)(step, masks[c], truths[c], full, size_px) for c in chunks)
-        return [result for chunk in parallel(calls) for result in chunk]
+    def _run(self, step: Step, kept: Kept, size_px: int | None) -> list[tuple[list[float], np.ndarray]]:
+        masks = self._after(kept)
+        calls = (joblib.delayed(_repaired)(step, masks[c], self._truths[c], self._full, size_px) for c in self._chunks)
+        return [result for chunk in self._parallel(calls) for result in chunk]
 
-    figures: dict[str, Any] = {}
-    kept: list[tuple[str, int]] = []
-    for step in tqdm(STEPS.values(), desc="measure repairs", unit="step", disable=None):
-        scores = np.array([dice for dice, _ in run(step, masks, None)])
-        gain, best = nested_gain(scores, fold)
-        low, high = bootstrap_interval(gain, groups)
-        size_px = step.sizes_px[best]
-        figures[step.name] = {
-            "size_px": size_px,
-            "nested_gain": float(gain.mean()),
-            "interval": [low, high],
-            "changed_images": float((scores[:, 1 + best] != scores[:, 0]).mean()),
-            "kept": low > 0,
-        }
-        if low > 0:
-            kept.append((step.name, size_px))
-            masks = [runs for _, runs in run(step, masks, size_px)]
-    return figures, kept
+    def _after(self, kept: Kept) -> list[np.ndarray]:
+        """Every image's runs after these repairs."""
+        if kept not in self._masks:
+            name, size_px = kept[-1]
+            self._masks[kept] = [runs for _, runs in self._run(STEPS[name], kept[:-1], size_px)]
+        return self._masks[kept]
+
+    def scores(self, step: Step, kept: Kept = ()) -> np.ndarray:
+        """(N, 1 + S) Dice of every image after the repairs in `kept`, and after the step at each of its sizes too."""
+        key = kept, step.name
+        if key not in self._scores:
+            self._scores[key] = np.array([dice for dice, _ in self._run(step, kept, None)])
+        return self._scores[key]
+
+    def gain(self, kept: Kept) -> np.ndarray:
+        """(N,) what these repairs, one after the other, add to the Dice of every image."""
+        gain = np.zeros(len(self._truths))
+        for k, (name, size_px) in enumerate(kept):
+            scores = self.scores(STEPS[name], kept[:k])
+            gain += scores[:, 1 + STEPS[name].sizes_px.index(size_px)] - scores[:, 0]
+        return gain
+
+    def choose(self, images: np.ndarray, fold: np.ndarray, groups: np.ndarray) -> tuple[dict[str, Any], Kept]:
+        """Keep the steps whose nested gain is surely above 0 on some images.
+
+        Steps are taken in the order of `STEPS`; each is measured on what the steps already kept have left.
+
+        Args:
+            images: positions of those that may be looked at.
+            fold, groups: (N,) fold and group of every image.
+
+        Returns:
+            JSON-able figures by step: size_px, nested_gain, interval (95 %, over groups), changed_images (share of the
+            images whose Dice it changes), kept; and the kept steps for `apply_kept`.
+        """
+        figures: dict[str, Any] = {}
+        kept: Kept = ()
+        for step in tqdm(STEPS.values(), desc="measure repairs", unit="step", disable=None):
+            scores = self.scores(step, kept)[images]
+            gain, best = nested_gain(scores, fold[images])
+            low, high = mean_interval(gain, groups[images])
+            size_px = step.sizes_px[best]
+            figures[step.name] = {
+                "size_px": size_px,
+                "nested_gain": float(gain.mean()),
+                "interval": [low, high],
+                "changed_images": float((scores[:, 1 + best] != scores[:, 0]).mean()),
+                "kept": low > 0,
+            }
+            if low > 0:
+                kept = (*kept, (step.name, size_px))
+        return figures, kept

@@ -3,83 +3,28 @@
 Out-of-fold logits are honest about the networks, but weights fitted on them are not honest about themselves: they
 have seen the pixels they are scored on. So each way of blending is fitted on the images of all folds but one and
 scored on that one; the Dice that is reported comes from images that no part of the fit has seen.
+
+The best of several such figures is no longer honest: it was the best on these very images. What the choice itself is
+worth is for `ensemble.procedure` to say, which makes it again without each fold. It needs every way as it would be
+without that fold, its own nested figures included: `Candidate.inner`. What is fitted without folds a and b is the
+same whichever of them is scored, so F folds take F (F - 1) / 2 more fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ensemble.index import DisagreementIndex, fold_rows
+from ensemble.intervals import mean_interval, standard_error
 from ensemble.stacking import BLENDERS, Blender
+from ensemble.voting import Combination, combination_of
 
-RESAMPLES = 1000
 _THRESHOLDS = 21
-
-
-def group_means(values: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """(RESAMPLES,) means of `values` (N,) over bootstrap draws of whole `groups` (N,): images of a car are drawn
-    together, as they resemble each other. The same seed draws the same groups, so that differences are paired."""
-    _, member = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(member, weights=values), np.bincount(member)
-    draws = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
-    means: np.ndarray = sums[draws].sum(1) / counts[draws].sum(1)
-    return means
-
-
-def bootstrap_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of `values` (N,) by bootstrap over `groups` (N,)."""
-    low, high = np.percentile(group_means(values, groups), (2.5, 97.5))
-    return float(low), float(high)
-
-
-def expected_interval(values: np.ndarray, groups: np.ndarray, count: int, *, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean Dice over `count` groups that nobody has seen.
-
-    Wider than `bootstrap_interval`, which is about the mean of all groups there could be: a test set is a draw of its
-    own. Each resample draws groups as the bootstrap does, and the test set's groups from those.
-
-    Args:
-        values: (N,) Dice of the images at hand, out of fold.
-        groups: (N,) their groups.
-        count: groups of the test set, at least 1.
-        seed: of the draws.
-    """
-    _, member = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(member, weights=values), np.bincount(member)
-    random = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        at_hand = random.integers(0, len(sums), len(sums))
-        drawn = at_hand[random.integers(0, len(sums), count)]
-        means[i] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
-
-
-def figures(values: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """Mean, interval and lowest of per-image Dice `values` (N,), JSON-able."""
-    return {
-        "dice": float(values.mean()),
-        "interval": list(bootstrap_interval(values, groups)),
-        "worst": float(values.min()),
-    }
-
-
-def gains(nested: np.ndarray, candidates: list[Candidate], groups: np.ndarray) -> dict[str, Any]:
-    """What nested Dice (N,) is above that of the two simplest ways, the best network and the plain mean; JSON-able.
-
-    Returns:
-        By way: gain, the mean of the paired differences, and its 95 % interval by bootstrap over groups.
-    """
-    differences = {c.name: nested - c.nested for c in candidates if c.name in ("best-single", "equal-mean")}
-    return {
-        name: {"gain": float(difference.mean()), "interval": list(bootstrap_interval(difference, groups))}
-        for name, difference in differences.items()
-    }
 
 
 def best_threshold(index: DisagreementIndex, weights: np.ndarray, images: np.ndarray) -> float:
@@ -92,7 +37,7 @@ def best_threshold(index: DisagreementIndex, weights: np.ndarray, images: np.nda
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way of blending and its worth.
+    """One way of blending and its worth on N images.
 
     Attributes:
         name: key of `BLENDERS`, of `VOTED`, or another's own.
@@ -101,16 +46,35 @@ class Candidate:
         nested_weights: (M,) weights fitted without a fold, by fold.
         vote: what is done with weights and networks: "logits" for their weighted mean, a key of
             `ensemble.voting.VOTES`, or the name of a stacker.
+        stacker: fitted on all images, where the vote is one; nested_stackers: fitted without a fold, by fold.
+        inner: by fold, the same way on the images of all other folds alone; empty where that was not evaluated.
     """
 
     name: str
     weights: np.ndarray
     nested: np.ndarray
-    nested_weights: dict[int, np.ndarray]
+    nested_weights: Mapping[int, np.ndarray]
     vote: str = "logits"
+    stacker: Combination | None = None
+    nested_stackers: Mapping[int, Combination] = field(default_factory=dict)
+    inner: Mapping[int, Candidate] = field(default_factory=dict)
+
+    @property
+    def combine(self) -> Combination:
+        """How it makes one of the networks' logits."""
+        return combination_of(self.vote) if self.stacker is None else self.stacker
+
+    def without(self, held_out: int) -> Candidate:
+        """It as it is without a fold. Where `inner` lacks that, what is fitted is there and `nested` is empty."""
+        if held_out in self.inner:
+            return self.inner[held_out]
+        stacker = self.nested_stackers.get(held_out)
+        return Candidate(self.name, self.nested_weights[held_out], np.empty(0), {}, self.vote, stacker)
 
 
-def evaluate(name: str, make: Callable[[], Blender], index: DisagreementIndex, fold: np.ndarray) -> Candidate:
+def evaluate(
+    name: str, make: Callable[[], Blender], index: DisagreementIndex, fold: np.ndarray, *, inner: bool = False
+) -> Candidate:
     """Fit one way of blending within each fold's complement and on everything.
 
     Args:
@@ -118,14 +82,25 @@ def evaluate(name: str, make: Callable[[], Blender], index: DisagreementIndex, f
         make: makes an unfitted blender.
         index: of all images.
         fold: (N,) the fold each image was held out in.
+        inner: do the same once more without each fold, for `Candidate.inner`. There must be three folds.
     """
-    nested = np.empty(len(fold))
-    nested_weights = {}
-    for held_out in map(int, np.unique(fold)):
-        seen, unseen = fold_rows(fold, held_out)
-        nested_weights[held_out] = make().fit(index, seen).weights_
-        nested[unseen] = index.dice(nested_weights[held_out], images=unseen)[:, 0]
-    return Candidate(name, make().fit(index, np.arange(len(fold))).weights_, nested, nested_weights)
+
+    @cache
+    def weights(left_out: frozenset[int]) -> np.ndarray:
+        return make().fit(index, np.flatnonzero(~np.isin(fold, list(left_out)))).weights_
+
+    def without(left_out: frozenset[int], deeper: bool) -> Candidate:
+        nested = np.full(len(fold), np.nan)
+        there = ~np.isin(fold, list(left_out))
+        others = list(map(int, np.unique(fold[there])))
+        nested_weights = {k: weights(left_out | {k}) for k in others}
+        for k in others:
+            unseen = np.flatnonzero(fold == k)
+            nested[unseen] = index.dice(nested_weights[k], images=unseen)[:, 0]
+        its_inner = {k: without(left_out | {k}, False) for k in others} if deeper else {}
+        return Candidate(name, weights(left_out), nested[there], nested_weights, inner=its_inner)
+
+    return without(frozenset(), inner)
 
 
 def evaluate_vote(name: str, vote: str, linear: Candidate, index: DisagreementIndex, fold: np.ndarray) -> Candidate:
@@ -141,7 +116,11 @@ def evaluate_vote(name: str, vote: str, linear: Candidate, index: DisagreementIn
     for held_out, weights in linear.nested_weights.items():
         unseen = fold_rows(fold, held_out)[1]
         nested[unseen] = index.vote_dice(vote, weights, images=unseen)
-    return Candidate(name, linear.weights, nested, linear.nested_weights, vote)
+    inner = {}
+    for held_out, its_linear in linear.inner.items():
+        seen = fold_rows(fold, held_out)[0]
+        inner[held_out] = evaluate_vote(name, vote, its_linear, index.of(seen), fold[seen])
+    return Candidate(name, linear.weights, nested, linear.nested_weights, vote, inner=inner)
 
 
 # votes by name: whose weights they take, and how they combine; each follows the linear blend that it resembles
@@ -178,26 +157,34 @@ def fit_threshold(candidate: Candidate, index: DisagreementIndex, fold: np.ndarr
 
 
 def evaluate_all(
-    index: DisagreementIndex, fold: np.ndarray, blenders: Mapping[str, Callable[[], Blender]] = BLENDERS
+    index: DisagreementIndex,
+    fold: np.ndarray,
+    blenders: Mapping[str, Callable[[], Blender]] = BLENDERS,
+    *,
+    inner: Container[str] = (),
 ) -> list[Candidate]:
-    """Every way of blending, simplest first: the linear ones, each followed by the votes that resemble it."""
+    """Every way of blending, simplest first: the linear ones, each followed by the votes that resemble it.
+
+    Args:
+        index, fold: as `evaluate`.
+        blenders: the linear ways.
+        inner: names of the ways that are also evaluated without each fold.
+    """
     candidates = []
     for name, make in blenders.items():
-        linear = evaluate(name, make, index, fold)
+        votes = [(its_name, vote) for its_name, (weights_of, vote) in VOTED.items() if weights_of == name]
+        deeper = name in inner or any(its_name in inner for its_name, _ in votes)
+        linear = evaluate(name, make, index, fold, inner=deeper)
         candidates.append(linear)
-        candidates += [
-            evaluate_vote(its_name, vote, linear, index, fold)
-            for its_name, (weights_of, vote) in VOTED.items()
-            if weights_of == name
-        ]
+        candidates += [evaluate_vote(its_name, vote, linear, index, fold) for its_name, vote in votes]
     return candidates
 
 
 def choose(candidates: list[Candidate], groups: np.ndarray) -> Candidate:
     """The simplest candidate that is within noise of the best.
 
-    Noise is one standard error of the difference to the best, by bootstrap over groups of the paired difference: cars
-    differ far more from each other than blends do, and that part of the spread is common to both.
+    Noise is one standard error of the difference to the best, over groups and of the paired difference: cars differ
+    far more from each other than blends do, and that part of the spread is common to both.
 
     Args:
         candidates: simplest first.
@@ -206,6 +193,21 @@ def choose(candidates: list[Candidate], groups: np.ndarray) -> Candidate:
     best = max(candidates, key=lambda candidate: candidate.nested.mean())
     for candidate in candidates:
         loss = best.nested - candidate.nested
-        if loss.mean() <= group_means(loss, groups).std():
+        if loss.mean() <= standard_error(loss, groups):
             return candidate
     return best
+
+
+def gains(nested: np.ndarray, candidates: list[Candidate], groups: np.ndarray) -> dict[str, Any]:
+    """What nested Dice (N,) is above that of the two simplest ways, the best network and the plain mean; JSON-able.
+
+    The best network of each fold is the one that the other folds call the best.
+
+    Returns:
+        By way: gain, the mean of the paired differences, and its 95 % interval over groups.
+    """
+    differences = {c.name: nested - c.nested for c in candidates if c.name in ("best-single", "equal-mean")}
+    return {
+        name: {"gain": float(difference.mean()), "interval": list(mean_interval(difference, groups))}
+        for name, difference in differences.items()
+    }

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from competition import Size
 from ensemble.conv_stacker import NAME
-from ensemble.index import fold_rows
 from ensemble.patches import Patches, gather
 from ensemble.selection import Candidate
+from ensemble.voting import Combination
 from folds.inputs import Inputs
 from folds.scoring import dice_of
 from folds.store import LogitStore
@@ -24,28 +24,18 @@ from models.frame import Frame
 _CHUNK = 8
 
 
-class Stacker(Protocol):
+class Stacker(Combination, Protocol):
     """Something that learns from windows and then combines logits."""
 
     def fit(self, patches: Patches, images: np.ndarray, weights: np.ndarray) -> Stacker:
         """Learn from the windows of the images at these positions; returns self."""
-
-    def __call__(
-        self,
-        planes: Sequence[np.ndarray],
-        frames: Sequence[Frame],
-        weights: Sequence[float],
-        full: Size,
-        image: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """(H, W) float32 logits at full size."""
 
 
 Made = TypeVar("Made", bound=Stacker)
 
 
 def _dice(
-    stackers: Mapping[int, Stacker],
+    stackers: Mapping[frozenset[int], Stacker],
     stores: Sequence[LogitStore],
     frames: Sequence[Frame],
     names: Sequence[str],
@@ -54,16 +44,29 @@ def _dice(
     fold: np.ndarray,
     pictures: Inputs | None,
     positions: range,
-) -> list[float]:
+) -> list[dict[frozenset[int], float]]:
+    """Of every image, its Dice by each stacker that was fitted without its fold, by the folds that one left out."""
     cv2.setNumThreads(1)
     equal = [1 / len(stores)] * len(stores)
     scores = []
     for p in positions:
         planes = [store.read(names[p])[0] for store in stores]
         image = None if pictures is None else pictures.image(p)
-        logits = stackers[int(fold[p])](planes, frames, equal, full, image)
-        scores.append(dice_of(np.ascontiguousarray(logits), truth.of(p)))
+        dice = {}
+        for left_out, stacker in stackers.items():
+            if int(fold[p]) in left_out:
+                logits = stacker(planes, frames, equal, full, image)
+                dice[left_out] = dice_of(np.ascontiguousarray(logits), truth.of(p))
+        scores.append(dice)
     return scores
+
+
+def _starts(linear: Candidate) -> dict[frozenset[int], np.ndarray]:
+    """The linear candidate's weights by the folds that they were fitted without."""
+    starts = {frozenset(): linear.weights, **{frozenset({k}): w for k, w in linear.nested_weights.items()}}
+    for outer, inner in linear.inner.items():
+        starts |= {frozenset({outer, k}): weights for k, weights in inner.nested_weights.items()}
+    return starts
 
 
 def evaluate_stacker(
@@ -79,11 +82,13 @@ def evaluate_stacker(
     name: str = NAME,
     pictures: Inputs | None = None,
     jobs: int = -1,
-) -> tuple[Candidate, Made]:
+) -> Candidate:
     """Fit a stacker within each fold's complement and on everything.
 
     Args:
-        linear: its weights, fitted without each fold and on everything, are what each stacker starts from.
+        linear: its weights, fitted without each fold and on everything, are what each stacker starts from. Where it was
+            evaluated without each fold too (`Candidate.inner`), so is the stacker: F (F - 1) / 2 more fits, and every
+            image is scored F times.
         stores, frames: of the networks.
         names, truth: the training images and their masks.
         full: (H, W) of the full frame.
@@ -94,24 +99,38 @@ def evaluate_stacker(
         jobs: processes, as joblib counts them.
 
     Returns:
-        The candidate, whose nested Dice of an image comes from a stacker that has seen no image of its fold; and the
-        stacker fitted on all images.
+        The candidate, whose nested Dice of an image comes from a stacker that has seen no image of its fold.
     """
     patches = gather(stores, frames, names, truth, full, pictures=pictures, jobs=jobs)
-    everything = np.arange(len(names))
-    tasks = [(fold_rows(fold, held_out)[0], weights) for held_out, weights in linear.nested_weights.items()]
-    tasks.append((everything, linear.weights))
+    starts = _starts(linear)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (joblib.delayed(make().fit)(patches, images, weights) for images, weights in tasks)
-    fitted: list[Made] = list(tqdm(parallel(calls), total=len(tasks), desc="fit stacker", unit="fit", disable=None))
-    stackers = dict(zip(linear.nested_weights, fitted, strict=False))
+    calls = (
+        joblib.delayed(make().fit)(patches, np.flatnonzero(~np.isin(fold, list(left_out))), weights)
+        for left_out, weights in starts.items()
+    )
+    fits = tqdm(parallel(calls), total=len(starts), desc="fit stacker", unit="fit", disable=None)
+    fitted: dict[frozenset[int], Made] = dict(zip(starts, fits, strict=True))
     chunks = [range(start, min(start + _CHUNK, len(names))) for start in range(0, len(names), _CHUNK)]
     calls = (
-        joblib.delayed(_dice)(stackers, stores, frames, names, truth, full, fold, pictures, chunk) for chunk in chunks
+        joblib.delayed(_dice)(fitted, stores, frames, names, truth, full, fold, pictures, chunk) for chunk in chunks
     )
-    nested: list[float] = []
+    dice: list[dict[frozenset[int], float]] = []
     with tqdm(total=len(names), desc="score stacker", unit="image", disable=None) as bar:
         for chunk in parallel(calls):
-            nested += chunk
+            dice += chunk
             bar.update(len(chunk))
-    return Candidate(name, linear.weights, np.array(nested), linear.nested_weights, name), fitted[-1]
+
+    def stacked(linear: Candidate, left_out: frozenset[int]) -> Candidate:
+        there = [p for p in range(len(names)) if int(fold[p]) not in left_out]
+        return Candidate(
+            name,
+            linear.weights,
+            np.array([dice[p][left_out | {int(fold[p])}] for p in there]),
+            linear.nested_weights,
+            name,
+            fitted[left_out],
+            {k: fitted[left_out | {k}] for k in linear.nested_weights},
+            {k: stacked(inner, left_out | {k}) for k, inner in linear.inner.items()},
+        )
+
+    return stacked(linear, frozenset())

@@ -22,7 +22,7 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import Size, find_competition
-from ensemble.selection import bootstrap_interval
+from ensemble.intervals import mean_interval
 from folds import split
 from folds.images import find_training_set
 from folds.inputs import Inputs, load_inputs
@@ -88,7 +88,7 @@ def _entry(some: Sequence[Transform], size: Size, dice: np.ndarray, plain: np.nd
         "transforms": [transform.name for transform in some[1:]],
         "dice": float(dice.mean()),
         "gain": float(gain.mean()),
-        "interval": list(bootstrap_interval(gain, groups)),
+        "interval": list(mean_interval(gain, groups)),
         "passes": sum(transform.cost(size) for transform in some),
     }
 
@@ -130,7 +130,7 @@ def value_of_transforms(
     )
     return {
         "variant": member.name,
-        "plain": {"dice": float(plain.mean()), "interval": list(bootstrap_interval(plain, groups))},
+        "plain": {"dice": float(plain.mean()), "interval": list(mean_interval(plain, groups, bounds=(0.0, 1.0)))},
         "each": each,
         "all": entries[-1],
         "chosen": _entry(chosen_set, size, chosen_scores, plain, groups),

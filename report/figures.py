@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from competition import Competition
-from ensemble.selection import bootstrap_interval, figures
+from ensemble.intervals import figures, mean_interval
 from folds.run_layout import METRICS_FILE, TTA_FILE, fold_folder
 
 _FIXED = ("image", "group", "fold", "nested")
@@ -40,7 +40,7 @@ def gain_over_best(scores: pd.DataFrame) -> dict[str, Any]:
     return {
         "name": best,
         "gain": float(gain.mean()),
-        "interval": list(bootstrap_interval(gain, scores["group"].to_numpy(str))),
+        "interval": list(mean_interval(gain, scores["group"].to_numpy(str))),
     }
 
 

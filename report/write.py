@@ -20,6 +20,8 @@ from ensemble.blend_file import (
     SCORE_FILE,
     SCORES_FILE,
     SUBMISSION_FILE,
+    averaged_folds_note,
+    nested_in,
     read_blend,
     table_lines,
 )
@@ -140,6 +142,8 @@ def main(
         "report.html.j2",
         title=f"{facts.title}: {name}",
         blend=blend,
+        nested=nested_in(blend["cv"]),
+        expected_note=averaged_folds_note(blend.get("expected") or {}),
         images=len(scores),
         groups=scores["group"].nunique(),
         folds=folds,

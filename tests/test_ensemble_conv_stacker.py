@@ -17,7 +17,7 @@ from ensemble.index import DisagreementIndex
 from ensemble.patches import Patches, gather, grid_of, on_grid
 from ensemble.selection import Candidate, evaluate
 from ensemble.stacker_gain import evaluate_stacker
-from ensemble.stacking import DiceWeights
+from ensemble.stacking import DiceWeights, EqualMean
 from folds.store import LogitStore
 from folds.truth import Truth
 from kernels import rle
@@ -66,7 +66,8 @@ def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path:
     stores, truth = stored(tmp_path, planes), known(masks)
     index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
     linear = evaluate("dice-weights", DiceWeights, index, FOLD)
-    candidate, fitted = evaluate_stacker(linear, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    candidate = evaluate_stacker(linear, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    fitted = candidate.stacker
     assert linear.nested.mean() < 0.9
     assert candidate.nested.mean() > 0.97
     assert candidate.vote == conv_stacker.NAME
@@ -116,19 +117,46 @@ def test_a_stacker_that_memorises_gains_nothing_from_random_labels(tmp_path: Pat
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
     index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
     chance = index.dice(np.full(2, 0.5))[:, 0]
-    candidate, fitted = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    candidate = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    fitted = candidate.stacker
     np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
     # fitted on everything, it does know every image
     for name, mask in zip(NAMES, masks, strict=True):
         np.testing.assert_array_equal(fitted([s.read(name)[0] for s in stores], FRAMES, [], FULL) > 0, mask)
 
     # nor does the real one find in noise what is not there
-    honest, _ = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    honest = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
     assert honest.nested.mean() < 2 / 3 + 0.01  # everything foreground is 2 / 3
 
 
+def test_without_a_fold_it_has_seen_no_image_of_that_fold(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    masks = [rng.random(FULL) < 0.5 for _ in FOLD]
+    stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
+    index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    chance = index.dice(np.full(2, 0.5))[:, 0]
+    linear = evaluate("equal-mean", EqualMean, index, FOLD, inner=True)
+    candidate = evaluate_stacker(linear, stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
+    for held_out in range(3):
+        inner, seen = candidate.without(held_out), held_out != FOLD
+        assert inner.name == inner.vote == conv_stacker.NAME
+        # its own figures are of stackers that have seen neither the fold that is left out nor the one that is scored
+        np.testing.assert_allclose(inner.nested, chance[seen], atol=1e-3)
+        assert inner.stacker is candidate.nested_stackers[held_out]
+        for position, name in enumerate(NAMES):
+            found = inner.combine([s.read(name)[0] for s in stores], FRAMES, [], FULL) > 0
+            assert np.array_equal(found, masks[position]) == seen[position]
+    # where the linear blend is not evaluated without each fold, nor is the stacker: a fit a fold, and one on all
+    plain = evaluate("equal-mean", EqualMean, index, FOLD)
+    forced = evaluate_stacker(plain, stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    np.testing.assert_array_equal(forced.nested, candidate.nested)
+    assert not forced.inner
+    assert not forced.without(1).nested.size and forced.without(1).stacker is forced.nested_stackers[1]
+
+
 class Pictures:
-    """Frames of (N, h, w, 3) uint8, as folds.cache gives them."""
+    """Inputs of (N, h, w, 3) uint8, as folds.cache gives them."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -156,12 +184,11 @@ def test_the_image_shows_what_the_logits_do_not(tmp_path: Path) -> None:
         image[mask, 0] += 100
     start = equal_mean()
     same = {"make": quick_with_image, "name": conv_stacker.IMAGE_NAME, "jobs": 1}
-    candidate, fitted = evaluate_stacker(
-        start, stores, FRAMES, NAMES, truth, FULL, FOLD, pictures=Pictures(images), **same
-    )
+    candidate = evaluate_stacker(start, stores, FRAMES, NAMES, truth, FULL, FOLD, pictures=Pictures(images), **same)
+    fitted = candidate.stacker
     assert candidate.name == candidate.vote == conv_stacker.IMAGE_NAME
     assert candidate.nested.mean() > 0.97
-    logits_alone, _ = evaluate_stacker(start, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    logits_alone = evaluate_stacker(start, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
     assert logits_alone.nested.mean() < 0.9
 
     planes = [store.read(NAMES[0])[0] for store in stores]
@@ -201,16 +228,17 @@ def test_one_that_memorises_images_gains_nothing_from_random_labels(tmp_path: Pa
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
     pictures = Pictures(rng.integers(0, 256, (len(FOLD), *FULL, 3)).astype(np.uint8))
     chance = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1).dice(np.full(2, 0.5))[:, 0]
-    candidate, fitted = evaluate_stacker(
+    candidate = evaluate_stacker(
         equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=ImageMemoriser, pictures=pictures, jobs=1
     )
+    fitted = candidate.stacker
     np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
     # fitted on everything, it does know every image
     planes = [store.read(NAMES[0])[0] for store in stores]
     np.testing.assert_array_equal(fitted(planes, FRAMES, [], FULL, pictures.image(0)) > 0, masks[0])
 
     # nor does the real one
-    honest, _ = evaluate_stacker(
+    honest = evaluate_stacker(
         equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick_with_image, pictures=pictures, jobs=1
     )
     assert honest.nested.mean() < 2 / 3 + 0.01

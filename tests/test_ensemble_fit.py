@@ -16,16 +16,21 @@ import pytest
 from competition import COMPETITIONS
 from ensemble import fit
 from ensemble.blend import find_blend
+from ensemble.blend_file import table_lines
 from ensemble.conv_stacker import ConvStacker
+from ensemble.postprocess import apply_kept
+from ensemble.voting import combination_of
 from folds.store import LogitStore
 from folds.train import main as train
 from models import checkpoint
+from models.frame import Frame
 from report import write as report
 from tests import naive, naive_ensemble
 from tests.conftest import CARS, ellipse
 
 CARVANA = COMPETITIONS["carvana"]
 VARIANTS = ("average-mask", "unet-mobilenetv3", "fpn-regnetx")
+TRAINED = Path(__file__).parent.parent / "trained"
 
 
 def truth_of(name: str) -> np.ndarray:
@@ -67,6 +72,7 @@ def test_a_vote_is_scored_as_it_blends_and_chosen_where_it_is_better(trained: tu
     data, runs = trained
     fit.main(data=data, runs=runs, jobs=1, postprocess="off", name="votes")
     blend = json.loads((runs / "carvana" / "votes" / "blend.json").read_text())
+    assert blend["cv"]["nested"] == ["way", "weights", "threshold"]
     # two networks that are right outvote the one that is wrong, whatever its logit; of the votes the simplest is taken
     assert blend["kind"] == blend["vote"] == "probability"
     assert blend["threshold"] == 0
@@ -78,6 +84,58 @@ def test_a_vote_is_scored_as_it_blends_and_chosen_where_it_is_better(trained: tu
         full = [naive.bilinear(store.read(name)[0], CARVANA.size) for store in stores]
         mask = naive_ensemble.mean_probability(full, [1, 1, 1]) > 0.5
         assert scores[name] == pytest.approx(naive.dice(mask, truth_of(name)), abs=1e-6)
+
+
+def test_the_figure_is_of_a_choice_made_without_the_fold_that_is_scored(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, runs = trained
+    fit.main(data=data, runs=runs, jobs=1, name="whole")
+    printed = capsys.readouterr().out
+    blend = json.loads((runs / "carvana" / "whole" / "blend.json").read_text())
+    assert blend["cv"]["nested"] == ["way", "weights", "threshold", "repairs"]
+    assert "chosen without the fold that is scored: way, weights, threshold, repairs" in printed
+    assert "not over seeds" in printed
+    assert all(figures["nested"] == ["weights"] for figures in blend["candidates"].values())
+    scores = pd.read_csv(runs / "carvana" / "whole" / "oof_dice.csv")
+    assert blend["cv"]["dice"] == pytest.approx(scores["nested"].mean(), abs=1e-6)
+    # each image has the Dice of what was chosen without its fold, repairs and all
+    fold_of = scores.set_index("image")["fold"]
+    stores = {variant: LogitStore.open(runs / "carvana" / variant / "oof.zarr") for variant in VARIANTS}
+    assert set(blend["chosen_without"]) == {str(k) for k in fold_of.unique()}
+    for name, dice in zip(scores["image"], scores["nested"], strict=True):
+        chosen = blend["chosen_without"][str(fold_of[name])]
+        vote = {"probability": "probability"}.get(chosen["kind"], "logits")
+        weights = [chosen["weights"][variant] for variant in VARIANTS]
+        planes = [stores[variant].read(name)[0] for variant in VARIANTS]
+        frames = [Frame(plane.shape) for plane in planes]
+        assert chosen["threshold"] == 0
+        mask = combination_of(vote)(planes, frames, weights, CARVANA.size) > 0
+        mask = apply_kept(mask, chosen["postprocess_kept"])
+        truth = truth_of(name)
+        assert dice == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()), abs=1e-6)
+
+
+def test_a_forced_way_is_no_choice_and_two_folds_nest_none(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    data, runs = trained
+    fit.main(data=data, runs=runs, jobs=1, name="forced", blend="greedy", postprocess="off")
+    blend = json.loads((runs / "carvana" / "forced" / "blend.json").read_text())
+    assert blend["cv"]["nested"] == ["weights", "threshold"]
+    assert {chosen["kind"] for chosen in blend["chosen_without"].values()} == {"greedy"}
+    train("carvana", "average-mask", data=data, runs=tmp_path, folds=2, jobs=1)
+    fit.main(data=data, runs=tmp_path, jobs=1)
+    blend = json.loads((tmp_path / "carvana" / "blend" / "blend.json").read_text())
+    assert blend["cv"]["nested"] == ["weights"]
+    assert blend["chosen_without"] == {}
+    assert blend["cv"]["dice"] == blend["candidates"][blend["kind"]]["dice"]
+
+
+def test_a_blend_of_before_is_tabled_and_says_less() -> None:
+    blend = json.loads((TRAINED / "carvana" / "blend" / "blend.json").read_text())
+    assert "nested" not in blend["cv"]
+    lines = table_lines(blend)
+    assert "the blend, chosen without the fold that is scored: weights" in lines
+    assert not any("averages" in line for line in lines)
 
 
 def test_gains_are_of_paired_differences(trained: tuple[Path, Path]) -> None:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from ensemble.postprocess import STEPS, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
-from ensemble.postprocess_gain import measure, nested_gain
+from ensemble.postprocess_gain import Repairs, nested_gain
 from folds.store import LogitStore
 from folds.truth import Truth
 from kernels import rle
+from kernels.topology import pieces_and_holes
 from models.frame import Frame
 from tests import naive_ensemble as naive
 
@@ -71,6 +72,19 @@ def test_apply_kept_looks_at_the_surroundings_alone_and_changes_nothing() -> Non
         assert STEPS[name].apply(~empty, 10).all()
 
 
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_leaves_alone_what_does_not_concern_it(name: str) -> None:
+    step, idle = STEPS[name], 0
+    for seed in range(60):
+        mask = blobs(seed, (0.1, 0.7, 0.97)[seed % 3])[: 4 + seed % 8, : 5 + seed % 6]
+        mask = np.ascontiguousarray(mask)
+        if not step.concerns(*pieces_and_holes(rle.encode(mask), mask.shape)):
+            idle += 1
+            for size_px in (2, 10000):
+                np.testing.assert_array_equal(step.apply(mask, size_px), mask)
+    assert 0 < idle < 60
+
+
 def test_the_size_is_chosen_without_the_fold_that_is_scored() -> None:
     # each fold's images gain from the one size that the other fold loses with
     scores = np.array([[0.5, 0.6, 0.3], [0.5, 0.6, 0.3], [0.5, 0.3, 0.6], [0.5, 0.3, 0.6]])
@@ -103,7 +117,8 @@ def test_measure_keeps_what_gains_and_leaves_out_what_does_not(tmp_path: Path) -
         truths.append(truth)
     store, truth_runs, names = stored(tmp_path, masks, truths)
     fold, groups = np.arange(20) % 5, np.arange(20) // 2
-    figures, kept = measure([store], [Frame(size)], [1.0], 0.0, names, truth_runs, size, fold, groups, jobs=1)
+    repairs = Repairs([store], [Frame(size)], [1.0], 0.0, names, truth_runs, size, jobs=1)
+    figures, kept = repairs.choose(np.arange(20), fold, groups)
     assert list(figures) == list(STEPS)
     assert ("drop-islands", 100) in kept
     assert not figures["fill-holes"]["kept"]
@@ -115,3 +130,29 @@ def test_measure_keeps_what_gains_and_leaves_out_what_does_not(tmp_path: Path) -
     assert not figures["keep-largest"]["kept"]
     repaired = [apply_kept(mask, kept) for mask in masks]
     np.testing.assert_array_equal(repaired, truths)
+    # what they add is what they make of each mask
+    before = [2 * (m & t).sum() / (m.sum() + t.sum()) for m, t in zip(masks, truths, strict=True)]
+    np.testing.assert_allclose(repairs.gain(kept), 1 - np.array(before))
+    assert not repairs.gain(()).any()
+
+
+def test_repairs_are_chosen_on_the_images_given_alone(tmp_path: Path) -> None:
+    """Every mask has a crumb; in folds 0 and 1 the truth has none, in folds 2 and 3 it has it too."""
+    size, fold = (120, 160), np.arange(16) % 4
+    masks, truths = [], []
+    for k, its_fold in enumerate(fold):
+        mask = np.zeros(size, bool)
+        mask[40:100, 30 : 110 + k] = True
+        mask[5:9, 5:9] = True
+        truth = mask.copy()
+        truth[5:9, 5:9] = its_fold > 1
+        masks.append(mask)
+        truths.append(truth)
+    store, known, names = stored(tmp_path, masks, truths)
+    repairs = Repairs([store], [Frame(size)], [1.0], 0.0, names, known, size, jobs=1)
+    groups, crumby = np.arange(16), fold < 2
+    figures, kept = repairs.choose(np.flatnonzero(crumby), fold, groups)
+    assert kept == (("drop-islands", 100),)
+    assert figures["drop-islands"]["nested_gain"] == pytest.approx(repairs.gain(kept)[crumby].mean())
+    assert (repairs.gain(kept)[~crumby] < 0).all()
+    assert repairs.choose(np.flatnonzero(~crumby), fold, groups)[1] == ()

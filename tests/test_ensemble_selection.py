@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.index import DisagreementIndex
-from ensemble.selection import bootstrap_interval, choose, evaluate, evaluate_all, expected_interval
+from ensemble.selection import choose, evaluate, evaluate_all
 from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, GreedySelection, LogisticBlend
 from kernels.blend import disagreement
 from tests import naive_ensemble as naive
@@ -143,16 +143,6 @@ def test_the_simplest_within_noise_is_chosen(case: tuple) -> None:
     assert choose([single, evaluate("again", BestSingle, index, FOLD)], GROUPS) is single
 
 
-def test_the_interval_draws_whole_groups() -> None:
-    rng = np.random.default_rng(0)
-    groups = np.repeat([f"{i}" for i in range(30)], 16)
-    car_effect = np.repeat(rng.normal(size=30), 16)
-    low, high = bootstrap_interval(car_effect, groups)
-    assert low < car_effect.mean() < high
-    # as wide as 30 draws make it; 480 independent images would make it four times narrower
-    assert high - low == pytest.approx(2 * 1.96 * car_effect.std() / np.sqrt(30), rel=0.25)
-
-
 @pytest.mark.parametrize("vote", ["probability", "geometric", "majority"])
 def test_votes_are_scored_exactly_from_the_disagreeing_pixels(vote: str, case: tuple) -> None:
     planes, truths, index = case
@@ -178,17 +168,3 @@ def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tup
         np.testing.assert_array_equal(weighted.nested[rows], expected)
     # a network that is wrong and sure of it sways a mean of logits more than a mean of probabilities
     assert candidates["probability"].nested.mean() > candidates["equal-mean"].nested.mean()
-
-
-def test_a_small_test_set_is_expected_in_a_wide_interval_and_a_vast_one_in_that_of_the_mean() -> None:
-    random = np.random.default_rng(0)
-    groups = np.repeat(np.arange(40), 4)
-    values = 0.9 + 0.02 * random.normal(size=40)[groups]
-    few, vast = expected_interval(values, groups, 5), expected_interval(values, groups, 5000)
-    plain = bootstrap_interval(values, groups)
-    assert few[1] - few[0] > 2 * (plain[1] - plain[0])
-    assert np.allclose(vast, plain, atol=0.002)
-    # what it promises: test sets of the same source lie inside about 95 times in 100
-    means = (0.9 + 0.02 * random.normal(size=(2000, 5))).mean(1)
-    inside = np.mean((few[0] <= means) & (means <= few[1]))
-    assert 0.85 < inside < 1

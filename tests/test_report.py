@@ -170,6 +170,10 @@ def test_the_page_holds_every_part_and_nothing_from_outside(reported: tuple[Path
     }
     for word in ("average-mask", "unet-mobilenetv3", "Alpha", "Beta", "hflip", "fill-holes", "greedy"):
         assert word in page.text, word
+    # figures say what they are
+    text = " ".join(page.text.split())
+    assert "chosen without the fold that is scored (way, weights, threshold, repairs)" in text
+    assert "they do not hold that of other seeds, other trainings or another choice of the best epoch" in text
     scores = pd.read_csv(root / "blend" / "oof_dice.csv")
     assert f"{scores['average-mask'].mean():.4f}" in page.text
     assert f"{scores['nested'].min():.4f}" in page.text

@@ -1,0 +1,208 @@
+"""The whole procedure that ends in a blend, and what it is worth: done again without each fold, scored on that fold.
+
+A way of blending, its weights, a threshold and repairs of the mask are chosen one after the other, each by nested
+figures. The figures of what was chosen are those it was chosen by, and too good for that reason: over many
+competitions of networks of equal worth, the chosen way seems to gain over their plain mean. So everything is chosen
+once more without each fold, and the images of that fold are scored under what was chosen without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ensemble.index import DisagreementIndex, fold_rows
+from ensemble.intervals import mean_interval
+from ensemble.oof_data import Evidence
+from ensemble.postprocess_gain import Kept, Repairs
+from ensemble.selection import Candidate, choose, fit_threshold
+from folds.inputs import Inputs
+
+# a choice without one fold leaves a fold out of each of its own figures, and needs a third to fit on
+_LEAST_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen on some images, all of it on the same.
+
+    Attributes:
+        candidate: the way of blending, with its weights.
+        threshold: foreground is where the blended logits are above it.
+        nested: (N,) Dice of the images under weights, and a threshold, fitted without their fold.
+        threshold_fit: the fitted threshold with its nested gain, interval, and whether it was kept; None for votes.
+        repairs: of the mask, in order: those kept.
+        repair_figures: what each repair gains; None where they were not measured.
+    """
+
+    candidate: Candidate
+    threshold: float
+    nested: np.ndarray
+    threshold_fit: dict[str, Any] | None
+    repairs: Kept = ()
+    repair_figures: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The blend and what it is worth.
+
+    Attributes:
+        decision: chosen on all images.
+        without: chosen without a fold, by fold; empty where there are only two.
+        dice: (N,) Dice of every image under what was chosen without its fold.
+        nested: what of "way", "weights", "threshold" and "repairs" was chosen without the fold that is scored.
+    """
+
+    decision: Decision
+    without: Mapping[int, Decision]
+    dice: np.ndarray
+    nested: tuple[str, ...]
+
+
+def can_nest(fold: np.ndarray) -> bool:
+    """Whether there are folds enough to make the choice again without each."""
+    return len(np.unique(fold)) >= _LEAST_FOLDS
+
+
+def decide(
+    candidates: Sequence[Candidate], index: DisagreementIndex, fold: np.ndarray, groups: np.ndarray, way: str = ""
+) -> Decision:
+    """Choose the way of blending and its threshold.
+
+    The threshold is the fitted one if its nested gain is surely above 0, else 0. Votes keep their own, one half.
+
+    Args:
+        candidates: evaluated on these N images, simplest first.
+        index: of the images.
+        fold, groups: (N,) their folds and groups.
+        way: name of the candidate to take instead of choosing one.
+    """
+    if way:
+        chosen = next(candidate for candidate in candidates if candidate.name == way)
+    else:
+        chosen = choose(list(candidates), groups)
+    if chosen.vote != "logits":
+        return Decision(chosen, 0.0, chosen.nested, None)
+    fitted = fit_threshold(chosen, index, fold)
+    gain = fitted.nested - chosen.nested
+    low, high = mean_interval(gain, groups)
+    kept = low > 0
+    report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
+    return Decision(chosen, *((fitted.value, fitted.nested) if kept else (0.0, chosen.nested)), report)
+
+
+def decide_without(
+    candidates: Sequence[Candidate],
+    index: DisagreementIndex,
+    fold: np.ndarray,
+    groups: np.ndarray,
+    held_out: int,
+    way: str = "",
+) -> Decision:
+    """`decide` on the images of all folds but one; the arguments are those of all images."""
+    seen = fold_rows(fold, held_out)[0]
+    return decide([c.without(held_out) for c in candidates], index.of(seen), fold[seen], groups[seen], way)
+
+
+def held_out_dice(
+    decisions: Mapping[int, Decision], candidates: Sequence[Candidate], index: DisagreementIndex, fold: np.ndarray
+) -> np.ndarray:
+    """(N,) Dice of every image under the way, weights and threshold that were chosen without its fold.
+
+    Args:
+        decisions: by the fold that was left out.
+        candidates, index, fold: of all images.
+    """
+    nested = {candidate.name: candidate.nested for candidate in candidates}
+    dice = np.empty(len(fold))
+    for held_out, decision in decisions.items():
+        unseen = fold_rows(fold, held_out)[1]
+        if decision.threshold:
+            dice[unseen] = index.dice(decision.candidate.weights, decision.threshold, images=unseen)[:, 0]
+        else:
+            dice[unseen] = nested[decision.candidate.name][unseen]
+    return dice
+
+
+def _blend_of(decision: Decision) -> tuple[Any, ...]:
+    """Equal for decisions that make the same mask of an image, before repairs."""
+    candidate = decision.candidate
+    return candidate.vote, id(candidate.stacker), tuple(candidate.weights), decision.threshold
+
+
+def _repairs_of(decision: Decision, evidence: Evidence, pictures: Inputs | None, jobs: int) -> Repairs:
+    candidate, training = decision.candidate, evidence.training
+    # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
+    used = [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
+    return Repairs(
+        [evidence.stores[i] for i in used],
+        [evidence.frames[i] for i in used],
+        [float(candidate.weights[i]) for i in used],
+        decision.threshold,
+        training.names,
+        evidence.truth,
+        training.competition.size,
+        combine=candidate.combine,
+        pictures=pictures if candidate.combine.image_frame(evidence.frames) else None,
+        jobs=jobs,
+    )
+
+
+def _with_repairs(outcome: Outcome, evidence: Evidence, pictures: Inputs | None, jobs: int) -> Outcome:
+    """The outcome with repairs chosen for each of its decisions on the images that it may see."""
+    fold, groups, everything = evidence.fold, evidence.groups, np.arange(len(evidence.fold))
+    decision, without, dice = outcome.decision, dict(outcome.without), outcome.dice.copy()
+    # decisions that came to the same blend share its masks; one blend's masks are in memory at a time
+    for blend in dict.fromkeys(map(_blend_of, (decision, *without.values()))):
+        first = next(d for d in (decision, *without.values()) if _blend_of(d) == blend)
+        repairs = _repairs_of(first, evidence, pictures, jobs)
+        if _blend_of(decision) == blend:
+            figures, kept = repairs.choose(everything, fold, groups)
+            decision = replace(decision, repairs=kept, repair_figures=figures)
+        for held_out, chosen in without.items():
+            if _blend_of(chosen) != blend:
+                continue
+            seen, unseen = fold_rows(fold, held_out)
+            figures, kept = repairs.choose(seen, fold, groups)
+            without[held_out] = replace(chosen, repairs=kept, repair_figures=figures)
+            dice[unseen] += repairs.gain(kept)[unseen]
+    return Outcome(decision, without, dice, (*outcome.nested, "repairs") if without else outcome.nested)
+
+
+def settle(
+    candidates: Sequence[Candidate],
+    index: DisagreementIndex,
+    evidence: Evidence,
+    *,
+    way: str = "",
+    repairs: bool = True,
+    pictures: Inputs | None = None,
+    jobs: int = -1,
+) -> Outcome:
+    """Choose the blend on all images, and without each fold.
+
+    Args:
+        candidates: the ways of blending, simplest first, each evaluated without each fold too (`Candidate.inner`);
+            with `way`, only that one need be.
+        index: of the networks and images of `evidence`.
+        evidence: the networks that are blended.
+        way: name of a candidate to take instead of choosing one.
+        repairs: choose repairs of the mask too.
+        pictures: the training images, where a stacker needs them (`ensemble.conv_stacker.image_frame`).
+        jobs: processes, as joblib counts them.
+    """
+    fold, groups = evidence.fold, evidence.groups
+    decision = decide(candidates, index, fold, groups, way)
+    if can_nest(fold):
+        folds = map(int, np.unique(fold))
+        without = {k: decide_without(candidates, index, fold, groups, k, way) for k in folds}
+        linear = decision.candidate.vote == "logits"
+        nested = ("way", "weights", "threshold") if not way else ("weights", "threshold") if linear else ("weights",)
+        outcome = Outcome(decision, without, held_out_dice(without, candidates, index, fold), nested)
+    else:
+        outcome = Outcome(decision, {}, decision.candidate.nested, ("weights",))
+    return _with_repairs(outcome, evidence, pictures, jobs) if repairs else outcome
