@@ -24,7 +24,7 @@ from ensemble.blend_file import SUBMISSION_FILE
 from folds import offer, train, workers
 from folds.offer import worker_arguments
 from folds.workers import connected, run_all
-from predict import predictor
+from predict import blocks
 from predict.members import find_members
 from submit import make
 from tests.dying import end_scheduler
@@ -90,8 +90,7 @@ def test_folds_and_submission_are_the_same_over_a_cluster_though_a_worker_is_kil
     assert marker.exists()
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
-    monkeypatch.setattr(predictor, "PART_IMAGES", 5)
-    monkeypatch.setattr(make, "SHARD_ROWS", 5)
+    monkeypatch.setattr(blocks, "PART_IMAGES", 5)
     for runs, over in ((tmp_path / "here", ""), (tmp_path / "there", cluster)):
         save_blend(runs / "carvana", find_members(runs / "carvana", ["tiny"], 2), [1.0])
         make.main(data=ellipses, runs=runs, images=ellipses / "train", jobs=1, cluster=over)

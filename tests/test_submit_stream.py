@@ -329,7 +329,8 @@ found = []
 for k in range(20):
     folder = root / f"killed{k}"
     child = write(folder, k)
-    time.sleep(min(times) * (k + 0.5) / 20)
+    # a machine that has just become faster would be done before the last ones
+    time.sleep(0.7 * min(times) * (k + 0.5) / 20)
     os.kill(child, signal.SIGKILL)
     killed = os.waitpid(child, 0)[1] == signal.SIGKILL
     shards = len(list(folder.glob("shards/shard-*.csv")))
@@ -350,7 +351,7 @@ def test_killed_at_20_moments_the_final_bytes_never_differ(tmp_path: Path) -> No
         assert (tmp_path / f"killed{k}" / "submission.csv.gz").read_bytes() == whole
         assert not list((tmp_path / f"killed{k}" / "shards").glob("spool-*.csv"))
         assert json.loads((tmp_path / f"killed{k}" / "manifest.json").read_text())["rows"] == 53
-    assert sum(killed and not complete for killed, _, complete in found) >= 10, "the kills came too late to tell"
+    assert sum(killed and not complete for killed, _, complete in found) >= 5, "the kills came too late to tell"
     assert len({shards for _, shards, _ in found}) >= 3, "the kills fell into one moment"
 
 
