@@ -20,7 +20,7 @@ from ensemble.blend_file import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex, single_dice
 from ensemble.intervals import expected_interval, figures
-from ensemble.oof_data import Evidence, find_evidence
+from ensemble.oof_data import OofData, find_oof_data
 from ensemble.patches import grid_of
 from ensemble.procedure import Decision, can_nest, settle
 from ensemble.score_memory import RememberingIndex
@@ -36,12 +36,12 @@ from predict.members import parse_members
 _BAND = (-0.5, 0.5)
 
 
-def _expected(dice: np.ndarray, evidence: Evidence) -> dict[str, Any] | None:
+def _expected(dice: np.ndarray, oof: OofData) -> dict[str, Any] | None:
     """The interval in which the test set's Dice is to be expected; None where there are no test images.
 
     It is that of single networks, as out-of-fold Dice is; the submission averages all folds' networks of a member.
     """
-    training = evidence.training
+    training = oof.training
     facts = training.competition
     try:
         names = list_images(training.data / facts.test_dir, facts)
@@ -49,8 +49,8 @@ def _expected(dice: np.ndarray, evidence: Evidence) -> dict[str, Any] | None:
         # what is wrong with them matters to the submission, which says it
         return None
     count = len({facts.group(name) for name in names})
-    interval = list(expected_interval(dice, evidence.groups, count))
-    folds = len(evidence.members[0].folds)
+    interval = list(expected_interval(dice, oof.groups, count))
+    folds = len(oof.members[0].folds)
     return {"groups": count, "interval": interval, "averaged_folds": 1, "submission_averaged_folds": folds}
 
 
@@ -66,7 +66,7 @@ def main(
     postprocess: Literal["measure", "off"] = "measure",
     conv_stacker: bool = False,
     conv_stacker_image: bool = False,
-    hopeless: float = 5.0,
+    max_error_ratio: float = 5.0,
 ) -> None:
     """Choose the blend of trained variants by its nested Dice at full size; writes blend.json.
 
@@ -84,24 +84,26 @@ def main(
         conv_stacker: also fit a small convolutional network on the logits, which takes minutes: also without each fold
             and each two, so that it takes part in the choice like any other way.
         conv_stacker_image: also fit one that sees the image beside the logits.
-        hopeless: a network with more than this many times the best one's errors is scored, but not searched: it has no
-            say in a blend, and leaves a sea of pixels open. 1 or more.
+        max_error_ratio: a network with more than this many times the best one's error is scored but not searched: it
+            would gain nothing, and leave most pixels undecided. 1 or more.
     """
     facts = find_competition(competition)
     ways = (*BLENDERS, *VOTED, *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
-    if hopeless < 1:
-        raise UserError(f"--hopeless {hopeless:g} would leave out the best network itself: give 1 or more.")
+    if max_error_ratio < 1:
+        raise UserError(
+            f"--max-error-ratio {max_error_ratio:g} would leave out the best network itself: give 1 or more."
+        )
     training = find_training_set(facts, data or facts.default_data())
     root = runs / facts.name
-    evidence = find_evidence(root, training, parse_members(members, root), jobs=jobs)
-    known, fold, groups, names = evidence.truth, evidence.fold, evidence.groups, evidence.names
-    singles = single_dice(evidence.stores, evidence.frames, training.names, known, facts.size, jobs=jobs)
+    oof = find_oof_data(root, training, parse_members(members, root), jobs=jobs)
+    known, fold, groups, names = oof.truth, oof.fold, oof.groups, oof.names
+    singles = single_dice(oof.stores, oof.frames, training.names, known, facts.size, jobs=jobs)
     errors = 1 - singles.mean(0)
-    hopeful = np.flatnonzero(errors <= hopeless * errors.min()).tolist()
-    able = evidence.of(hopeful)
-    material = able.stores, able.frames, training.names, known, facts.size
+    searched = np.flatnonzero(errors <= max_error_ratio * errors.min()).tolist()
+    part = oof.of(searched)
+    material = part.stores, part.frames, training.names, known, facts.size
     index = RememberingIndex.around(DisagreementIndex.build(*material, band=_BAND, jobs=jobs))
     again = () if not can_nest(fold) else (blend,) if blend else ways
     candidates = evaluate_all(index, fold, inner=again)
@@ -112,7 +114,7 @@ def main(
             continue
         looks = stacker_name == conv.IMAGE_NAME
         pictures = (
-            load_inputs(training, grid_of(able.frames), {"mask": known}, root / CACHE_DIR, jobs=jobs) if looks else None
+            load_inputs(training, grid_of(part.frames), {"mask": known}, root / CACHE_DIR, jobs=jobs) if looks else None
         )
         # what is taken without a choice among ways needs no figures without each fold
         start = replace(linear, inner={}) if blend else linear
@@ -121,10 +123,10 @@ def main(
             evaluate_stacker(start, *material, fold, make=make, name=stacker_name, pictures=pictures, jobs=jobs)
         )
     repairs = postprocess == "measure"
-    outcome = settle(candidates, index, able, way=blend, repairs=repairs, pictures=pictures, jobs=jobs)
+    outcome = settle(candidates, index, part, way=blend, repairs=repairs, pictures=pictures, jobs=jobs)
 
     def by_name(weights: np.ndarray) -> dict[str, float]:
-        return {name: float(weights[hopeful.index(i)]) if i in hopeful else 0.0 for i, name in enumerate(names)}
+        return {name: float(weights[searched.index(i)]) if i in searched else 0.0 for i, name in enumerate(names)}
 
     def told(decision: Decision) -> dict[str, Any]:
         return {
@@ -135,7 +137,7 @@ def main(
         }
 
     decision, chosen = outcome.decision, outcome.decision.candidate
-    used = {name: w for name, w in by_name(chosen.weights).items() if w > 0 or (chosen.stacker and name in able.names)}
+    used = {name: w for name, w in by_name(chosen.weights).items() if w > 0 or (chosen.stacker and name in part.names)}
     result = {
         "name": name,
         "kind": chosen.name,
@@ -146,7 +148,7 @@ def main(
         "cv": {**figures(outcome.dice, groups), "nested": outcome.nested},
         "gains": gains(outcome.dice, candidates, groups),
         "chosen_without": {held_out: told(other) for held_out, other in outcome.without.items()},
-        "expected": _expected(outcome.dice, evidence),
+        "expected": _expected(outcome.dice, oof),
         "member_cv": {names[i]: figures(singles[:, i], groups) for i in range(len(names))},
         "candidates": {
             c.name: {
@@ -157,10 +159,10 @@ def main(
             }
             for c in candidates
         },
-        "hopeless": [name for i, name in enumerate(names) if i not in hopeful],
+        "not_searched": [name for i, name in enumerate(names) if i not in searched],
         "threshold_fit": decision.threshold_fit,
-        "weights_digests": {m.name: m.weights_digest for m in evidence.members},
-        "folds_digest": evidence.members[0].folds_digest,
+        "weights_digests": {m.name: m.weights_digest for m in oof.members},
+        "folds_digest": oof.members[0].folds_digest,
         "data_digest": training.digest,
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),

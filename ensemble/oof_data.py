@@ -14,6 +14,7 @@ import numpy as np
 from command_line import UserError
 from folds import split
 from folds.images import TrainingSet
+from folds.run_layout import CACHE_DIR, FOLDS_FILE
 from folds.store import LogitStore
 from folds.truth import Truth, load_truth
 from models.frame import Frame
@@ -21,7 +22,7 @@ from predict.members import Member, find_members
 
 
 @dataclass(frozen=True)
-class Evidence:
+class OofData:
     """Everything about N training images that blends of M members are fitted and scored on.
 
     Attributes:
@@ -49,13 +50,13 @@ class Evidence:
         """Of the members."""
         return [member.frame for member in self.members]
 
-    def of(self, positions: Sequence[int]) -> Evidence:
+    def of(self, positions: Sequence[int]) -> OofData:
         """That of the members at these positions alone."""
         members, stores = [self.members[i] for i in positions], [self.stores[i] for i in positions]
         return replace(self, members=members, stores=stores)
 
 
-def find_evidence(root: Path, training: TrainingSet, wanted: list[str] | None, *, jobs: int = -1) -> Evidence:
+def find_oof_data(root: Path, training: TrainingSet, wanted: list[str] | None, *, jobs: int = -1) -> OofData:
     """Gather what blends are chosen on.
 
     Args:
@@ -68,7 +69,7 @@ def find_evidence(root: Path, training: TrainingSet, wanted: list[str] | None, *
         UserError: there is no split; a member is not completely trained, or was trained on other folds or data, or
             its store holds other images or lacks some. One sentence, which names the files.
     """
-    path = root / "folds.csv"
+    path = root / FOLDS_FILE
     if not path.exists():
         raise UserError(f"{path} is missing: train variants first (make folds V=...).")
     table = split.read(path, training)
@@ -89,11 +90,11 @@ def find_evidence(root: Path, training: TrainingSet, wanted: list[str] | None, *
             )
     stores = [member.oof() for member in members]
     for store in stores:
-        strangers = set(store.names) ^ set(training.names)
-        if strangers:
+        differing = set(store.names) ^ set(training.names)
+        if differing:
             raise UserError(
-                f"{store.path} holds other images than {training.data} ({len(strangers)} differ, {min(strangers)} "
+                f"{store.path} holds other images than {training.data} ({len(differing)} differ, {min(differing)} "
                 "first): train that variant again."
             )
-    truth = load_truth(training, root / "cache", jobs=jobs)
-    return Evidence(training, truth, fold, training.groups(), members, stores)
+    truth = load_truth(training, root / CACHE_DIR, jobs=jobs)
+    return OofData(training, truth, fold, training.groups(), members, stores)

@@ -52,7 +52,7 @@ def main(
         batch: photographs a forward pass; 0 chooses.
     """
     chosen = find_blend(runs / find_competition(competition).name, blend, variant)
-    folder, names, strangers = list_photographs(images)
+    folder, names, not_images = list_photographs(images)
     if out.resolve() == folder.resolve():
         raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
     if (out / STATE_FILE).exists():
@@ -91,10 +91,10 @@ def main(
                 writers=2 if cutout else 1,
                 thread_setup=pool.set_up,
             )
-    unreadable = [*strangers, *((place.name, fault) for place, fault in faults)]
+    unreadable = [*not_images, *((place.name, fault) for place, fault in faults)]
     done = len(names) - len(faults)
     print(f"{out}: {done} mask{'' if done == 1 else 's'}, {len(names) - len(missing)} of them from before")
-    raise_unreadable(unreadable, len(names) + len(strangers), "done")
+    raise_unreadable(unreadable, len(names) + len(not_images), "done")
 
 
 if __name__ == "__main__":

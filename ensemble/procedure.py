@@ -16,7 +16,7 @@ import numpy as np
 
 from ensemble.index import DisagreementIndex, fold_rows
 from ensemble.intervals import mean_interval
-from ensemble.oof_data import Evidence
+from ensemble.oof_data import OofData
 from ensemble.postprocess_gain import Kept, Repairs
 from ensemble.selection import Candidate, choose, fit_threshold
 from folds.inputs import Inputs
@@ -134,32 +134,32 @@ def _blend_of(decision: Decision) -> tuple[Any, ...]:
     return candidate.vote, id(candidate.stacker), tuple(candidate.weights), decision.threshold
 
 
-def _repairs_of(decision: Decision, evidence: Evidence, pictures: Inputs | None, jobs: int) -> Repairs:
-    candidate, training = decision.candidate, evidence.training
+def _repairs_of(decision: Decision, oof: OofData, pictures: Inputs | None, jobs: int) -> Repairs:
+    candidate, training = decision.candidate, oof.training
     # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
     used = [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
     return Repairs(
-        [evidence.stores[i] for i in used],
-        [evidence.frames[i] for i in used],
+        [oof.stores[i] for i in used],
+        [oof.frames[i] for i in used],
         [float(candidate.weights[i]) for i in used],
         decision.threshold,
         training.names,
-        evidence.truth,
+        oof.truth,
         training.competition.size,
         combine=candidate.combine,
-        pictures=pictures if candidate.combine.image_frame(evidence.frames) else None,
+        pictures=pictures if candidate.combine.image_frame(oof.frames) else None,
         jobs=jobs,
     )
 
 
-def _with_repairs(outcome: Outcome, evidence: Evidence, pictures: Inputs | None, jobs: int) -> Outcome:
+def _with_repairs(outcome: Outcome, oof: OofData, pictures: Inputs | None, jobs: int) -> Outcome:
     """The outcome with repairs chosen for each of its decisions on the images that it may see."""
-    fold, groups, everything = evidence.fold, evidence.groups, np.arange(len(evidence.fold))
+    fold, groups, everything = oof.fold, oof.groups, np.arange(len(oof.fold))
     decision, without, dice = outcome.decision, dict(outcome.without), outcome.dice.copy()
     # decisions that came to the same blend share its masks; one blend's masks are in memory at a time
     for blend in dict.fromkeys(map(_blend_of, (decision, *without.values()))):
         first = next(d for d in (decision, *without.values()) if _blend_of(d) == blend)
-        repairs = _repairs_of(first, evidence, pictures, jobs)
+        repairs = _repairs_of(first, oof, pictures, jobs)
         if _blend_of(decision) == blend:
             figures, kept = repairs.choose(everything, fold, groups)
             decision = replace(decision, repairs=kept, repair_figures=figures)
@@ -176,7 +176,7 @@ def _with_repairs(outcome: Outcome, evidence: Evidence, pictures: Inputs | None,
 def settle(
     candidates: Sequence[Candidate],
     index: DisagreementIndex,
-    evidence: Evidence,
+    oof: OofData,
     *,
     way: str = "",
     repairs: bool = True,
@@ -188,14 +188,14 @@ def settle(
     Args:
         candidates: the ways of blending, simplest first, each evaluated without each fold too (`Candidate.inner`);
             with `way`, only that one need be.
-        index: of the networks and images of `evidence`.
-        evidence: the networks that are blended.
+        index: of the networks and images of `oof`.
+        oof: the networks that are blended.
         way: name of a candidate to take instead of choosing one.
         repairs: choose repairs of the mask too.
         pictures: the training images, where a stacker needs them (`ensemble.conv_stacker.image_frame`).
         jobs: processes, as joblib counts them.
     """
-    fold, groups = evidence.fold, evidence.groups
+    fold, groups = oof.fold, oof.groups
     decision = decide(candidates, index, fold, groups, way)
     if can_nest(fold):
         folds = map(int, np.unique(fold))
@@ -205,4 +205,4 @@ def settle(
         outcome = Outcome(decision, without, held_out_dice(without, candidates, index, fold), nested)
     else:
         outcome = Outcome(decision, {}, decision.candidate.nested, ("weights",))
-    return _with_repairs(outcome, evidence, pictures, jobs) if repairs else outcome
+    return _with_repairs(outcome, oof, pictures, jobs) if repairs else outcome
