@@ -34,6 +34,13 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     picture.save(path)
 
 
+def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """A picture as OpenCV reads it, which is there and is one."""
+    picture = cv2.imread(str(path), flags)
+    assert picture is not None, path
+    return picture
+
+
 def ellipse(seed: int) -> np.ndarray:
     """A (1280, 1918) bool mask: one filled ellipse, its place and size drawn from `seed`."""
     rng = np.random.default_rng(seed)

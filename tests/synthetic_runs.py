@@ -80,8 +80,8 @@ def save_stacker(root: Path, members: list[Member], *, image: bool) -> ConvStack
     weights = np.full(len(members), 1 / len(members))
     stacker = ConvStacker(steps=20, batch=4, image=image).fit(windows, np.arange(4), weights)
     stacker.save(root / "blend", [member.name for member in members])
-    vote = {"vote": "conv-stacker-image" if image else "conv-stacker", "stacker_digest": stacker.digest()}
-    save_blend(root, members, weights.tolist(), **vote)
+    vote = "conv-stacker-image" if image else "conv-stacker"
+    save_blend(root, members, weights.tolist(), vote=vote, stacker_digest=stacker.digest())
     return stacker
 
 

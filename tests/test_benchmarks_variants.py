@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_what_the_ledger_has_is_not_done_again(
 
     monkeypatch.setattr(variants, "measure", measure)
     ledger = tmp_path / "ledger.jsonl"
-    flags = {"competition": "carvana", "data": ellipses, "images": 4, "batch": 2, "ledger": ledger}
+    flags: dict[str, Any] = {"competition": "carvana", "data": ellipses, "images": 4, "batch": 2, "ledger": ledger}
     main(**flags)
     # what is fitted in one pass has no epoch
     assert asked == ["a-cnn-128", "a-unet-128"]

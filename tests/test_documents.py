@@ -267,10 +267,15 @@ def test_the_picture_of_predictions_is_small() -> None:
     assert (ROOT / "docs/predictions.png").stat().st_size <= 250_000
 
 
+def _first_group(match: re.Match[str] | None) -> str:
+    assert match is not None
+    return match[1]
+
+
 def test_experiments_are_dated_and_their_series_are_linked() -> None:
     text = (ROOT / "EXPERIMENTS.md").read_text()
     board, *entries = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    dates = [re.fullmatch(r"(\d{4}-\d\d-\d\d): .{10,}", entry)[1] for entry in entries]
+    dates = [_first_group(re.fullmatch(r"(\d{4}-\d\d-\d\d): .{10,}", entry)) for entry in entries]
     assert dates == sorted(dates, reverse=True)
     ranked = text.partition(f"## {board}")[2].partition("\n## ")[0]
     assert 1 <= ranked.count("\n| ") - 1 <= 10
@@ -283,6 +288,6 @@ def test_experiments_are_dated_and_their_series_are_linked() -> None:
 
 def test_hosted_checks_run_verbs() -> None:
     workflow = (ROOT / ".github/workflows/ci.yml").read_text()
-    assert set(re.search(r"verb: \[(.*)\]", workflow)[1].split(", ")) == {"check", "test"} <= VERBS
-    wanted = re.search(r"^PYTHON \?= python(.*)$", MAKEFILE, re.MULTILINE)[1]
+    assert set(_first_group(re.search(r"verb: \[(.*)\]", workflow)).split(", ")) == {"check", "test"} <= VERBS
+    wanted = _first_group(re.search(r"^PYTHON \?= python(.*)$", MAKEFILE, re.MULTILINE))
     assert f'python-version: "{wanted}"' in workflow

@@ -1,16 +1,19 @@
 """The convolutional stacker: it learns what a linear blend cannot, and its worth never comes from seen images."""
 
+# what stands in for a stacker here is several protocols at once
+# mypy: disable-error-code="union-attr,type-var,misc,index,arg-type"
+
 from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from command_line import UserError
+from competition import Size
 from ensemble import conv_stacker
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex
@@ -106,9 +109,16 @@ class Memoriser:
         }
         return self
 
-    def __call__(self, logits: Sequence[np.ndarray], *_: Any) -> np.ndarray:
-        seen = self.known_.get(np.stack(logits).astype(np.float16).tobytes())
-        return np.where(seen, 1.0, -1.0).astype(np.float32) if seen is not None else np.mean(logits, 0)
+    def __call__(
+        self,
+        planes: Sequence[np.ndarray],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        full: Size,
+        image: np.ndarray | None = None,
+    ) -> np.ndarray:
+        seen = self.known_.get(np.stack(planes).astype(np.float16).tobytes())
+        return np.where(seen, 1.0, -1.0).astype(np.float32) if seen is not None else np.mean(planes, 0)
 
 
 def test_a_stacker_that_memorises_gains_nothing_from_random_labels(tmp_path: Path) -> None:
@@ -217,9 +227,17 @@ class ImageMemoriser:
         }
         return self
 
-    def __call__(self, logits: Sequence[np.ndarray], *rest: Any) -> np.ndarray:
-        seen = self.known_.get(rest[-1].tobytes())
-        return np.where(seen, 1.0, -1.0).astype(np.float32) if seen is not None else np.mean(logits, 0)
+    def __call__(
+        self,
+        planes: Sequence[np.ndarray],
+        frames: Sequence[Frame],
+        weights: Sequence[float],
+        full: Size,
+        image: np.ndarray | None = None,
+    ) -> np.ndarray:
+        assert image is not None
+        seen = self.known_.get(image.tobytes())
+        return np.where(seen, 1.0, -1.0).astype(np.float32) if seen is not None else np.mean(planes, 0)
 
 
 def test_one_that_memorises_images_gains_nothing_from_random_labels(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from models import checkpoint
 from models.frame import Frame
 from report import write as report
 from tests import naive, naive_ensemble
-from tests.conftest import CARS, ellipse
+from tests.conftest import CARS, ellipse, write_ellipses
 
 CARVANA = COMPETITIONS["carvana"]
 VARIANTS = ("average-mask", "unet-mobilenetv3", "fpn-regnetx")
@@ -41,10 +41,8 @@ def truth_of(name: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A competition folder and a runs folder of three variants, each wrong in a place of its own and sure of it."""
-    from tests.conftest import ellipses
-
     base = tmp_path_factory.mktemp("fit")
-    data = ellipses.__wrapped__(base)
+    data = write_ellipses(base / "data")
     runs = base / "runs"
     train("carvana", "average-mask", data=data, runs=runs, folds=3, jobs=1)
     root = runs / "carvana"

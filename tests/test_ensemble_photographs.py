@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root.parent
 
 
-def call(runs: Path, images: Path, out: Path, **options: object) -> None:
+def call(runs: Path, images: Path, out: Path, **options: Any) -> None:
     mask_photographs(images=images, out=out, competition="studio", runs=runs, **options)
 
 

@@ -130,7 +130,7 @@ def test_among_networks_of_equal_worth_nothing_gains_over_their_plain_mean() -> 
     chosen_by, held_out = [], []
     for seed in range(100):
         index = RememberingIndex.around(networks_of_equal_worth(np.random.default_rng(seed)))
-        candidates = evaluate_all(index, fold, blenders, inner=WAYS)
+        candidates = evaluate_all(index, fold, blenders, inner=WAYS)  # type: ignore[arg-type]
         mean = candidates[1].nested
         # the figure it was chosen by, and that of the choice made without each fold
         chosen_by.append((decide(candidates, index, fold, groups).nested - mean).mean())

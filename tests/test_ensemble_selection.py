@@ -149,7 +149,7 @@ def test_votes_are_scored_exactly_from_the_disagreeing_pixels(vote: str, case: t
     for weights in (np.full(4, 0.25), np.array([0.5, 0.3, 0.2, 0.0])):
         scores = index.vote_dice(vote, weights)
         for score, plane, truth in zip(scores, planes, truths, strict=True):
-            mask = naive.combined(vote, plane, weights) > 0
+            mask = naive.combined(vote, plane, weights.tolist()) > 0
             assert score == 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
         np.testing.assert_array_equal(index.vote_dice(vote, weights, images=np.array([4, 2])), scores[[4, 2]])
 

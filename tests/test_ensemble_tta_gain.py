@@ -62,7 +62,7 @@ def test_each_image_is_predicted_by_the_network_that_did_not_see_it(trained: tup
     # fold 0 says foreground everywhere, fold 1 nowhere
     for k, value in enumerate((5.0, -5.0)):
         network, _ = checkpoint.load(member.folds[k])
-        network.logits.fill_(value)
+        network.get_buffer("logits").fill_(value)
         checkpoint.save(member.folds[k], network, average)
     scores = tta.dice_of_sets(
         member, frames, known, fold, CARVANA.size, [[IDENTITY], [IDENTITY, find_transform("hflip")]]

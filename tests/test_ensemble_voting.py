@@ -81,11 +81,11 @@ def test_full_size_votes_bring_every_network_to_full_size_first() -> None:
 
 
 def test_ties_are_background_whatever_the_rounding_and_extremes_do_not_overflow() -> None:
-    up, down = np.float32([[1.0]]), np.float32([[-1.0]])
+    up, down = np.array([[1.0]], np.float32), np.array([[-1.0]], np.float32)
     assert not majority_vote([up, up, down], [0.1, 0.2, 0.3])[0, 0]
     assert majority_vote([up, up, down], [0.1, 0.21, 0.3])[0, 0]
     with np.errstate(over="raise", invalid="raise"):
-        far = [np.float32([[-500.0]]), np.float32([[500.0]])]
+        far = [np.array([[-500.0]], np.float32), np.array([[500.0]], np.float32)]
         assert mean_probability(far, [1, 1])[0, 0] == pytest.approx(0.5)
         assert geometric_mean_probability(far, [1, 1])[0, 0] == pytest.approx(0)
     for vote in (mean_probability, geometric_mean_probability, majority_vote):

@@ -101,7 +101,7 @@ def test_a_network_with_two_heads_is_trained_scored_stored_and_predicted_by_name
     held_out = np.flatnonzero(table["fold"].to_numpy() == 0)
     frame = frame_of(TWO_HEADS)
     stored = [
-        _rmse(store.head(training.names[i], "depth"), frame, _Depths(training).of(i), facts.size) for i in held_out
+        _rmse(store.head(training.names[i], "depth"), frame, _Depths(training).of(int(i)), facts.size) for i in held_out
     ]
     assert np.mean(stored) == pytest.approx(min(float(row["val_depth_rmse"]) for row in rows), abs=0.1)
 

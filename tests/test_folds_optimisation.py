@@ -1,15 +1,16 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from folds import optimisation
-from folds.recipes import RECIPES
+from folds.recipes import RECIPES, Monitor, Optimiser, Schedule
 
 DEMO = RECIPES["demo"]
 
 
-def rates(name: str, steps: int, warmup: float = 0.25) -> list[float]:
+def rates(name: Schedule, steps: int, warmup: float = 0.25) -> list[float]:
     recipe = replace(DEMO, schedule=name, warmup=warmup, learning_rate=1e-2)
     chosen = optimisation.optimiser([torch.nn.Parameter(torch.zeros(1))], recipe)
     schedule = optimisation.schedule(chosen, recipe, steps)
@@ -44,7 +45,7 @@ def test_one_cycle_rises_and_falls_and_constant_does_not() -> None:
 
 
 @pytest.mark.parametrize(("monitor", "sign"), [("val_loss", -1), ("val_dice", 1)])
-def test_plateau_waits_for_its_patience_and_ignores_gains_below_its_threshold(monitor: str, sign: int) -> None:
+def test_plateau_waits_for_its_patience_and_ignores_gains_below_its_threshold(monitor: Monitor, sign: int) -> None:
     recipe = replace(RECIPES["a-unet"], monitor=monitor)
     chosen = optimisation.optimiser([torch.nn.Parameter(torch.zeros(1))], recipe)
     schedule = optimisation.schedule(chosen, recipe, 10)
@@ -60,7 +61,7 @@ def test_plateau_waits_for_its_patience_and_ignores_gains_below_its_threshold(mo
 
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop", "sgd"])
-def test_every_optimiser_descends(name: str) -> None:
+def test_every_optimiser_descends(name: Optimiser) -> None:
     value = torch.nn.Parameter(torch.tensor([3.0]))
     chosen = optimisation.optimiser([value], replace(DEMO, optimiser=name, learning_rate=0.05, weight_decay=0))
     for _ in range(200):
@@ -91,10 +92,10 @@ def test_precision_is_float32_where_the_hardware_has_no_more(monkeypatch: pytest
 
 def test_the_moving_average_is_the_sum_it_says() -> None:
     average = optimisation.MovingAverage(0.5)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     module.weight = torch.nn.Parameter(torch.zeros(2))
     module.register_buffer("seen", torch.tensor(0))
-    averaged = torch.optim.swa_utils.AveragedModel(module, use_buffers=True, **average._kwargs)
+    averaged: Any = torch.optim.swa_utils.AveragedModel(module, use_buffers=True, **average._kwargs)
     expected = None
     for step, value in enumerate((1.0, 4.0, 2.0, 8.0)):
         with torch.no_grad():

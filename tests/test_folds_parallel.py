@@ -115,6 +115,7 @@ def test_a_failure_on_one_device_is_said(task) -> None:
 def test_ranks_end_with_the_process_that_started_them() -> None:
     code = "from folds.ranks import *; from tests.dying import tell_and_sleep; run_ranks(tell_and_sleep, count=2)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
         ranks = {parent.stdout.readline() for _ in range(2)}
         parent.kill()
         # the pipe is closed when the last of them has ended

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_every_recipe_is_accepted(name: str) -> None:
         ("plateau_factor", 1.0, "between 0 and 1"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(field: str, value: object, words: str) -> None:
+def test_what_cannot_work_is_refused_by_name(field: str, value: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         check_recipe(replace(DEMO, **{field: value}))
 

@@ -20,6 +20,7 @@ from folds.fold import run_fold
 from folds.module import SegmentationModule
 from folds.randomness import SeededEpochs, epoch_seed
 from models.variants import VARIANTS, Variant
+from tests.conftest import write_ellipses
 from tests.tiny_folds import QUICK, Make, maker
 
 # the smallest of an encoder's family, of the same layers; other encoders stay as they are
@@ -54,10 +55,8 @@ def families() -> Iterator[Variant]:
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    from tests.conftest import ellipses  # the fixture's own function makes the folder
-
     base = tmp_path_factory.mktemp("resume")
-    return maker(ellipses.__wrapped__(base), base)
+    return maker(write_ellipses(base / "data"), base)
 
 
 @pytest.mark.parametrize("variant", [*families()], ids=lambda variant: variant.name)

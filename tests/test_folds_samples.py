@@ -13,7 +13,7 @@ from folds.samples import EpochSampler, Samples
 from folds.truth import load_truth
 from models.frame import Frame
 from tests import naive
-from tests.conftest import VIEWS, ellipse
+from tests.conftest import VIEWS, ellipse, read_picture
 
 CARVANA = COMPETITIONS["carvana"]
 
@@ -105,7 +105,7 @@ def test_the_sheet_outlines_each_mask_in_its_own_tile() -> None:
 
 def test_a_recipes_samples_are_shown(ellipses: Path, tmp_path: Path) -> None:
     main("c-unet", data=ellipses, out=tmp_path / "shown.png")
-    sheet = cv2.imread(str(tmp_path / "shown.png"))
+    sheet = read_picture(tmp_path / "shown.png")
     assert sheet.shape == (4 * 256, 4 * 384, 3)
     tiles = sheet.reshape(4, 256, 4, 384, 3).swapaxes(1, 2).reshape(16, 256, 384, 3)
     outlined = [(tile == (80, 0, 255)).all(-1).sum() for tile in tiles]

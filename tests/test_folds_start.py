@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -33,7 +32,7 @@ from folds.train import main
 from models import checkpoint
 from models.build import build
 from models.variants import VARIANTS
-from tests.conftest import CARS, ellipse, write_ellipses, write_mask
+from tests.conftest import CARS, ellipse, read_picture, write_ellipses, write_mask
 from tests.tiny_folds import QUICK, TINY, maker
 
 # steps that move no weight by more than a rounding
@@ -139,10 +138,10 @@ def alone(runs: Path, tmp_path: Path) -> Path:
     return tmp_path / "alone" / "tiny"
 
 
-def start(folder: Path, data: Path, table: pd.DataFrame, fold: int = 0) -> Start:
+def start(folder: Path, data: Path, fold_of: Mapping[str, int], fold: int = 0) -> Start:
     """What fold `fold` of a split of some data would start from; the split says the fold of every car."""
     training = find_training_set(COMPETITIONS["carvana"], data)
-    return find_start(folder, fold, training, np.array([table[car] for car in training.groups()]), "another")
+    return find_start(folder, fold, training, np.array([fold_of[car] for car in training.groups()]), "another")
 
 
 def cars(runs: Path, data: Path) -> dict[str, int]:
@@ -179,7 +178,7 @@ def test_a_mended_mask_does_not_hide_what_was_seen(runs: Path, ellipses: Path, a
 def test_a_picture_that_was_encoded_anew_is_known_by_its_car(runs: Path, ellipses: Path, alone: Path) -> None:
     folds = cars(runs, ellipses)
     for path in sorted((ellipses / "train").iterdir()):
-        cv2.imwrite(str(path), cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, 80])
+        cv2.imwrite(str(path), read_picture(path), [cv2.IMWRITE_JPEG_QUALITY, 80])
     assert start(alone, ellipses, folds).seen is not None
     with pytest.raises(UserError, match=r"\(6 of 6 images\)"):
         start(alone / "fold0", ellipses, folds, 1)
@@ -211,7 +210,7 @@ def test_another_split_of_the_same_data_is_refused_and_other_data_are_not(
         start(alone, ellipses, {car: k % 2 for k, car in enumerate(sorted(folds, key=lambda car: folds[car]))})
     rename_cars(ellipses, turned)
     for path in sorted((ellipses / "train").iterdir()):
-        cv2.imwrite(str(path), cv2.flip(cv2.imread(str(path)), 0))
+        cv2.imwrite(str(path), cv2.flip(read_picture(path), 0))
     train(tmp_path / "others", ellipses, variant="larger", init_from=alone)
 
 
@@ -223,7 +222,7 @@ def test_what_a_start_was_itself_started_from_counts_too(
     shutil.copytree(ellipses, others)
     rename_cars(others, turned)
     for path in sorted((others / "train").iterdir()):
-        cv2.imwrite(str(path), cv2.flip(cv2.imread(str(path)), 0))
+        cv2.imwrite(str(path), cv2.flip(read_picture(path), 0))
     # from cars to other cars, and back
     second = tmp_path / "second"
     train(second, others, variant="larger", init_from=alone, epochs=1)

@@ -66,8 +66,9 @@ def test_what_is_written_is_read_back_by_us_and_by_plain_zarr(tmp_path: Path) ->
     for i, name in enumerate(NAMES):
         np.testing.assert_allclose(store.read(name), naive.stored(logits(i))[1], rtol=1e-6)
     array = zarr.open_array(store.path, mode="r")
-    position = array.attrs["names"].index("3.jpg")
-    plain = array.attrs["knee"] * np.sinh(array[position] / array.attrs["scale"])
+    facts: dict[str, Any] = dict(array.attrs)
+    codes = np.asarray(array[facts["names"].index("3.jpg")])
+    plain = facts["knee"] * np.sinh(codes / facts["scale"])
     np.testing.assert_allclose(plain, store.read("3.jpg"), atol=1e-5)
 
 
@@ -181,7 +182,8 @@ def test_bad_logits_and_names_are_refused(tmp_path: Path) -> None:
 def test_of_two_that_make_the_same_store_at_once_the_first_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, first = zarr.create_array, []
+    create = zarr.create_array
+    first: list[None] = []
 
     def overtaken(*arguments: Any, **keywords: Any) -> zarr.Array:
         if not first:

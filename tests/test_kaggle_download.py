@@ -27,6 +27,7 @@ from competition import COMPETITIONS, Competition
 from kaggle_client import archive, download
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.verify_download import verify
+from models.image_file import ImageFile
 from tests.conftest import write_mask
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
 
@@ -152,7 +153,7 @@ def test_second_run_opens_only_what_changed(ready: Path, monkeypatch: pytest.Mon
 
     assert verify(SMALL, ready, PARTS, jobs=1) == []
     opened: list[Path] = []
-    read = verify_download.ImageFile
+    read = ImageFile
 
     def note(path: Path) -> Any:
         opened.append(path)

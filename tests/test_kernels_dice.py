@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_dice_is_symmetric_and_bounded(pair: tuple[np.ndarray, np.ndarray]) -> N
 
 
 @given(pairs(), st.sampled_from([np.float16, np.float32, np.float64]), st.floats(-2, 2), st.integers(0, 1000))
-def test_logits_against_runs(pair: tuple[np.ndarray, np.ndarray], dtype: type, threshold: float, seed: int) -> None:
+def test_logits_against_runs(pair: tuple[np.ndarray, np.ndarray], dtype: Any, threshold: float, seed: int) -> None:
     noise = np.random.default_rng(seed).integers(-3, 4, pair[0].shape)
     logits = (pair[0] * 2.0 - 1 + noise).astype(dtype)
     logits[0, 0] = np.nan

@@ -114,4 +114,5 @@ def test_what_does_not_fit_is_refused() -> None:
             np.zeros((3, 4, 3), np.float32), np.zeros((3, 4), np.uint8), np.zeros((1, 3)), np.zeros(1), *np.eye(3)[:2]
         )
     with pytest.raises(ValueError, match="do not fit"):
-        compose(*(np.zeros((4, 4, c), np.float32) for c in (3, 3, 4)), (0, 0), np.zeros((1, 1, 3), np.float32), (0, 0))
+        background, floor, colour = (np.zeros((4, 4, c), np.float32) for c in (3, 3, 4))
+        compose(background, floor, colour, (0, 0), np.zeros((1, 1, 3), np.float32), (0, 0))

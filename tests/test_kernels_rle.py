@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
-from competition import COMPETITIONS
+from competition import COMPETITIONS, Order
 from kernels.rle import decode, encode, encode_logits_text, encode_text, format_runs, parse
 from tests import naive
 
-ORDERS = ("row", "column")
+ORDERS: tuple[Order, ...] = ("row", "column")
 FLOATS = (np.float16, np.float32, np.float64)
 INTEGERS = (np.int8, np.int16, np.uint8, np.uint16)
 # sizes of the pieces that the scan goes by, and their neighbours
@@ -38,7 +39,7 @@ def from_flips(size: tuple[int, int], flips: list[int]) -> np.ndarray:
 
 
 @given(masks, orders)
-def test_decode_undoes_encode(mask: np.ndarray, order: str) -> None:
+def test_decode_undoes_encode(mask: np.ndarray, order: Order) -> None:
     back = decode(encode(mask, order=order), mask.shape, order=order)
     assert back.dtype == bool
     assert back.flags.c_contiguous
@@ -55,7 +56,7 @@ def test_columns_of_a_height_of_eights(mask: np.ndarray) -> None:
 
 
 @given(masks, orders)
-def test_encode_and_text_agree_with_the_obvious_loop(mask: np.ndarray, order: str) -> None:
+def test_encode_and_text_agree_with_the_obvious_loop(mask: np.ndarray, order: Order) -> None:
     expected = naive.encode(mask, order)
     assert encode(mask, order=order).tolist() == expected
     assert encode(mask.astype(np.uint8), order=order).tolist() == expected
@@ -83,7 +84,7 @@ def test_column_order_agrees_with_pycocotools(mask: np.ndarray) -> None:
 
 
 @given(masks, orders)
-def test_memory_layout_changes_nothing_and_input_is_left_alone(mask: np.ndarray, order: str) -> None:
+def test_memory_layout_changes_nothing_and_input_is_left_alone(mask: np.ndarray, order: Order) -> None:
     expected = encode(mask, order=order)
     spread = np.zeros((2 * mask.shape[0], 3 * mask.shape[1]), bool)
     spread[::2, ::3] = mask
@@ -120,7 +121,7 @@ def extremes(height: int, width: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (2, 2), (13, 64), (8, 1), (8, 65), (16, 129)])
 @pytest.mark.parametrize("order", ORDERS)
-def test_extremes(size: tuple[int, int], order: str) -> None:
+def test_extremes(size: tuple[int, int], order: Order) -> None:
     for what, mask in extremes(*size).items():
         expected = naive.encode(mask, order)
         assert encode(mask, order=order).tolist() == expected, what
@@ -180,11 +181,11 @@ def test_numbers_beyond_32_bits() -> None:
     np.testing.assert_array_equal(parse(format_runs(runs)), runs)
 
 
-def special(dtype: type) -> list[float]:
+def special(dtype: Any) -> list[float]:
     """Values around which thresholds go wrong."""
     if np.issubdtype(dtype, np.integer):
-        info = np.iinfo(dtype)
-        return [float(v) for v in (info.min, info.min + 1, 0, 1, 5, 6, info.max - 1, info.max)]
+        whole = np.iinfo(dtype)
+        return [float(v) for v in (whole.min, whole.min + 1, 0, 1, 5, 6, whole.max - 1, whole.max)]
     info = np.finfo(dtype)
     tiny = [float(info.smallest_subnormal), float(info.tiny)]
     values = [0.0, 0.1, 0.5, 1 / 3, 1.0, float(info.max), *tiny, float(np.nextafter(dtype(0.5), dtype(1)))]
@@ -192,7 +193,7 @@ def special(dtype: type) -> list[float]:
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS])
-def test_logits_at_every_special_value_and_threshold(dtype: type) -> None:
+def test_logits_at_every_special_value_and_threshold(dtype: Any) -> None:
     values = special(dtype)
     rng = np.random.default_rng(0)
     logits = rng.permutation(np.array(values * 40)).astype(dtype).reshape(-1, len(values))
@@ -215,7 +216,7 @@ def test_logits_at_every_special_value_and_threshold(dtype: type) -> None:
     orders,
 )
 @example(np.array([[-0.0, 0.0, np.nan]], np.float16), -0.0, "row")
-def test_half_precision_agrees_with_double(logits: np.ndarray, threshold: float, order: str) -> None:
+def test_half_precision_agrees_with_double(logits: np.ndarray, threshold: float, order: Order) -> None:
     mask = logits.astype(np.float64) > threshold
     assert encode_logits_text(logits, threshold=threshold, order=order) == encode_text(mask, order=order)
 
@@ -286,10 +287,11 @@ def test_bad_arguments_are_refused() -> None:
         encode(np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="floats or integers"):
         encode_logits_text(two)
+    unknown: Any = "diagonal"
     with pytest.raises(ValueError, match="diagonal"):
-        encode(two, order="diagonal")
+        encode(two, order=unknown)
     with pytest.raises(ValueError, match="diagonal"):
-        decode(np.array([[1, 1]]), (2, 2), order="diagonal")
+        decode(np.array([[1, 1]]), (2, 2), order=unknown)
     with pytest.raises(ValueError, match="shape"):
         decode(np.array([1, 1]), (2, 2))
     with pytest.raises(ValueError, match="past the last pixel"):

@@ -10,6 +10,7 @@ from competition import Size
 from models.frame import Frame, frame_of, load_for
 from models.image_file import ImageFile, decode, reduction
 from models.variants import VARIANTS
+from tests.conftest import read_picture
 from tests.naive import area_weights
 
 
@@ -147,7 +148,7 @@ def test_a_turned_photograph_is_upright_and_does_not_move(tmp_path: Path, orient
     _write_jpeg(path, picture, orientation)
     image = decode(path)
     assert np.abs(image[..., 1].astype(int) - picture).mean() < 1
-    np.testing.assert_array_equal(image, cv2.imread(str(path))[..., ::-1])
+    np.testing.assert_array_equal(image, read_picture(path)[..., ::-1])
     for frame in (Frame((160, 256)), Frame((128, 128))):
         loaded, found = frame.load(path)
         assert found == full
@@ -167,7 +168,7 @@ def test_a_reduced_decode_is_an_exact_mean_over_areas(tmp_path: Path, full: Size
         assert file.reduced(size) is None
         return
     flag = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[factor]
-    codec = cv2.imread(str(path), flag)[..., 1].astype(np.float64)
+    codec = read_picture(path, flag)[..., 1].astype(np.float64)
     down, across = (area_weights(n, f / factor, s) for n, f, s in zip(codec.shape, full, size, strict=True))
     reduced = file.reduced(size)
     assert reduced is not None and reduced.shape == (*size, 3)

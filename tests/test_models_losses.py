@@ -16,6 +16,7 @@ def test_a_loss_is_near_its_floor_when_right_and_far_from_it_when_wrong(name: st
     assert loss(-logits, target) > 0.5
     moved = torch.zeros_like(target, requires_grad=True)
     loss(moved, target).backward()
+    assert moved.grad is not None
     assert torch.isfinite(moved.grad).all()
     towards = -moved.grad * (target * 2 - 1)
     # the gradient points from 0 towards the target everywhere; Lovasz leaves out what cannot change its index
@@ -35,6 +36,7 @@ def test_soft_targets_are_best_met_where_they_are(name: str) -> None:
     assert right < wrong
     variable = near.clone().requires_grad_()
     loss(variable, target).backward()
+    assert variable.grad is not None
     assert torch.isfinite(variable.grad).all()
 
 
@@ -46,6 +48,7 @@ def test_empty_and_full_masks_are_defined(name: str, value: float) -> None:
     loss = find_loss(name)(logits, target)
     loss.backward()
     assert torch.isfinite(loss)
+    assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
 

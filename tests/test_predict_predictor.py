@@ -98,7 +98,7 @@ def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(
     save_member(tmp_path, UNET)
     store = tmp_path / "tiny-unet" / "test.zarr"
     rng = random.Random(0)
-    counts = []
+    counts: list[int] = []
     for _ in range(2):
         worker = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(tmp_path), str(images)],

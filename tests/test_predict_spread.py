@@ -10,6 +10,7 @@ from command_line import UserError
 from cores import core_count
 from folds.workers import process_count, run_all
 from predict import blocks, predictor
+from predict.blocks import UnreadableImagesError
 from predict.predictor import predict
 from tests.dying import run_all_killing
 from tests.synthetic_runs import UNET, save_member, write_photograph
@@ -69,7 +70,7 @@ def test_unreadable_images_are_told_by_the_processes(images: Path, expected: dic
     for name in ("12.jpg", "01.jpg"):
         (folder / name).unlink()
     member = save_member(tmp_path / "runs", UNET)
-    with pytest.raises(UserError, match="2 of 14 images could not be read") as caught:
+    with pytest.raises(UnreadableImagesError, match="2 of 14 images could not be read") as caught:
         predict(member, NAMES, folder, SIZE, batch=3, jobs=2)
     assert caught.value.names == ["01.jpg", "12.jpg"]
     assert chunks(member.folder / "test.zarr") == {

@@ -17,6 +17,7 @@ from folds.images import find_training_set, read_mask
 from studio.cars import PROFILES, build, draw_car, palette
 from studio.render import DEPTH_STEP_M, render_competition
 from studio.scene import background, draw_camera, noise_tile, picture
+from tests.conftest import read_picture
 
 STUDIO = COMPETITIONS["studio"]
 
@@ -57,7 +58,7 @@ def test_the_layout_is_the_competitions_own(studio: Path) -> None:
 
 def test_masks_are_two_level_gifs_that_lie_on_the_car(studio: Path) -> None:
     for path in (studio / STUDIO.train_dir).iterdir():
-        image = cv2.imread(str(path))
+        image = read_picture(path)
         assert image.shape == (*STUDIO.size, 3)
         mask_path = studio / STUDIO.masks_dir / STUDIO.mask_name(path.name)
         with Image.open(mask_path) as picture_file:
@@ -80,7 +81,7 @@ def test_masks_are_two_level_gifs_that_lie_on_the_car(studio: Path) -> None:
 
 def test_depth_is_that_of_the_car_and_nothing_else(studio: Path) -> None:
     for path in (studio / f"{STUDIO.train_dir}_depth").iterdir():
-        depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        depth = read_picture(path, cv2.IMREAD_UNCHANGED)
         assert depth.dtype == np.uint16
         mask = read_mask(studio / STUDIO.masks_dir / STUDIO.mask_name(path.with_suffix(".jpg").name), STUDIO.size)
         np.testing.assert_array_equal(depth > 0, mask)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def case(tmp_path: Path) -> tuple[Path, Path]:
     return data, root.parent
 
 
-def call(case: tuple[Path, Path], **options: object) -> dict[str, str]:
+def call(case: tuple[Path, Path], **options: Any) -> dict[str, str]:
     make.main(competition="studio", data=case[0], runs=case[1], **{"jobs": 1, "stream": True, **options})
     with gzip.open(case[1] / "studio" / "blend" / "submission.csv.gz", "rt", newline="") as file:
         return dict(list(csv.reader(file))[1:])

@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ def case(tmp_path: Path) -> tuple[Path, Path]:
     return data, root.parent
 
 
-def call(case: tuple[Path, Path], **options: object) -> None:
+def call(case: tuple[Path, Path], **options: Any) -> None:
     make.main(competition="studio", data=case[0], runs=case[1], jobs=1, **options)
 
 
@@ -162,8 +163,8 @@ def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path], image
     # fitted on the members in another order than the blend's own
     stacker.save(root / "blend", [UNET.name, AVERAGE.name])
     members = [save_member(root, AVERAGE), save_member(root, UNET)]
-    entries = {"vote": "conv-stacker-image" if image else "conv-stacker", "stacker_digest": stacker.digest()}
-    save_blend(root, members, [0.4, 0.6], **entries)
+    vote = "conv-stacker-image" if image else "conv-stacker"
+    save_blend(root, members, [0.4, 0.6], vote=vote, stacker_digest=stacker.digest())
     call(case, restart=True)
     frames = [Frame(UNET.size), Frame(AVERAGE.size)]
     for name, text in rows(case).items():
@@ -172,6 +173,6 @@ def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path], image
         np.testing.assert_array_equal(mask_of(text), logits > 0)
         full = [naive.bilinear(store.read(name)[0], STUDIO.size) for store in stores]
         assert (mask_of(text) != (naive_ensemble.combined("logits", full, [0.4, 0.6]) > 0)).any()
-    save_blend(root, members, [0.4, 0.6], **{**entries, "stacker_digest": "another"})
+    save_blend(root, members, [0.4, 0.6], vote=vote, stacker_digest="another")
     with pytest.raises(SystemExit, match="not of the fit that wrote the blend"):
         call(case)

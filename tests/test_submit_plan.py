@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from competition import COMPETITIONS
+from predict.predictor import DECODERS
 from submit import cost, plan
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 
@@ -24,7 +26,7 @@ def test_the_arithmetic() -> None:
     assert gpu.seconds(1) == pytest.approx(gpu.seconds())
     assert gpu.seconds(2) == pytest.approx(1000 * (0.06 + 0.035 + 0.01))
     # what is not forward pass stays, however many GPUs there are
-    assert gpu.seconds(10**6) >= 1000 * (2 * 0.008 / cost.DECODERS + 0.01)
+    assert gpu.seconds(10**6) >= 1000 * (2 * 0.008 / DECODERS + 0.01)
     assert cpu.disk_bytes == 1000 * (30_000 + 18_000)
 
 
@@ -46,7 +48,7 @@ def test_a_few_images_are_timed_and_nothing_is_left(tmp_path: Path, capsys: pyte
         write_photograph(tmp_path / "data" / "test" / f"00000000000a_{k:02}.jpg", *STUDIO.size, seed=k)
     save_blend(root, [save_member(root, AVERAGE), save_member(root, UNET)], [0.5, 0.5])
     before = sorted(tmp_path.rglob("*"))
-    where = {"competition": "studio", "data": tmp_path / "data", "runs": tmp_path / "runs", "sample": 3}
+    where: dict[str, Any] = {"competition": "studio", "data": tmp_path / "data", "runs": tmp_path / "runs", "sample": 3}
     plan.main(**where, images_count=100_064, gpus=(3,))
     printed = capsys.readouterr().out
     assert "100064 images" in printed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from command_line import UserError
-from competition import COMPETITIONS, Competition
+from competition import COMPETITIONS, Competition, Order
 from kernels.rle import encode_text
 from submit.score import score
 from tests import naive
@@ -42,7 +42,7 @@ def write_folder(folder: Path, contents: dict[str, np.ndarray]) -> Path:
 
 
 @pytest.mark.parametrize("order", ["row", "column"])
-def test_folder_and_file_of_truth_agree_with_the_obvious_dice(tmp_path: Path, order: str) -> None:
+def test_folder_and_file_of_truth_agree_with_the_obvious_dice(tmp_path: Path, order: Order) -> None:
     facts = dataclasses.replace(SMALL, order=order)
     guess, truth = masks(1), masks(2)
     guess[NAMES[7]] = truth[NAMES[7]]

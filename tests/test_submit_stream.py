@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import atomic
 from command_line import UserError
 from competition import Order
 from submit import spool
@@ -211,7 +210,9 @@ def test_what_a_row_may_be() -> None:
     mask = mask_of(NAMES[1])
     text = text_of(mask)
     logits = np.where(mask, 2.5, -1.0)
-    for value in (mask, mask.astype(np.uint8), text, *(logits.astype(t) for t in (np.float16, np.float32, np.int16))):
+    arrays = [mask, mask.astype(np.uint8), *(logits.astype(t) for t in (np.float16, np.float32, np.int16))]
+    values: list[bytes | np.ndarray] = [text, *arrays]
+    for value in values:
         assert row_text(value, size=SIZE, order="row") == text
     assert row_text(mask, size=SIZE, order="column") == text_of(mask, "column")
 
@@ -225,7 +226,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_shards(tmp_path: Path, monke
     with monkeypatch.context() as patch:
         # the disk refuses when the third shard is to be made safe
         calls = iter([lambda _: None, lambda _: None])
-        patch.setattr(atomic.os, "fsync", lambda fd: next(calls, full_disk)(fd))
+        patch.setattr(os, "fsync", lambda fd: next(calls, full_disk)(fd))
         with pytest.raises(UserError, match=r"disk became full while .*shard-00002\.csv.* kept\.$"):
             write_all(stream, rows(NAMES))
     assert stream.missing() == [2, 3, 4, 5]
@@ -233,7 +234,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_shards(tmp_path: Path, monke
     again = new_stream(tmp_path / "shards")
     write_all(again, rows(NAMES))
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "fsync", full_disk)
+        patch.setattr(os, "fsync", full_disk)
         with pytest.raises(UserError, match=r"disk became full while .*submission\.csv\.gz"):
             again.join(tmp_path / "submission.csv.gz", {})
     assert [p.name for p in tmp_path.iterdir()] == ["shards"]
