@@ -21,6 +21,7 @@ from competition import Competition, find_competition
 from ensemble.intervals import mean_interval
 from folds import split
 from folds.images import find_training_set, list_images, read_mask
+from folds.run_layout import FOLDS_FILE
 from folds.scoring import full_size_dice
 from kernels import rle
 from predict.members import Member, find_members, parse_members
@@ -100,9 +101,9 @@ def main(
     if not facts.test_masks_dir or not (data / facts.test_masks_dir).is_dir():
         raise UserError(f"{data} has no test masks: take a competition whose test truth is known (studio).")
     training, root = find_training_set(facts, data), runs / facts.name
-    if not (root / "folds.csv").exists():
-        raise UserError(f"{root / 'folds.csv'} is missing: train variants first (make folds V=...).")
-    folds = int(split.read(root / "folds.csv", training)["fold"].max()) + 1
+    if not (root / FOLDS_FILE).exists():
+        raise UserError(f"{root / FOLDS_FILE} is missing: train variants first (make folds V=...).")
+    folds = int(split.read(root / FOLDS_FILE, training)["fold"].max()) + 1
     names = list_images(data / facts.test_dir, facts)
     groups = np.array([facts.group(name) for name in names])
     found = find_members(root, parse_members(members, root), folds)

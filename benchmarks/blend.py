@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from benchmarks.mask_pool import load_masks
 from command_line import UserError, program
 from competition import COMPETITIONS
 from ensemble.index import DisagreementIndex
+from ensemble.oof_data import OofData
 from ensemble.stacking import DiceWeights, GreedySelection
 from ensemble.voting import LINEAR
 from folds.scoring import dice_of
@@ -116,9 +118,11 @@ def measure_fit(masks: Sequence[np.ndarray], folder: Path, in_memory: int, round
     stores = [stored(folder / f"{m}.zarr", masks, frame, noise_px, m) for m, (frame, noise_px) in enumerate(_VARIANTS)]
     truth = _truth(masks)
     # the first call compiles
-    DisagreementIndex.build(stores, frames, names[:1], truth, _FULL, band=_BAND, jobs=1)
+    groups = np.arange(len(masks))
+    oof = OofData(names, truth, _FULL, groups, groups, stores, frames)
+    DisagreementIndex.build(replace(oof, images=names[:1]), band=_BAND, jobs=1)
     begin = time.perf_counter()
-    index = DisagreementIndex.build(stores, frames, names, truth, _FULL, band=_BAND, jobs=1)
+    index = DisagreementIndex.build(oof, band=_BAND, jobs=1)
     build_s = (time.perf_counter() - begin) / len(masks)
 
     planes = {

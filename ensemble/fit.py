@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,12 +23,12 @@ from ensemble.index import DisagreementIndex, single_dice
 from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
 from ensemble.patches import grid_of
-from ensemble.procedure import Decision, can_nest, settle
+from ensemble.procedure import Decision, Outcome, can_nest, settle
 from ensemble.score_memory import RememberingIndex
-from ensemble.selection import VOTED, evaluate_all, gains
+from ensemble.selection import VOTED, Candidate, evaluate_all, gains
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS
-from folds.images import find_training_set, list_images
+from folds.images import TrainingSet, find_training_set, list_images
 from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR
 from predict.members import parse_members
@@ -36,12 +37,11 @@ from predict.members import parse_members
 _BAND = (-0.5, 0.5)
 
 
-def _expected(dice: np.ndarray, oof: OofData) -> dict[str, Any] | None:
+def _expected(dice: np.ndarray, oof: OofData, training: TrainingSet) -> dict[str, Any] | None:
     """The interval in which the test set's Dice is to be expected; None where there are no test images.
 
     It is that of single networks, as out-of-fold Dice is; the submission averages all folds' networks of a member.
     """
-    training = oof.training
     facts = training.competition
     try:
         names = list_images(training.data / facts.test_dir, facts)
@@ -52,6 +52,132 @@ def _expected(dice: np.ndarray, oof: OofData) -> dict[str, Any] | None:
     interval = list(expected_interval(dice, oof.groups, count))
     folds = len(oof.members[0].folds)
     return {"groups": count, "interval": interval, "averaged_folds": 1, "submission_averaged_folds": folds}
+
+
+def _with_stackers(
+    names: Sequence[str],
+    candidates: list[Candidate],
+    oof: OofData,
+    training: TrainingSet,
+    cache: Path,
+    *,
+    alone: bool,
+    jobs: int,
+) -> tuple[list[Candidate], Inputs | None]:
+    """The candidates and, after them, convolutional stackers of these names, each fitted and scored without each fold.
+
+    Args:
+        candidates: with the linear one that the stackers start from.
+        oof: of the networks that are blended.
+        cache: `runs/<competition>/cache`.
+        alone: no choice is made among ways, so that figures without each fold are not needed.
+
+    Returns:
+        The candidates, and the training images where a stacker looks at them.
+    """
+    linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
+    start = replace(linear, inner={}) if alone else linear
+    pictures: Inputs | None = None
+    stackers = []
+    for name in names:
+        looks = name == conv.IMAGE_NAME
+        if looks:
+            pictures = load_inputs(training, grid_of(oof.frames), {"mask": oof.truth}, cache, jobs=jobs)
+        make = partial(ConvStacker, image=looks)
+        seen = pictures if looks else None
+        stackers.append(evaluate_stacker(start, oof, make=make, name=name, pictures=seen, jobs=jobs))
+    return [*candidates, *stackers], pictures
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What the fit has found: everything that blend.json tells.
+
+    Attributes:
+        oof: of all networks.
+        singles: (N, M) Dice of each network alone.
+        searched: positions of the networks that were blended.
+        candidates, outcome: the ways of blending, and the choice.
+    """
+
+    oof: OofData
+    singles: np.ndarray
+    searched: list[int]
+    candidates: list[Candidate]
+    outcome: Outcome
+
+    def by_name(self, weights: np.ndarray) -> dict[str, float]:
+        """Weights of the searched networks as those of all, by name."""
+        searched = self.searched
+        return {n: float(weights[searched.index(i)]) if i in searched else 0.0 for i, n in enumerate(self.oof.names)}
+
+    def used(self) -> dict[str, float]:
+        """The members of the blend, with their weights."""
+        chosen, searched = self.outcome.decision.candidate, {self.oof.names[i] for i in self.searched}
+        # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
+        return {n: w for n, w in self.by_name(chosen.weights).items() if w > 0 or (chosen.stacker and n in searched)}
+
+    def _told(self, decision: Decision) -> dict[str, Any]:
+        return {
+            "kind": decision.candidate.name,
+            "weights": self.by_name(decision.candidate.weights),
+            "threshold": decision.threshold,
+            "postprocess_kept": decision.repairs,
+        }
+
+    def to_json(self, name: str, training: TrainingSet) -> dict[str, Any]:
+        """The content of blend.json; FORMATS.md tells each field."""
+        oof, outcome, decision = self.oof, self.outcome, self.outcome.decision
+        names, groups, used = oof.names, oof.groups, self.used()
+        result = {
+            "name": name,
+            "kind": decision.candidate.name,
+            "vote": decision.candidate.vote,
+            "members": list(used),
+            "weights": list(used.values()),
+            "threshold": decision.threshold,
+            "cv": {**figures(outcome.dice, groups), "nested": outcome.nested},
+            "gains": gains(outcome.dice, self.candidates, groups),
+            "chosen_without": {held_out: self._told(other) for held_out, other in outcome.without.items()},
+            "expected": _expected(outcome.dice, oof, training),
+            "member_cv": {member: figures(self.singles[:, i], groups) for i, member in enumerate(names)},
+            "candidates": {
+                c.name: {
+                    **figures(c.nested, groups),
+                    "nested": ("weights",),
+                    "gains": gains(c.nested, self.candidates, groups),
+                    "weights": self.by_name(c.weights),
+                }
+                for c in self.candidates
+            },
+            "not_searched": [member for i, member in enumerate(names) if i not in self.searched],
+            "threshold_fit": decision.threshold_fit,
+            "weights_digests": {m.name: m.weights_digest for m in oof.members},
+            "folds_digest": oof.members[0].folds_digest,
+            "data_digest": training.digest,
+            "git_commit": provenance.git_commit(),
+            "versions": provenance.versions(),
+        }
+        if decision.repair_figures is not None:
+            result["postprocess"], result["postprocess_kept"] = decision.repair_figures, decision.repairs
+        if decision.candidate.stacker is not None:
+            result["stacker_digest"] = cast("ConvStacker", decision.candidate.stacker).digest()
+        return result
+
+    def scores(self) -> pd.DataFrame:
+        """The Dice of every image: of the blend chosen without its fold, and of each network alone."""
+        oof = self.oof
+        table = {"image": oof.images, "group": oof.groups, "fold": oof.fold, "nested": self.outcome.dice}
+        return pd.DataFrame({**table, **{member: self.singles[:, i] for i, member in enumerate(oof.names)}})
+
+    def write(self, folder: Path, result: dict[str, Any]) -> None:
+        """Write the stacker, if one was chosen, the scores, and last blend.json."""
+        stacker = self.outcome.decision.candidate.stacker
+        if stacker is not None:
+            cast("ConvStacker", stacker).save(folder, list(self.used()))
+        with atomic.replacing(folder / SCORES_FILE) as temporary:
+            self.scores().to_csv(temporary, index=False, float_format="%.6f")
+        atomic.write_json(folder / BLEND_FILE, result)
 
 
 @program
@@ -87,98 +213,43 @@ def main(
         max_error_ratio: a network with more than this many times the best one's error is scored but not searched: it
             would gain nothing, and leave most pixels undecided. 1 or more.
     """
+    # 1) what cannot be meant is refused before anything is read
     facts = find_competition(competition)
     ways = (*BLENDERS, *VOTED, *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     if max_error_ratio < 1:
-        raise UserError(
-            f"--max-error-ratio {max_error_ratio:g} would leave out the best network itself: give 1 or more."
-        )
-    training = find_training_set(facts, data or facts.default_data())
+        raise UserError(f"--max-error-ratio {max_error_ratio:g} leaves out the best network itself: give 1 or more.")
     root = runs / facts.name
+
+    # 2) the networks' out-of-fold logits beside the truth, all of one split
+    training = find_training_set(facts, data or facts.default_data())
     oof = find_oof_data(root, training, parse_members(members, root), jobs=jobs)
-    known, fold, groups, names = oof.truth, oof.fold, oof.groups, oof.names
-    singles = single_dice(oof.stores, oof.frames, training.names, known, facts.size, jobs=jobs)
+
+    # 3) each network alone, and which of them are worth blending
+    singles = single_dice(oof, jobs=jobs)
     errors = 1 - singles.mean(0)
     searched = np.flatnonzero(errors <= max_error_ratio * errors.min()).tolist()
     part = oof.of(searched)
-    material = part.stores, part.frames, training.names, known, facts.size
-    index = RememberingIndex.around(DisagreementIndex.build(*material, band=_BAND, jobs=jobs))
-    again = () if not can_nest(fold) else (blend,) if blend else ways
-    candidates = evaluate_all(index, fold, inner=again)
-    linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
-    pictures: Inputs | None = None
-    for stacker_name, asked in ((conv.NAME, conv_stacker), (conv.IMAGE_NAME, conv_stacker_image)):
-        if not asked and blend != stacker_name:
-            continue
-        looks = stacker_name == conv.IMAGE_NAME
-        pictures = (
-            load_inputs(training, grid_of(part.frames), {"mask": known}, root / CACHE_DIR, jobs=jobs) if looks else None
-        )
-        # what is taken without a choice among ways needs no figures without each fold
-        start = replace(linear, inner={}) if blend else linear
-        make = partial(ConvStacker, image=looks)
-        candidates.append(
-            evaluate_stacker(start, *material, fold, make=make, name=stacker_name, pictures=pictures, jobs=jobs)
-        )
+
+    # 4) every way of blending, fitted and scored without each fold
+    index = RememberingIndex.around(DisagreementIndex.build(part, band=_BAND, jobs=jobs))
+    again = () if not can_nest(oof.fold) else (blend,) if blend else ways
+    candidates = evaluate_all(index, oof.fold, inner=again)
+    asked = {conv.NAME: conv_stacker, conv.IMAGE_NAME: conv_stacker_image}
+    stackers = [each for each in asked if asked[each] or blend == each]
+    candidates, pictures = _with_stackers(
+        stackers, candidates, part, training, root / CACHE_DIR, alone=bool(blend), jobs=jobs
+    )
+
+    # 5) the choice of a way, a threshold and repairs; and the same once more without each fold
     repairs = postprocess == "measure"
     outcome = settle(candidates, index, part, way=blend, repairs=repairs, pictures=pictures, jobs=jobs)
 
-    def by_name(weights: np.ndarray) -> dict[str, float]:
-        return {name: float(weights[searched.index(i)]) if i in searched else 0.0 for i, name in enumerate(names)}
-
-    def told(decision: Decision) -> dict[str, Any]:
-        return {
-            "kind": decision.candidate.name,
-            "weights": by_name(decision.candidate.weights),
-            "threshold": decision.threshold,
-            "postprocess_kept": decision.repairs,
-        }
-
-    decision, chosen = outcome.decision, outcome.decision.candidate
-    used = {name: w for name, w in by_name(chosen.weights).items() if w > 0 or (chosen.stacker and name in part.names)}
-    result = {
-        "name": name,
-        "kind": chosen.name,
-        "vote": chosen.vote,
-        "members": list(used),
-        "weights": list(used.values()),
-        "threshold": decision.threshold,
-        "cv": {**figures(outcome.dice, groups), "nested": outcome.nested},
-        "gains": gains(outcome.dice, candidates, groups),
-        "chosen_without": {held_out: told(other) for held_out, other in outcome.without.items()},
-        "expected": _expected(outcome.dice, oof),
-        "member_cv": {names[i]: figures(singles[:, i], groups) for i in range(len(names))},
-        "candidates": {
-            c.name: {
-                **figures(c.nested, groups),
-                "nested": ("weights",),
-                "gains": gains(c.nested, candidates, groups),
-                "weights": by_name(c.weights),
-            }
-            for c in candidates
-        },
-        "not_searched": [name for i, name in enumerate(names) if i not in searched],
-        "threshold_fit": decision.threshold_fit,
-        "weights_digests": {m.name: m.weights_digest for m in oof.members},
-        "folds_digest": oof.members[0].folds_digest,
-        "data_digest": training.digest,
-        "git_commit": provenance.git_commit(),
-        "versions": provenance.versions(),
-    }
-    if repairs:
-        result["postprocess"], result["postprocess_kept"] = decision.repair_figures, decision.repairs
-    if chosen.stacker is not None:
-        stacker = cast("ConvStacker", chosen.stacker)
-        stacker.save(root / name, list(used))
-        result["stacker_digest"] = stacker.digest()
-    scores = pd.DataFrame({"image": training.names, "group": groups, "fold": fold, "nested": outcome.dice})
-    for i, member_name in enumerate(names):
-        scores[member_name] = singles[:, i]
-    with atomic.replacing(root / name / SCORES_FILE) as temporary:
-        scores.to_csv(temporary, index=False, float_format="%.6f")
-    atomic.write_json(root / name / BLEND_FILE, result)
+    # 6) what was found, for people and for what predicts
+    fit = _Fit(oof, singles, searched, candidates, outcome)
+    result = fit.to_json(name, training)
+    fit.write(root / name, result)
     for line in table_lines(result):
         print(line)
     print(f"written: {root / name / BLEND_FILE}")

@@ -7,7 +7,7 @@ can then be scored in the time that one would take on full frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -17,14 +17,11 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from competition import Size
+from ensemble.oof_data import OofData
 from ensemble.voting import vote_mask
 from folds.scoring import full_size_dice
-from folds.store import LogitStore
-from folds.truth import Truth
 from kernels.blend import disagreement, open_counts
 from kernels.rle import decode
-from models.frame import Frame
 
 _CHUNK = 8
 # pixels of each image drawn from anywhere, of which those that networks agree on are kept beside the open ones
@@ -37,56 +34,38 @@ Result = TypeVar("Result")
 Entry = tuple[tuple[int, int, int], np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _dice_chunk(
-    stores: Sequence[LogitStore], frames: Sequence[Frame], names: Sequence[str], truth: Truth, full: Size, start: int
-) -> np.ndarray:
+def _dice_chunk(oof: OofData, positions: range) -> np.ndarray:
     cv2.setNumThreads(1)
     return np.array([
         [
-            full_size_dice(store.read(name)[0], frame, truth.of(start + i), full)
-            for store, frame in zip(stores, frames, strict=True)
+            full_size_dice(plane, frame, oof.truth.of(position), oof.full)
+            for plane, frame in zip(oof.planes(position), oof.frames, strict=True)
         ]
-        for i, name in enumerate(names[start : start + _CHUNK])
+        for position in positions
     ])  # fmt: skip
 
 
-def single_dice(
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
-    names: Sequence[str],
-    truth: Truth,
-    full: Size,
-    *,
-    jobs: int = -1,
-) -> np.ndarray:
-    """(N, M) float64 full-size Dice of each network alone on each image; arguments as `DisagreementIndex.build`."""
+def single_dice(oof: OofData, *, jobs: int = -1) -> np.ndarray:
+    """(N, M) float64 full-size Dice of each network alone on each image; `jobs` processes, as joblib counts them."""
+    count = len(oof.images)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (joblib.delayed(_dice_chunk)(stores, frames, names, truth, full, s) for s in range(0, len(names), _CHUNK))
+    calls = (joblib.delayed(_dice_chunk)(oof, range(s, min(s + _CHUNK, count))) for s in range(0, count, _CHUNK))
     chunks = []
-    with tqdm(total=len(names), desc="score networks", unit="image", disable=None) as bar:
+    with tqdm(total=count, desc="score networks", unit="image", disable=None) as bar:
         for chunk in parallel(calls):
             chunks.append(chunk)
             bar.update(len(chunk))
     return np.concatenate(chunks)
 
 
-def _entries(
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
-    names: Sequence[str],
-    truth: Truth,
-    full: Size,
-    start: int,
-    stop: int,
-    band: tuple[float, float],
-) -> list[Entry]:
+def _entries(oof: OofData, positions: range, band: tuple[float, float]) -> list[Entry]:
     cv2.setNumThreads(1)
-    planes = np.empty((len(stores), *full), np.float32)
+    planes = np.empty((len(oof.stores), *oof.full), np.float32)
     entries = []
-    for position in range(start, stop):
-        for m, (store, frame) in enumerate(zip(stores, frames, strict=True)):
-            planes[m] = frame.invert(store.read(names[position])[0], full)
-        mask = decode(truth.of(position), full)
+    for position in positions:
+        for m, (plane, frame) in enumerate(zip(oof.planes(position), oof.frames, strict=True)):
+            planes[m] = frame.invert(plane, oof.full)
+        mask = decode(oof.truth.of(position), oof.full)
         # the same pixels of an image, however the work is spread
         drawn = np.random.default_rng(position).integers(0, mask.size, _SAMPLE_PX)
         logits = planes.reshape(len(planes), -1)[:, drawn]
@@ -118,33 +97,17 @@ class DisagreementIndex:
     agreed_truths: list[np.ndarray] = field(default_factory=list)
 
     @staticmethod
-    def build(
-        stores: Sequence[LogitStore],
-        frames: Sequence[Frame],
-        names: Sequence[str],
-        truth: Truth,
-        full: Size,
-        *,
-        band: tuple[float, float] = (0.0, 0.0),
-        jobs: int = -1,
-    ) -> DisagreementIndex:
+    def build(oof: OofData, *, band: tuple[float, float] = (0.0, 0.0), jobs: int = -1) -> DisagreementIndex:
         """Build the index from stored out-of-fold logits, in parallel.
 
         Args:
-            stores, frames: of the networks, in the order of the weights to come.
-            names: images, in the order of `truth`.
-            truth: their true masks.
-            full: (H, W) of the full frame.
+            oof: the networks' logits, and the truth.
             band: thresholds to serve; a wider band keeps more pixels.
             jobs: processes, as joblib counts them.
         """
-        count = len(names)
-        starts = range(0, count, _CHUNK)
+        count = len(oof.images)
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-        calls = (
-            joblib.delayed(_entries)(stores, frames, names, truth, full, s, min(s + _CHUNK, count), band)
-            for s in starts
-        )
+        calls = (joblib.delayed(_entries)(oof, range(s, min(s + _CHUNK, count)), band) for s in range(0, count, _CHUNK))
         entries: list[Entry] = []
         with tqdm(total=count, desc="index disagreement", unit="image", disable=None) as bar:
             for chunk in parallel(calls):

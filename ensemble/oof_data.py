@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from command_line import UserError
+from competition import Size
 from folds import split
 from folds.images import TrainingSet
 from folds.run_layout import CACHE_DIR, FOLDS_FILE
@@ -23,37 +24,39 @@ from predict.members import Member, find_members
 
 @dataclass(frozen=True)
 class OofData:
-    """Everything about N training images that blends of M members are fitted and scored on.
+    """Everything about N training images that blends of M networks are fitted and scored on; pickles to workers.
 
     Attributes:
-        training: the images.
-        truth: their masks.
+        images: their names.
+        truth: their masks, in the same order.
+        full: (H, W) of the full frame.
         fold, groups: (N,) the fold each image was held out in, and its group.
-        members: the trained variants.
-        stores: of their out-of-fold logits, in the order of the members.
+        stores, frames: of the networks' out-of-fold logits, in the order of the weights to come.
+        members: the trained variants that the networks are of, in the same order; empty where only logits are at hand.
     """
 
-    training: TrainingSet
+    images: Sequence[str]
     truth: Truth
+    full: Size
     fold: np.ndarray
     groups: np.ndarray
-    members: Sequence[Member]
     stores: Sequence[LogitStore]
+    frames: Sequence[Frame]
+    members: Sequence[Member] = ()
 
     @property
     def names(self) -> list[str]:
         """Of the members."""
         return [member.name for member in self.members]
 
-    @property
-    def frames(self) -> list[Frame]:
-        """Of the members."""
-        return [member.frame for member in self.members]
+    def planes(self, position: int) -> list[np.ndarray]:
+        """The networks' logits of the image at `position`, (h, w) float32 each in its own frame."""
+        return [store.head(self.images[position]) for store in self.stores]
 
     def of(self, positions: Sequence[int]) -> OofData:
-        """That of the members at these positions alone."""
-        members, stores = [self.members[i] for i in positions], [self.stores[i] for i in positions]
-        return replace(self, members=members, stores=stores)
+        """That of the networks at these positions alone."""
+        stores, frames = [self.stores[i] for i in positions], [self.frames[i] for i in positions]
+        return replace(self, stores=stores, frames=frames, members=[self.members[i] for i in positions])
 
 
 def find_oof_data(root: Path, training: TrainingSet, wanted: list[str] | None, *, jobs: int = -1) -> OofData:
@@ -97,4 +100,13 @@ def find_oof_data(root: Path, training: TrainingSet, wanted: list[str] | None, *
                 "first): train that variant again."
             )
     truth = load_truth(training, root / CACHE_DIR, jobs=jobs)
-    return OofData(training, truth, fold, training.groups(), members, stores)
+    return OofData(
+        training.names,
+        truth,
+        training.competition.size,
+        fold,
+        training.groups(),
+        stores,
+        [member.frame for member in members],
+        members,
+    )

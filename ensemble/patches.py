@@ -12,9 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
+from ensemble.oof_data import OofData
 from folds.inputs import Inputs
-from folds.store import LogitStore
-from folds.truth import Truth
 from kernels import rle
 from models.frame import Frame
 
@@ -51,26 +50,17 @@ class Patches:
 
 
 def _windows(
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
-    names: Sequence[str],
-    truth: Truth,
-    full: Size,
-    positions: range,
-    each: int,
-    side_px: int,
-    seed: int,
-    pictures: Inputs | None,
+    oof: OofData, positions: range, each: int, side_px: int, seed: int, pictures: Inputs | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cv2.setNumThreads(1)
-    grid = grid_of(frames)
+    grid = grid_of(oof.frames)
     height, width = (min(side_px, side) for side in grid.size)
     inputs, targets, images = [], [], []
     for position in positions:
         # an image's windows depend on nothing but the image, however the work is spread
         rng = np.random.default_rng((seed, position))
-        planes = on_grid([store.head(names[position]) for store in stores], frames, grid, full)
-        coverage = grid.apply_mask(rle.decode(truth.of(position), full))
+        planes = on_grid(oof.planes(position), oof.frames, grid, oof.full)
+        coverage = grid.apply_mask(rle.decode(oof.truth.of(position), oof.full))
         picture = None if pictures is None else pictures.image(position)
         signs = (planes > 0).sum(0)
         disputed = np.flatnonzero((signs > 0) & (signs < len(planes)))
@@ -91,11 +81,7 @@ def _windows(
 
 
 def gather(
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
-    names: Sequence[str],
-    truth: Truth,
-    full: Size,
+    oof: OofData,
     *,
     total: int = 8000,
     side_px: int = 64,
@@ -106,23 +92,18 @@ def gather(
     """Draw windows from stored out-of-fold logits, most of them around pixels where networks disagree.
 
     Args:
-        stores, frames: of the networks.
-        names, truth: the training images and their masks.
-        full: (H, W) of the full frame.
+        oof: the networks' logits, and the truth.
         total: windows of all images together, about; every image gives the same number, from 1 to 16.
         side_px: height and width of a window on the largest network's grid; less where that is smaller.
         seed: of the draws.
         pictures: the training images in the largest network's frame (`grid_of`), if the windows are to have them.
         jobs: processes, as joblib counts them.
     """
-    count = len(names)
+    count = len(oof.images)
     each = int(np.clip(total // count, 1, 16))
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (
-        joblib.delayed(_windows)(stores, frames, names, truth, full, chunk, each, side_px, seed, pictures)
-        for chunk in chunks
-    )
+    calls = (joblib.delayed(_windows)(oof, chunk, each, side_px, seed, pictures) for chunk in chunks)
     inputs, targets, images = [], [], []
     with tqdm(total=count, desc="draw windows", unit="image", disable=None) as bar:
         for chunk, (some, their, seen) in zip(chunks, parallel(calls), strict=True):

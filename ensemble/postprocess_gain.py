@@ -12,15 +12,13 @@ from tqdm import tqdm
 
 from competition import Size
 from ensemble.intervals import mean_interval
+from ensemble.oof_data import OofData
 from ensemble.postprocess import STEPS, Step, apply_kept
 from ensemble.voting import LINEAR, Combination
 from folds.inputs import Inputs
-from folds.store import LogitStore
-from folds.truth import Truth
 from kernels import rle
 from kernels.dice import dice_runs
 from kernels.topology import pieces_and_holes
-from models.frame import Frame
 
 # repairs in the order they are applied, each its name in `STEPS` and its size in pixels
 Kept = tuple[tuple[str, int], ...]
@@ -29,13 +27,10 @@ _CHUNK = 8
 
 
 def _blend_runs(
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
+    oof: OofData,
     weights: Sequence[float],
     threshold: float,
-    names: Sequence[str],
     positions: range,
-    full: Size,
     combine: Combination,
     pictures: Inputs | None,
 ) -> list[np.ndarray]:
@@ -43,8 +38,7 @@ def _blend_runs(
     masks = []
     for p in positions:
         image = None if pictures is None else pictures.image(p)
-        logits = combine([store.read(names[p])[0] for store in stores], frames, weights, full, image)
-        masks.append(rle.encode(logits > threshold))
+        masks.append(rle.encode(combine(oof.planes(p), oof.frames, weights, oof.full, image) > threshold))
     return masks
 
 
@@ -100,10 +94,9 @@ class Repairs:
     """What repairs of a blend's full-size out-of-fold masks score; nothing is computed twice.
 
     Args:
-        stores, frames, weights, threshold: the blend. Its weights are one vector for all images, since a step's gain is
-            a difference between two masks of one blend.
-        names, truth: the training images and their masks.
-        full: (H, W).
+        oof: logits of the networks that are blended, and the truth.
+        weights, threshold: the blend's. Its weights are one vector for all images, since a step's gain is a difference
+            between two masks of one blend.
         combine: how the networks' logits become the blend's.
         pictures: the training images, where `combine` needs them (`Combination.image_frame`).
         jobs: processes, as joblib counts them.
@@ -111,29 +104,23 @@ class Repairs:
 
     def __init__(
         self,
-        stores: Sequence[LogitStore],
-        frames: Sequence[Frame],
+        oof: OofData,
         weights: Sequence[float],
         threshold: float,
-        names: Sequence[str],
-        truth: Truth,
-        full: Size,
         *,
         combine: Combination = LINEAR,
         pictures: Inputs | None = None,
         jobs: int = -1,
     ) -> None:
-        self._full = full
-        self._chunks = _chunks(len(names))
+        self._full = oof.full
+        self._chunks = _chunks(len(oof.images))
         self._parallel = joblib.Parallel(n_jobs=jobs)
         calls = (
-            joblib.delayed(_blend_runs)(
-                stores, frames, weights, threshold, names, range(c.start, c.stop), full, combine, pictures
-            )
+            joblib.delayed(_blend_runs)(oof, weights, threshold, range(c.start, c.stop), combine, pictures)
             for c in self._chunks
         )
         self._masks: dict[Kept, list[np.ndarray]] = {(): [runs for chunk in self._parallel(calls) for runs in chunk]}
-        self._truths = [np.array(truth.of(position)) for position in range(len(names))]
+        self._truths = [np.array(oof.truth.of(position)) for position in range(len(oof.images))]
         self._scores: dict[tuple[Kept, str], np.ndarray] = {}
 
     def _run(self, step: Step, kept: Kept, size_px: int | None) -> list[tuple[list[float], np.ndarray]]:

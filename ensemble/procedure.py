@@ -135,17 +135,13 @@ def _blend_of(decision: Decision) -> tuple[Any, ...]:
 
 
 def _repairs_of(decision: Decision, oof: OofData, pictures: Inputs | None, jobs: int) -> Repairs:
-    candidate, training = decision.candidate, oof.training
+    candidate = decision.candidate
     # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
     used = [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
     return Repairs(
-        [oof.stores[i] for i in used],
-        [oof.frames[i] for i in used],
+        oof.of(used),
         [float(candidate.weights[i]) for i in used],
         decision.threshold,
-        training.names,
-        oof.truth,
-        training.competition.size,
         combine=candidate.combine,
         pictures=pictures if candidate.combine.image_frame(oof.frames) else None,
         jobs=jobs,
@@ -192,7 +188,7 @@ def settle(
         oof: the networks that are blended.
         way: name of a candidate to take instead of choosing one.
         repairs: choose repairs of the mask too.
-        pictures: the training images, where a stacker needs them (`ensemble.conv_stacker.image_frame`).
+        pictures: the training images, where a stacker needs them (`Combination.image_frame`).
         jobs: processes, as joblib counts them.
     """
     fold, groups = oof.fold, oof.groups

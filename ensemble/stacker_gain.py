@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 import cv2
@@ -10,16 +10,13 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from competition import Size
 from ensemble.conv_stacker import NAME
+from ensemble.oof_data import OofData
 from ensemble.patches import Patches, gather
 from ensemble.selection import Candidate
 from ensemble.voting import Combination
 from folds.inputs import Inputs
 from folds.scoring import dice_of
-from folds.store import LogitStore
-from folds.truth import Truth
-from models.frame import Frame
 
 _CHUNK = 8
 
@@ -35,28 +32,20 @@ Made = TypeVar("Made", bound=Stacker)
 
 
 def _dice(
-    stackers: Mapping[frozenset[int], Stacker],
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
-    names: Sequence[str],
-    truth: Truth,
-    full: Size,
-    fold: np.ndarray,
-    pictures: Inputs | None,
-    positions: range,
+    stackers: Mapping[frozenset[int], Stacker], oof: OofData, pictures: Inputs | None, positions: range
 ) -> list[dict[frozenset[int], float]]:
     """Of every image, its Dice by each stacker that was fitted without its fold, by the folds that one left out."""
     cv2.setNumThreads(1)
-    equal = [1 / len(stores)] * len(stores)
+    equal = [1 / len(oof.stores)] * len(oof.stores)
     scores = []
     for p in positions:
-        planes = [store.read(names[p])[0] for store in stores]
+        planes = oof.planes(p)
         image = None if pictures is None else pictures.image(p)
         dice = {}
         for left_out, stacker in stackers.items():
-            if int(fold[p]) in left_out:
-                logits = stacker(planes, frames, equal, full, image)
-                dice[left_out] = dice_of(np.ascontiguousarray(logits), truth.of(p))
+            if int(oof.fold[p]) in left_out:
+                logits = stacker(planes, oof.frames, equal, oof.full, image)
+                dice[left_out] = dice_of(np.ascontiguousarray(logits), oof.truth.of(p))
         scores.append(dice)
     return scores
 
@@ -71,12 +60,7 @@ def _starts(linear: Candidate) -> dict[frozenset[int], np.ndarray]:
 
 def evaluate_stacker(
     linear: Candidate,
-    stores: Sequence[LogitStore],
-    frames: Sequence[Frame],
-    names: Sequence[str],
-    truth: Truth,
-    full: Size,
-    fold: np.ndarray,
+    oof: OofData,
     *,
     make: Callable[[], Made],
     name: str = NAME,
@@ -89,10 +73,7 @@ def evaluate_stacker(
         linear: its weights, fitted without each fold and on everything, are what each stacker starts from. Where it was
             evaluated without each fold too (`Candidate.inner`), so is the stacker: F (F - 1) / 2 more fits, and every
             image is scored F times.
-        stores, frames: of the networks.
-        names, truth: the training images and their masks.
-        full: (H, W) of the full frame.
-        fold: (N,) the fold each image was held out in.
+        oof: the networks' logits, the truth and the folds.
         make: makes an unfitted stacker.
         name: for the result.
         pictures: the training images in the frame of `ensemble.patches.grid_of`, for stackers that look at them.
@@ -101,7 +82,8 @@ def evaluate_stacker(
     Returns:
         The candidate, whose nested Dice of an image comes from a stacker that has seen no image of its fold.
     """
-    patches = gather(stores, frames, names, truth, full, pictures=pictures, jobs=jobs)
+    fold, count = oof.fold, len(oof.images)
+    patches = gather(oof, pictures=pictures, jobs=jobs)
     starts = _starts(linear)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
     calls = (
@@ -110,18 +92,16 @@ def evaluate_stacker(
     )
     fits = tqdm(parallel(calls), total=len(starts), desc="fit stacker", unit="fit", disable=None)
     fitted: dict[frozenset[int], Made] = dict(zip(starts, fits, strict=True))
-    chunks = [range(start, min(start + _CHUNK, len(names))) for start in range(0, len(names), _CHUNK)]
-    calls = (
-        joblib.delayed(_dice)(fitted, stores, frames, names, truth, full, fold, pictures, chunk) for chunk in chunks
-    )
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    calls = (joblib.delayed(_dice)(fitted, oof, pictures, chunk) for chunk in chunks)
     dice: list[dict[frozenset[int], float]] = []
-    with tqdm(total=len(names), desc="score stacker", unit="image", disable=None) as bar:
+    with tqdm(total=count, desc="score stacker", unit="image", disable=None) as bar:
         for chunk in parallel(calls):
             dice += chunk
             bar.update(len(chunk))
 
     def stacked(linear: Candidate, left_out: frozenset[int]) -> Candidate:
-        there = [p for p in range(len(names)) if int(fold[p]) not in left_out]
+        there = [p for p in range(count) if int(fold[p]) not in left_out]
         return Candidate(
             name,
             linear.weights,

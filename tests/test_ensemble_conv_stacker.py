@@ -17,6 +17,7 @@ from competition import Size
 from ensemble import conv_stacker
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex
+from ensemble.oof_data import OofData
 from ensemble.patches import Patches, gather, grid_of, on_grid
 from ensemble.selection import Candidate, evaluate
 from ensemble.stacker_gain import evaluate_stacker
@@ -50,6 +51,11 @@ def stored(folder: Path, planes: np.ndarray) -> list[LogitStore]:
     return stores
 
 
+def data(stores: list[LogitStore], truth: Truth) -> OofData:
+    """What blends are fitted on; every image is a group of its own."""
+    return OofData(NAMES, truth, FULL, FOLD, np.arange(len(FOLD)), stores, FRAMES)
+
+
 def equal_mean() -> Candidate:
     half = np.full(2, 0.5)
     return Candidate("equal-mean", half, np.zeros(len(FOLD)), dict.fromkeys(range(3), half))
@@ -67,9 +73,9 @@ def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path:
     planes = np.stack([np.where(mask, 3.0, -3.0)[None].repeat(2, 0) for mask in masks]).astype(np.float32)
     planes[rng.random(planes.shape) < 0.1] *= -1.5
     stores, truth = stored(tmp_path, planes), known(masks)
-    index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    index = DisagreementIndex.build(data(stores, truth), jobs=1)
     linear = evaluate("dice-weights", DiceWeights, index, FOLD)
-    candidate = evaluate_stacker(linear, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    candidate = evaluate_stacker(linear, data(stores, truth), make=quick, jobs=1)
     fitted = candidate.stacker
     assert linear.nested.mean() < 0.9
     assert candidate.nested.mean() > 0.97
@@ -78,7 +84,7 @@ def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path:
     # again, the same; and as it was after a way to another process, and to disk
     planes_0 = [store.read(NAMES[0])[0] for store in stores]
     found = fitted(planes_0, FRAMES, [], FULL)
-    patches = gather(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    patches = gather(data(stores, truth), jobs=1)
     again = quick().fit(patches, np.arange(len(FOLD)), linear.weights)
     assert again.digest() == fitted.digest()
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted))(planes_0, FRAMES, [], FULL), found)
@@ -125,9 +131,9 @@ def test_a_stacker_that_memorises_gains_nothing_from_random_labels(tmp_path: Pat
     rng = np.random.default_rng(1)
     masks = [rng.random(FULL) < 0.5 for _ in FOLD]
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
-    index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    index = DisagreementIndex.build(data(stores, truth), jobs=1)
     chance = index.dice(np.full(2, 0.5))[:, 0]
-    candidate = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    candidate = evaluate_stacker(equal_mean(), data(stores, truth), make=Memoriser, jobs=1)
     fitted = candidate.stacker
     np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
     # fitted on everything, it does know every image
@@ -135,7 +141,7 @@ def test_a_stacker_that_memorises_gains_nothing_from_random_labels(tmp_path: Pat
         np.testing.assert_array_equal(fitted([s.read(name)[0] for s in stores], FRAMES, [], FULL) > 0, mask)
 
     # nor does the real one find in noise what is not there
-    honest = evaluate_stacker(equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    honest = evaluate_stacker(equal_mean(), data(stores, truth), make=quick, jobs=1)
     assert honest.nested.mean() < 2 / 3 + 0.01  # everything foreground is 2 / 3
 
 
@@ -143,10 +149,10 @@ def test_without_a_fold_it_has_seen_no_image_of_that_fold(tmp_path: Path) -> Non
     rng = np.random.default_rng(4)
     masks = [rng.random(FULL) < 0.5 for _ in FOLD]
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
-    index = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1)
+    index = DisagreementIndex.build(data(stores, truth), jobs=1)
     chance = index.dice(np.full(2, 0.5))[:, 0]
     linear = evaluate("equal-mean", EqualMean, index, FOLD, inner=True)
-    candidate = evaluate_stacker(linear, stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    candidate = evaluate_stacker(linear, data(stores, truth), make=Memoriser, jobs=1)
     np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
     for held_out in range(3):
         inner, seen = candidate.without(held_out), held_out != FOLD
@@ -159,7 +165,7 @@ def test_without_a_fold_it_has_seen_no_image_of_that_fold(tmp_path: Path) -> Non
             assert np.array_equal(found, masks[position]) == seen[position]
     # where the linear blend is not evaluated without each fold, nor is the stacker: a fit a fold, and one on all
     plain = evaluate("equal-mean", EqualMean, index, FOLD)
-    forced = evaluate_stacker(plain, stores, FRAMES, NAMES, truth, FULL, FOLD, make=Memoriser, jobs=1)
+    forced = evaluate_stacker(plain, data(stores, truth), make=Memoriser, jobs=1)
     np.testing.assert_array_equal(forced.nested, candidate.nested)
     assert not forced.inner
     assert not forced.without(1).nested.size and forced.without(1).stacker is forced.nested_stackers[1]
@@ -194,11 +200,11 @@ def test_the_image_shows_what_the_logits_do_not(tmp_path: Path) -> None:
         image[mask, 0] += 100
     start = equal_mean()
     same = {"make": quick_with_image, "name": conv_stacker.IMAGE_NAME, "jobs": 1}
-    candidate = evaluate_stacker(start, stores, FRAMES, NAMES, truth, FULL, FOLD, pictures=Pictures(images), **same)
+    candidate = evaluate_stacker(start, data(stores, truth), pictures=Pictures(images), **same)
     fitted = candidate.stacker
     assert candidate.name == candidate.vote == conv_stacker.IMAGE_NAME
     assert candidate.nested.mean() > 0.97
-    logits_alone = evaluate_stacker(start, stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick, jobs=1)
+    logits_alone = evaluate_stacker(start, data(stores, truth), make=quick, jobs=1)
     assert logits_alone.nested.mean() < 0.9
 
     planes = [store.read(NAMES[0])[0] for store in stores]
@@ -213,7 +219,7 @@ def test_the_image_shows_what_the_logits_do_not(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the image"):
         fitted(planes, FRAMES, [], FULL)
     with pytest.raises(ValueError, match="without images"):
-        quick_with_image().fit(gather(stores, FRAMES, NAMES, truth, FULL, jobs=1), np.arange(3), np.full(2, 0.5))
+        quick_with_image().fit(gather(data(stores, truth), jobs=1), np.arange(3), np.full(2, 0.5))
 
 
 class ImageMemoriser:
@@ -245,10 +251,8 @@ def test_one_that_memorises_images_gains_nothing_from_random_labels(tmp_path: Pa
     masks = [rng.random(FULL) < 0.5 for _ in FOLD]
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
     pictures = Pictures(rng.integers(0, 256, (len(FOLD), *FULL, 3)).astype(np.uint8))
-    chance = DisagreementIndex.build(stores, FRAMES, NAMES, truth, FULL, jobs=1).dice(np.full(2, 0.5))[:, 0]
-    candidate = evaluate_stacker(
-        equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=ImageMemoriser, pictures=pictures, jobs=1
-    )
+    chance = DisagreementIndex.build(data(stores, truth), jobs=1).dice(np.full(2, 0.5))[:, 0]
+    candidate = evaluate_stacker(equal_mean(), data(stores, truth), make=ImageMemoriser, pictures=pictures, jobs=1)
     fitted = candidate.stacker
     np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)
     # fitted on everything, it does know every image
@@ -256,9 +260,7 @@ def test_one_that_memorises_images_gains_nothing_from_random_labels(tmp_path: Pa
     np.testing.assert_array_equal(fitted(planes, FRAMES, [], FULL, pictures.image(0)) > 0, masks[0])
 
     # nor does the real one
-    honest = evaluate_stacker(
-        equal_mean(), stores, FRAMES, NAMES, truth, FULL, FOLD, make=quick_with_image, pictures=pictures, jobs=1
-    )
+    honest = evaluate_stacker(equal_mean(), data(stores, truth), make=quick_with_image, pictures=pictures, jobs=1)
     assert honest.nested.mean() < 2 / 3 + 0.01
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ensemble.oof_data import OofData
 from ensemble.postprocess import STEPS, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
 from ensemble.postprocess_gain import Repairs, nested_gain
 from folds.store import LogitStore
@@ -117,7 +118,7 @@ def test_measure_keeps_what_gains_and_leaves_out_what_does_not(tmp_path: Path) -
         truths.append(truth)
     store, truth_runs, names = stored(tmp_path, masks, truths)
     fold, groups = np.arange(20) % 5, np.arange(20) // 2
-    repairs = Repairs([store], [Frame(size)], [1.0], 0.0, names, truth_runs, size, jobs=1)
+    repairs = Repairs(OofData(names, truth_runs, size, fold, groups, [store], [Frame(size)]), [1.0], 0.0, jobs=1)
     figures, kept = repairs.choose(np.arange(20), fold, groups)
     assert list(figures) == list(STEPS)
     assert ("drop-islands", 100) in kept
@@ -149,7 +150,7 @@ def test_repairs_are_chosen_on_the_images_given_alone(tmp_path: Path) -> None:
         masks.append(mask)
         truths.append(truth)
     store, known, names = stored(tmp_path, masks, truths)
-    repairs = Repairs([store], [Frame(size)], [1.0], 0.0, names, known, size, jobs=1)
+    repairs = Repairs(OofData(names, known, size, fold, np.arange(16), [store], [Frame(size)]), [1.0], 0.0, jobs=1)
     groups, crumby = np.arange(16), fold < 2
     figures, kept = repairs.choose(np.flatnonzero(crumby), fold, groups)
     assert kept == (("drop-islands", 100),)
