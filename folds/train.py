@@ -6,7 +6,7 @@ import models.torchvision_compat  # noqa: F401
 
 import fcntl
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from folds import split
 from folds.fold import run_fold
 from folds.images import find_training_set
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
+from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, LOCK_FILE, fold_folder
 from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
@@ -102,6 +103,35 @@ def _print_table(variants: list[Variant], root: Path, count: int) -> None:
         print(f"{variant.name:24}{cells}" + "".join("       -" if mean is None else f"  {mean:.4f}" for mean in means))
 
 
+def _refuse_what_cannot_work(
+    variants: list[Variant], plans: list[Recipe], facts: Competition, root: Path, devices: int, *, starts: bool
+) -> None:
+    """Refuse plans before any image is read; fetch the weights that encoders start from, or say that they lack.
+
+    Args:
+        root: `runs/<competition>`.
+        starts: training starts from another run's weights.
+    """
+    for variant, plan in zip(variants, plans, strict=True):
+        check_plan(variant, plan, facts)
+        if not variant.fitted:
+            check_devices(plan, devices)
+        if variant.weights != "none" and not starts and not (root / variant.name).exists():
+            # downloads what the folds will start from, or says at once that it cannot be had
+            build(variant)
+
+
+def _unfinished(tasks: Iterable[FoldTask]) -> list[FoldTask]:
+    """The tasks that are not done; those that are get a line."""
+    waiting = []
+    for task in tasks:
+        if is_done(task):
+            print(f"{task.label} is finished ({task.folder}), skipped")
+        else:
+            waiting.append(task)
+    return waiting
+
+
 @program
 def main(
     competition: str = "carvana",
@@ -159,6 +189,7 @@ def main(
         devices: GPUs, or processes on a CPU, that share every batch of a fold.
         cluster: address of a dask scheduler (tcp://host:8786) whose workers train the folds; one fold each GPU=1.
     """
+    # 1) what shall be trained, and how
     if workers < -1:
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     facts: Competition = find_competition(competition)
@@ -183,13 +214,9 @@ def main(
         runs, data = runs.resolve(), data.resolve()
         init_from = init_from and init_from.resolve()
     root = runs / facts.name
-    for each, plan in zip(variants, plans, strict=True):
-        check_plan(each, plan, facts)
-        if not each.fitted:
-            check_devices(plan, devices)
-        if each.weights != "none" and not init_from and not (root / each.name).exists():
-            # downloads what the folds will start from, or says at once that it cannot be had
-            build(each)
+    _refuse_what_cannot_work(variants, plans, facts, root, devices, starts=init_from is not None)
+
+    # 2) the images, their masks, the split
     training = find_training_set(facts, data)
     for plan in plans:
         check_batch(plan, len(training.names), where=f"the images of {training.data}")
@@ -197,13 +224,11 @@ def main(
     table = split.find_or_make(root / FOLDS_FILE, training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
     count = int(table["fold"].max()) + 1
     chosen = split.parse_folds(fold, count)
+
+    # 3) the folds that are not done, side by side
     waiting: list[FoldTask] = []
     for each, plan in zip(variants, plans, strict=True):
-        for task in make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from):
-            if is_done(task):
-                print(f"{each.name} fold {task.fold} is finished ({task.folder}), skipped")
-            else:
-                waiting.append(task)
+        waiting += _unfinished(make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from))
     if waiting:
         _run(waiting, _jobs(jobs, len(waiting), devices), cluster)
     _print_table(variants, root, count)

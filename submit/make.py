@@ -4,7 +4,7 @@ competition knows the test truth, score it. `make submission` calls it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,41 @@ def _encode(blender: _Blender, rows: SubmissionStream, jobs: int, cluster: str) 
             bar.update(count)
 
 
+def _fingerprint(name: str, blend: Blend, images: Path | None, empty: Collection[str]) -> dict[str, Any]:
+    """What decides the submission's bytes, and so whose shards may be gone on with."""
+    fingerprint: dict[str, Any] = {
+        "blend": name,
+        "members": [member.name for member in blend.members],
+        **blend.state(),
+        "weights": list(blend.weights),
+    }
+    if images is not None:
+        fingerprint["images"] = images.absolute().name
+    if empty:
+        fingerprint["empty_rows"] = sorted(empty)
+    return fingerprint
+
+
+def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: dict[str, Any], empty: list[str]) -> None:
+    """Join the shards to the submission, with its manifest, and check it."""
+    entries: dict[str, Any] = {
+        "competition": facts.name,
+        "blend": fitted,
+        "cv_dice": fitted["cv"]["dice"],
+        "git_commit": provenance.git_commit(),
+        "versions": provenance.versions(),
+    }
+    if empty:
+        entries["empty_rows"] = empty
+    rows.join(path, entries)
+    report = check(path, competition=facts, names=rows.names)
+    if not report.ok:
+        raise UserError(f"{path} does not pass the check: {report}")
+    print(f"{path}: {rows.count} rows, checked")
+    if empty:
+        print(f"{len(empty)} of them are empty, as their images cannot be read: {', '.join(empty[:20])}")
+
+
 @program
 def main(
     competition: str = "carvana",
@@ -163,35 +198,30 @@ def main(
             one for each core.
         cluster: address of a dask scheduler (tcp://host:8786); its workers do the work, and must see the same folders.
     """
+    # 1) which images, by which blend
     facts = find_competition(competition)
     data = data or facts.default_data()
     if cluster:
         # the workers have working folders of their own
         data, runs, images = data.resolve(), runs.resolve(), images and images.resolve()
-    root = runs / facts.name
-    fitted = read_blend(root / name)
-    blend = find_blend(root, name)
+    home = runs / facts.name / name
+    fitted = read_blend(home)
+    blend = find_blend(runs / facts.name, name)
     names, folder = rows_wanted(facts, data, images, on_missing)
     predictors = jobs or 1
+
+    # 2) logits of all images by all members, unless they go straight to rows
     blender = None if stream else _predicted(blend, names, folder, facts.size, on_missing, predictors, cluster)
-    fingerprint: dict[str, Any] = {
-        "blend": name,
-        "members": [member.name for member in blend.members],
-        **blend.state(),
-        "weights": list(blend.weights),
-    }
-    if images is not None:
-        fingerprint["images"] = images.absolute().name
-    if blender is not None and blender.empty:
-        fingerprint["empty_rows"] = sorted(blender.empty)
+
+    # 3) rows, shard by shard
     rows = SubmissionStream(
-        root / name / SHARDS_DIR,
+        home / SHARDS_DIR,
         names,
         header=facts.header,
         size=facts.size,
         order=facts.order,
         shard_rows=blocks.PART_IMAGES,
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(name, blend, images, blender.empty if blender else ()),
         restart=restart,
     )
     if blender is None:
@@ -206,27 +236,14 @@ def main(
         _encode(blender, rows, jobs or -1, cluster)
     if len(empty) == len(names):
         raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
-    path = root / name / SUBMISSION_FILE
+
+    # 4) the file, checked, and its Dice where the truth is known
+    path = home / SUBMISSION_FILE
+    _finish(rows, path, facts, fitted, empty)
     truth = data / facts.test_masks_dir if facts.test_masks_dir and images is None else None
-    entries: dict[str, Any] = {
-        "competition": facts.name,
-        "blend": fitted,
-        "cv_dice": fitted["cv"]["dice"],
-        "git_commit": provenance.git_commit(),
-        "versions": provenance.versions(),
-    }
-    if empty:
-        entries["empty_rows"] = empty
-    rows.join(path, entries)
-    report = check(path, competition=facts, names=names)
-    if not report.ok:
-        raise UserError(f"{path} does not pass the check: {report}")
-    print(f"{path}: {len(names)} rows, checked")
-    if empty:
-        print(f"{len(empty)} of them are empty, as their images cannot be read: {', '.join(empty[:20])}")
     if truth is not None and truth.is_dir():
         test_dice = float(score(path, truth, competition=facts).mean)
-        atomic.write_json(root / name / SCORE_FILE, {"test_dice": test_dice, "truth": str(truth)})
+        atomic.write_json(home / SCORE_FILE, {"test_dice": test_dice, "truth": str(truth)})
         print(f"test Dice of the submitted file: {test_dice:.4f}")
 
 
