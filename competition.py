@@ -33,6 +33,7 @@ class Competition:
         mask_suffix: what replaces the image's suffix in the name of its mask.
         header: the two columns of the submission, image name and run-length text.
         train_count, test_count: images in the full competition; None where that is not fixed.
+        metric: key of `kernels.metrics.METRICS`; the competition's score is its mean over images.
         channels: of an image; 3 is RGB.
         targets: heads (folds/heads.py) that there is truth for.
         test_masks_dir: folder of the test images' true masks; None where nobody but the organiser has them.
@@ -52,6 +53,7 @@ class Competition:
     train_dir: str = "train"
     masks_dir: str = "train_masks"
     test_dir: str = "test"
+    metric: str = "dice"
     channels: int = 3
     targets: tuple[str, ...] = ("mask",)
     test_masks_dir: str | None = None

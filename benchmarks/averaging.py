@@ -22,7 +22,7 @@ from ensemble.intervals import mean_interval
 from folds import split
 from folds.images import find_training_set, list_images, read_mask
 from folds.run_layout import FOLDS_FILE
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from kernels import rle
 from predict.members import Member, find_members, parse_members
 from predict.replicas import ReplicaPool
@@ -57,7 +57,7 @@ def dice_of_folds(member: Member, names: Sequence[str], data: Path, competition:
                 mask = read_mask(masks / competition.mask_name(name), size)
                 truth = rle.encode(mask)
                 planes = [*logits[:, k], logits[:, k].mean(0)]
-                dice[start + k] = [full_size_dice(plane, frame, truth, size) for plane in planes]
+                dice[start + k] = [full_size_score(plane, frame, truth, size) for plane in planes]
             bar.update(len(some))
     return dice
 

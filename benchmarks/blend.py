@@ -24,7 +24,7 @@ from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
 from ensemble.stacking import DiceWeights, GreedySelection
 from ensemble.voting import LINEAR
-from folds.scoring import dice_of
+from folds.scoring import score_of
 from folds.store import LogitStore
 from folds.truth import Truth
 from kernels import rle
@@ -89,7 +89,7 @@ def _brute_force(planes: np.ndarray, weights: np.ndarray, truth_runs: np.ndarray
     for plane, weight in zip(planes[1:], weights[1:], strict=True):
         np.multiply(plane, weight, out=part)
         np.add(total, part, out=total)
-    return dice_of(total, truth_runs)
+    return score_of(total, truth_runs)
 
 
 def _numpy(planes: np.ndarray, weights: np.ndarray, truth: np.ndarray) -> float:

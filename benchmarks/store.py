@@ -26,7 +26,7 @@ from folds.images import find_training_set
 from folds.inputs import load_inputs
 from folds.logit_code import dequantise, quantise
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, fold_folder, is_finished
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from folds.store import LogitStore
 from folds.truth import load_truth
 from predict.members import find_members
@@ -118,7 +118,7 @@ def main(
             plane = alone.logits(np.array(frames.image(int(p)))[None])[0, 0]
             planes.append(plane)
             for scores, seen in ((exact, plane), (stored, dequantise(quantise(plane)))):
-                scores.append(full_size_dice(seen, member.frame, known.of(int(p)), facts.size))
+                scores.append(full_size_score(seen, member.frame, known.of(int(p)), facts.size))
     change = np.array(stored) - np.array(exact)
     print(
         f"Dice of {len(change)} images out of fold: float32 {np.mean(exact):.8f}, from the store {np.mean(stored):.8f};"

@@ -24,7 +24,7 @@ from ensemble.intervals import figures
 from folds import split
 from folds.images import find_training_set
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, OOF_STORE, fold_folder
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from folds.store import LogitStore
 from folds.task import mean_over_images, read_manifest
 from folds.truth import load_truth
@@ -111,7 +111,7 @@ class Table:
         store, frame = LogitStore.open(self._root / variant.name / OOF_STORE), frame_of(variant)
         size, names = self._training.competition.size, self._training.names
         return np.array(
-            [full_size_dice(store.read(names[p])[0], frame, self._truth.of(int(p)), size) for p in positions]
+            [full_size_score(store.read(names[p])[0], frame, self._truth.of(int(p)), size) for p in positions]
         )
 
     def row(self, system: System) -> str:

@@ -19,7 +19,7 @@ from competition import find_competition
 from ensemble import conv_stacker as conv
 from ensemble.blend_file import BLEND_FILE, SCORES_FILE, table_lines
 from ensemble.conv_stacker import ConvStacker
-from ensemble.index import DisagreementIndex, single_dice
+from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
 from ensemble.patches import grid_of
@@ -227,7 +227,7 @@ def main(
     oof = find_oof_data(root, training, parse_members(members, root), jobs=jobs)
 
     # 3) each network alone, and which of them are worth blending
-    singles = single_dice(oof, jobs=jobs)
+    singles = single_scores(oof, jobs=jobs)
     errors = 1 - singles.mean(0)
     searched = np.flatnonzero(errors <= max_error_ratio * errors.min()).tolist()
     part = oof.of(searched)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ensemble.oof_data import OofData
 from ensemble.voting import vote_mask
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from kernels.blend import disagreement, open_counts
 from kernels.rle import decode
 
@@ -38,14 +38,14 @@ def _dice_chunk(oof: OofData, positions: range) -> np.ndarray:
     cv2.setNumThreads(1)
     return np.array([
         [
-            full_size_dice(plane, frame, oof.truth.of(position), oof.full)
+            full_size_score(plane, frame, oof.truth.of(position), oof.full)
             for plane, frame in zip(oof.planes(position), oof.frames, strict=True)
         ]
         for position in positions
     ])  # fmt: skip
 
 
-def single_dice(oof: OofData, *, jobs: int = -1) -> np.ndarray:
+def single_scores(oof: OofData, *, jobs: int = -1) -> np.ndarray:
     """(N, M) float64 full-size Dice of each network alone on each image; `jobs` processes, as joblib counts them."""
     count = len(oof.images)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")

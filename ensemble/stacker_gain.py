@@ -16,7 +16,7 @@ from ensemble.patches import Patches, gather
 from ensemble.selection import Candidate
 from ensemble.voting import Combination
 from folds.inputs import Inputs
-from folds.scoring import dice_of
+from folds.scoring import score_of
 
 _CHUNK = 8
 
@@ -45,7 +45,7 @@ def _dice(
         for left_out, stacker in stackers.items():
             if int(oof.fold[p]) in left_out:
                 logits = stacker(planes, oof.frames, equal, oof.full, image)
-                dice[left_out] = dice_of(np.ascontiguousarray(logits), oof.truth.of(p))
+                dice[left_out] = score_of(np.ascontiguousarray(logits), oof.truth.of(p))
         scores.append(dice)
     return scores
 

@@ -27,7 +27,7 @@ from folds import split
 from folds.images import find_training_set
 from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, TTA_FILE
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from folds.truth import Truth, load_truth
 from models import checkpoint
 from models.prediction import torch_network
@@ -77,7 +77,7 @@ def dice_of_sets(
                 for s, some in enumerate(sets):
                     mean = np.mean(np.stack([logits[transform.name] for transform in some]), axis=0)
                     for plane, p in zip(np.asarray(mean), positions, strict=True):
-                        scores[p, s] = full_size_dice(plane, member.frame, known.of(int(p)), full)
+                        scores[p, s] = full_size_score(plane, member.frame, known.of(int(p)), full)
                 bar.update(len(positions))
     return scores
 

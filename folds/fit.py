@@ -96,8 +96,8 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
     recipe = task.recipe
     callbacks.append(SeededEpochs(task.seed, task.fold))
     if recipe.patience:
-        mode = "max" if recipe.monitor == "val_dice" else "min"
-        callbacks.append(EarlyStopping(recipe.monitor, recipe.min_delta, recipe.patience, mode=mode, check_finite=True))
+        watched, mode = recipe.watched(task.metric)
+        callbacks.append(EarlyStopping(watched, recipe.min_delta, recipe.patience, mode=mode, check_finite=True))
     if recipe.ema:
         callbacks.append(optimisation.MovingAverage(recipe.ema))
     if task.bar:
@@ -137,17 +137,22 @@ def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
     precision = optimisation.precision(task.recipe)
     watch = LossWatch(task.folder, task.training.names, task.label, task.recipe, precision)
     full = task.training.competition.size
-    return SegmentationModule(network, task.variant, task.recipe, frame_of(task.variant), task.truths, full, watch)
+    frame = frame_of(task.variant)
+    return SegmentationModule(network, task.variant, task.recipe, frame, task.truths, full, watch, task.metric)
 
 
 def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
     """Train; returns facts for the manifest and, as "best", the path of the best epoch's checkpoint."""
     # two are kept: a run that is killed before its state is saved must still find the best epoch before
     best = ModelCheckpoint(
-        task.resume_folder, filename="best", monitor="val_dice", mode="max", save_last=True, save_top_k=2
+        task.resume_folder, filename="best", monitor=task.metric.logged, mode="max", save_last=True, save_top_k=2
     )
     record = EpochRecord(
-        task.folder, task.label, lines=not task.bar, mask_plane=task.variant.planes_of(MASK_HEAD).start
+        task.folder,
+        task.label,
+        lines=not task.bar,
+        mask_plane=task.variant.planes_of(MASK_HEAD).start,
+        metric=task.metric,
     )
     trainer = make_trainer(task, gpus, [best, record])
     state = task.last_state

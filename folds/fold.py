@@ -19,7 +19,7 @@ from folds.failures import explained
 from folds.fit import fit_network, load_epoch, set_up, worker_count
 from folds.heads import MASK_HEAD
 from folds.run_layout import MANIFEST_FILE, RECIPE_FILE
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from folds.start import record_seen, starting_network
 from folds.store import LogitStore
 from folds.task import FoldTask, read_manifest, read_recipe
@@ -43,9 +43,9 @@ def _begin(task: FoldTask) -> None:
     record_seen(task)
 
 
-def _held_out_dice(task: FoldTask, network: torch.nn.Module, device: torch.device, *, write: bool) -> np.ndarray:
-    """Full-size Dice of the held-out images' logits as they read back from the store, which they are written to or not;
-    one figure an image, in their order."""
+def _held_out_scores(task: FoldTask, network: torch.nn.Module, device: torch.device, *, write: bool) -> np.ndarray:
+    """Full-size scores of the held-out images' logits as they read back from the store, which they are written to or
+    not; one figure an image, in their order."""
     store = LogitStore.open(task.store)
     transforms = find_transforms(task.variant.tta)
     predicting = torch_network(network, task.variant, device)
@@ -61,7 +61,7 @@ def _held_out_dice(task: FoldTask, network: torch.nn.Module, device: torch.devic
             if write:
                 store.write(name, planes)
             stored = (store.read(name) if write else store.rounded(planes))[mask][0]
-            scores.append(full_size_dice(stored, frame, task.truths[MASK_HEAD].of(int(position)), full))
+            scores.append(full_size_score(stored, frame, task.truths[MASK_HEAD].of(int(position)), full, task.metric))
     return np.array(scores)
 
 
@@ -90,13 +90,15 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
             facts = fit_network(task, network, gpus)
         checkpoint.save(task.folder, network, task.variant)
         device = torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
-        dice = {"dice": float(_held_out_dice(task, network, device, write=True).mean())}
+        # the competition's name of the score; `last_` before it for the last epoch's
+        kept, last = task.metric.name, f"last_{task.metric.name}"
+        scores = {kept: float(_held_out_scores(task, network, device, write=True).mean())}
         if facts:
-            # choosing an epoch by its Dice makes that Dice too high: beside it stands one that nothing was chosen by
-            dice["last_dice"] = dice["dice"]
+            # choosing an epoch by its score makes that score too high: beside it stands one that nothing was chosen by
+            scores[last] = scores[kept]
             if task.recipe.keep == "best" and facts["best_epoch"] < facts["epochs_run"] - 1:
                 load_epoch(network, task.last_state)
-                dice["last_dice"] = float(_held_out_dice(task, network, device, write=False).mean())
+                scores[last] = float(_held_out_scores(task, network, device, write=False).mean())
         computed_on = hardware(gpus) if task.variant.fitted else hardware(gpus, task.devices, worker_count(task))
     manifest = {
         "variant": task.variant.to_json(),
@@ -109,7 +111,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         "images": {"train": len(task.train), "held_out": len(task.held_out)},
         "parameters": parameter_count(network),
         **facts,
-        **dice,
+        **scores,
         "seconds": round(time.perf_counter() - start, 1),
         "hardware": computed_on,
         "git_commit": provenance.git_commit(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,9 +13,10 @@ import numpy as np
 from command_line import UserError
 from competition import Competition, Size
 from folds.images import TrainingSet
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from folds.truth import load_truth
 from kernels import rle
+from kernels.metrics import DICE, Metric
 from models.frame import Frame
 from models.variants import Variant
 
@@ -50,17 +52,25 @@ def _coverage(runs: np.ndarray, frame: Frame, full: Size) -> np.ndarray:
     return frame.apply_mask(rle.decode(runs, full))
 
 
-# the head of a binary mask: training is watched, and blends are made, by it
+# the head of a binary mask: training is watched, and blends are made, by the competition's metric of it
 MASK_HEAD = "mask"
 
 HEADS: dict[str, HeadRule] = {
     MASK_HEAD: HeadRule(
-        metric="dice",
+        metric=DICE.name,
         load=lambda training, cache, jobs: load_truth(training, cache, jobs=jobs),
         target=_coverage,
-        score=full_size_dice,
+        score=full_size_score,
     ),
 }
+
+
+def find_rule(head: str, metric: Metric) -> HeadRule:
+    """The rule of a head of `HEADS` in a competition: masks are scored by its metric, other heads by their own."""
+    rule = HEADS[head]
+    if head != MASK_HEAD or metric.name == rule.metric:
+        return rule
+    return replace(rule, metric=metric.name, score=partial(full_size_score, metric=metric))
 
 
 def load_truths(variant: Variant, training: TrainingSet, cache: Path, *, jobs: int = -1) -> dict[str, HeadTruth]:

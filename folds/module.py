@@ -14,8 +14,9 @@ import torch
 from competition import Size
 from folds import optimisation
 from folds.divergence import LossWatch
-from folds.heads import HEADS, HeadTruth
+from folds.heads import HeadTruth, find_rule
 from folds.recipes import Recipe
+from kernels.metrics import DICE, Metric
 from models.frame import Frame
 from models.losses import find_loss
 from models.network_input import normalise
@@ -25,13 +26,14 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class SegmentationModule(lightning.LightningModule):
-    """Trains a network on (image, coverage, position) batches; logs train_loss, val_loss and val_dice.
+    """Trains a network on (image, coverage, position) batches; logs train_loss, val_loss and each head's score.
 
     Args:
         network: maps (N, C, h, w) to logits (N, K, h, w).
         variant, recipe: what it is, how it is trained.
         frame, truths, full: what full-size scores of each head need.
         watch: is shown every loss.
+        metric: that masks are scored by.
     """
 
     def __init__(
@@ -43,18 +45,22 @@ class SegmentationModule(lightning.LightningModule):
         truths: Mapping[str, HeadTruth],
         full: Size,
         watch: LossWatch,
+        metric: Metric = DICE,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._variant = variant
         self._recipe = recipe
         self._watch = watch
+        self._metric = metric
         self._heads = [head.name for head in variant.heads]
+        rules = {head: find_rule(head, metric) for head in self._heads}
+        self._logged = {head: f"val_{rule.metric}" for head, rule in rules.items()}
         self._planes = {head: variant.planes_of(head) for head in self._heads}
 
         def score(head: str, planes: np.ndarray, position: int) -> float:
             single = planes[0] if len(planes) == 1 else planes
-            return HEADS[head].score(single, frame, truths[head].of(position), full)
+            return rules[head].score(single, frame, truths[head].of(position), full)
 
         # a function, since averaging the weights copies the module, and a copy of the truth is large
         self._score = score
@@ -115,10 +121,11 @@ class SegmentationModule(lightning.LightningModule):
         loss, *scores, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self.log("val_loss", loss / count)
         for head, score in zip(self._heads, scores, strict=True):
-            self.log(f"val_{HEADS[head].metric}", score / count, prog_bar=True)
+            self.log(self._logged[head], score / count, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""
         chosen = optimisation.optimiser(self.network.parameters(), self._recipe)
-        schedule = optimisation.schedule(chosen, self._recipe, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = optimisation.schedule(chosen, self._recipe, steps, self._metric)
         return {"optimizer": chosen, "lr_scheduler": schedule} if schedule else chosen

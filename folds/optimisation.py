@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import lr_scheduler
 
 from folds.recipes import Recipe
+from kernels.metrics import DICE, Metric
 from models.precision import has_bf16
 
 
@@ -50,26 +51,28 @@ def cosine(step: int, *, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, steps - rising))))
 
 
-def schedule(chosen: torch.optim.Optimizer, recipe: Recipe, steps: int) -> dict[str, Any] | None:
+def schedule(chosen: torch.optim.Optimizer, recipe: Recipe, steps: int, metric: Metric = DICE) -> dict[str, Any] | None:
     """The recipe's schedule in Lightning's form; None where the learning rate is constant.
 
     Args:
         chosen: the optimiser.
         recipe: how to train.
         steps: optimiser steps in the whole run.
+        metric: the competition's.
     """
     if recipe.schedule == "constant":
         return None
     if recipe.schedule == "plateau":
+        watched, mode = recipe.watched(metric)
         plateau = lr_scheduler.ReduceLROnPlateau(
             chosen,
-            mode="max" if recipe.monitor == "val_dice" else "min",
+            mode=mode,
             factor=recipe.plateau_factor,
             patience=recipe.plateau_patience,
             threshold=recipe.plateau_threshold,
             threshold_mode="abs",
         )
-        return {"scheduler": plateau, "interval": "epoch", "monitor": recipe.monitor}
+        return {"scheduler": plateau, "interval": "epoch", "monitor": watched}
     scheduler: lr_scheduler.LRScheduler
     if recipe.schedule == "one-cycle":
         scheduler = lr_scheduler.OneCycleLR(

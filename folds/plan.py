@@ -143,7 +143,7 @@ def check_plan(variant: Variant, recipe: Recipe, competition: Competition) -> No
         )
     if MASK_HEAD not in heads:
         raise UserError(
-            f"{variant.name} has no head {MASK_HEAD!r}, by whose Dice training is watched: give it one "
+            f"{variant.name} has no head {MASK_HEAD!r}, by whose score training is watched: give it one "
             "(models/variants.py)."
         )
 

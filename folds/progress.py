@@ -17,9 +17,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import atomic
 from folds.run_layout import CURVES_FILE, METRICS_FILE
+from kernels.metrics import DICE, Metric
 
-_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_dice")
-# epochs of Dice 0 in a row that are an alarm
+# and, last, the mask's score
+_COLUMNS = ("epoch", "step", "train_loss", "val_loss")
+# epochs of score 0 in a row that are an alarm
 _DEAD_EPOCHS = 3
 # drawing takes a tenth of a second or more: on short epochs it would be felt
 _DRAW_EVERY_S = 60
@@ -29,13 +31,14 @@ _SHOWN_WIDTH_PX = 192
 Row = dict[str, float]
 
 
-def draw_curves(rows: list[Row], label: str, path: Path) -> None:
-    """Draw loss and Dice by epoch into a PNG.
+def draw_curves(rows: list[Row], label: str, path: Path, metric: Metric = DICE) -> None:
+    """Draw loss and score by epoch into a PNG.
 
     Args:
         rows: of metrics.csv, at least one.
         label: title.
         path: of the picture; replaced whole.
+        metric: of the score.
     """
     # without pyplot, which keeps state for the whole process; imported late, since it takes a second
     from matplotlib.figure import Figure
@@ -47,9 +50,9 @@ def draw_curves(rows: list[Row], label: str, path: Path) -> None:
         losses.plot(epochs, [row[key] for row in rows], marker=".", label=name)
     losses.set(xlabel="epoch", ylabel="loss", title=label)
     losses.legend()
-    scores.plot(epochs, [row["val_dice"] for row in rows], marker=".", color="tab:green")
-    best = max(rows, key=lambda row: row["val_dice"])
-    scores.set(xlabel="epoch", ylabel="Dice at full size", title=f"best {best['val_dice']:.4f}")
+    scores.plot(epochs, [row[metric.logged] for row in rows], marker=".", color="tab:green")
+    best = max(rows, key=lambda row: row[metric.logged])
+    scores.set(xlabel="epoch", ylabel=f"{metric.label} at full size", title=f"best {best[metric.logged]:.4f}")
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -101,17 +104,19 @@ class EpochRecord(Callback):
         label: variant and fold.
         lines: print one line an epoch, for runs whose output is shared with others or kept in a log.
         mask_plane: which of the output's planes is the mask.
+        metric: that masks are scored by.
 
     Attributes:
         rows: of metrics.csv.
         alarms: sentences about what is wrong with this training though it goes on.
     """
 
-    def __init__(self, folder: Path, label: str, *, lines: bool, mask_plane: int = 0) -> None:
+    def __init__(self, folder: Path, label: str, *, lines: bool, mask_plane: int = 0, metric: Metric = DICE) -> None:
         self._folder = folder
         self._label = label
         self._lines = lines
         self._mask_plane = mask_plane
+        self._metric = metric
         self._start = self._drawn = time.perf_counter()
         self._resumed_at = 0
         self.rows: list[Row] = []
@@ -158,7 +163,9 @@ class EpochRecord(Callback):
         metrics = trainer.callback_metrics
         row: Row = {"epoch": trainer.current_epoch, "step": trainer.global_step - 1}
         # further heads have metrics of their own
-        columns = (*_COLUMNS, *sorted(key for key in metrics if key.startswith("val_") and key not in _COLUMNS))
+        score = self._metric.logged
+        known = (*_COLUMNS, score)
+        columns = (*known, *sorted(key for key in metrics if key.startswith("val_") and key not in known))
         row |= {key: float(metrics[key]) for key in columns[2:]}
         self.rows.append(row)
         if not trainer.is_global_zero:
@@ -168,21 +175,21 @@ class EpochRecord(Callback):
             writer.writeheader()
             writer.writerows(self.rows)
         if time.perf_counter() - self._drawn > _DRAW_EVERY_S:
-            draw_curves(self.rows, self._label, self._folder / CURVES_FILE)
+            draw_curves(self.rows, self._label, self._folder / CURVES_FILE, self._metric)
             self._drawn = time.perf_counter()
         done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
         if self._lines:
             left = (time.perf_counter() - self._start) / (done - self._resumed_at) * (epochs - done)
             print(
-                f"{self._label}  epoch {done}/{epochs}  loss {row['train_loss']:.4f}  Dice {row['val_dice']:.4f}"
-                f"  {left:.0f} s left",
+                f"{self._label}  epoch {done}/{epochs}  loss {row['train_loss']:.4f}"
+                f"  {self._metric.label} {row[score]:.4f}  {left:.0f} s left",
                 flush=True,
             )
         dead = min(_DEAD_EPOCHS, epochs)
-        if not self.alarms and len(self.rows) >= dead and all(r["val_dice"] < 1e-6 for r in self.rows[-dead:]):
+        if not self.alarms and len(self.rows) >= dead and all(r[score] < 1e-6 for r in self.rows[-dead:]):
             alarm = (
-                f"validation Dice of {self._label} was 0 for {dead} epochs up to epoch {done}: mixed precision "
-                "underflows or the network is dead; try --precision float32, or a lower --learning-rate."
+                f"validation {self._metric.label} of {self._label} was 0 for {dead} epochs up to epoch {done}: mixed "
+                "precision underflows or the network is dead; try --precision float32, or a lower --learning-rate."
             )
             self.alarms.append(alarm)
             print(f"warning: {alarm}", flush=True)
@@ -190,4 +197,4 @@ class EpochRecord(Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the whole curve."""
         if self.rows and trainer.is_global_zero:
-            draw_curves(self.rows, self._label, self._folder / CURVES_FILE)
+            draw_curves(self.rows, self._label, self._folder / CURVES_FILE, self._metric)

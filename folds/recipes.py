@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from command_line import UserError
+from kernels.metrics import Metric
 
 Optimiser = Literal["adamw", "rmsprop", "sgd"]
 Schedule = Literal["one-cycle", "cosine", "plateau", "constant"]
@@ -41,9 +42,11 @@ class Recipe:
         patience: epochs without a better `monitor` after which training stops; 0 never stops early, which `keep` "last"
             demands.
         min_delta: by how much `monitor` must get better to count for `patience`.
-        monitor: what `patience` and "plateau" watch.
-        keep: the epoch whose weights are kept: "best" is that of the highest val_dice, whatever `monitor` is, so the
-            held-out images had a say in it and their out-of-fold Dice is a little too high; "last" is the last one.
+        monitor: what `patience` and "plateau" watch: the loss, or the competition's metric ("val_dice", whatever metric
+            it is: the name is older than the others).
+        keep: the epoch whose weights are kept: "best" is that of the highest score by the competition's
+            metric, whatever `monitor` is, so the held-out images had a say in it and their out-of-fold score is a
+            little too high; "last" is the last one.
         clip: gradient norm above which gradients are scaled down; 0 never does.
         ema: decay of the exponential moving average of the weights that is validated and kept; 0 keeps the weights
             themselves.
@@ -84,6 +87,10 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping of the fields."""
         return asdict(self)
+
+    def watched(self, metric: Metric) -> tuple[str, Literal["min", "max"]]:
+        """What `monitor` is called in a competition of that metric, and which way it gets better."""
+        return ("val_loss", "min") if self.monitor == "val_loss" else (metric.logged, "max")
 
 
 # what the three published systems have in common: nothing is clipped or averaged, plain float32

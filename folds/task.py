@@ -18,6 +18,7 @@ from folds.inputs import Inputs
 from folds.recipes import Recipe
 from folds.run_layout import MANIFEST_FILE, RECIPE_FILE, RESUME_DIR
 from folds.seen import Seen
+from kernels.metrics import Metric, find_metric
 from models.frame import frame_of
 from models.variants import Variant
 
@@ -69,6 +70,11 @@ class FoldTask:
     def label(self) -> str:
         """Variant and fold, for messages."""
         return f"{self.variant.name} fold {self.fold}"
+
+    @property
+    def metric(self) -> Metric:
+        """The competition's."""
+        return find_metric(self.training.competition.metric)
 
     @property
     def resume_folder(self) -> Path:

@@ -29,6 +29,7 @@ from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
 from folds.workers import process_count, run_all
+from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models.build import build
 from models.variants import Variant, parse_variants
 
@@ -42,9 +43,10 @@ def _jobs(asked: int, tasks: int, devices: int) -> int:
 
 
 def _done_line(manifest: dict[str, Any]) -> str:
+    metric = metric_in(manifest)
     return (
-        f"{manifest['variant']['name']} fold {manifest['fold']}  done: Dice {manifest['dice']:.4f} out of fold"
-        f" at full size, {manifest['seconds']:.0f} s"
+        f"{manifest['variant']['name']} fold {manifest['fold']}  done: {metric.label} {manifest[metric.name]:.4f}"
+        f" out of fold at full size, {manifest['seconds']:.0f} s"
     )
 
 
@@ -92,14 +94,14 @@ def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
         tqdm.write(_done_line(manifest))
 
 
-def _print_table(variants: list[Variant], root: Path, count: int) -> None:
+def _print_table(variants: list[Variant], root: Path, count: int, metric: Metric = DICE) -> None:
     heads = "".join(f"  fold {k}" for k in range(count))
-    print(f"\n{'out-of-fold Dice':24}{heads}    mean  of the last epoch")
+    print(f"\n{f'out-of-fold {metric.label}':24}{heads}    mean  of the last epoch")
     for variant in variants:
         manifests = [read_manifest(fold_folder(root / variant.name, k)) for k in range(count)]
-        cells = "".join(f"  {m['dice']:.4f}" if m else "       -" for m in manifests)
+        cells = "".join(f"  {m[metric.name]:.4f}" if m else "       -" for m in manifests)
         done = [m for m in manifests if m]
-        means = (mean_over_images(done, key) for key in ("dice", "last_dice"))
+        means = (mean_over_images(done, key) for key in (metric.name, f"last_{metric.name}"))
         print(f"{variant.name:24}{cells}" + "".join("       -" if mean is None else f"  {mean:.4f}" for mean in means))
 
 
@@ -183,7 +185,7 @@ def main(
         precision: what is computed in, instead of the recipe's.
         compile: compile the training step (torch.compile); minutes of work before a fold's first
             step, so for long trainings only.
-        keep: the weights kept, instead of the recipe's: those of the epoch with the highest Dice on the held-out
+        keep: the weights kept, instead of the recipe's: those of the epoch with the highest score on the held-out
             images, or the last epoch's, which never stops early and owes nothing to those images.
         workers: processes that load and augment images for each device; 0 loads between the steps, -1 chooses.
         devices: GPUs, or processes on a CPU, that share every batch of a fold.
@@ -231,7 +233,7 @@ def main(
         waiting += _unfinished(make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from))
     if waiting:
         _run(waiting, _jobs(jobs, len(waiting), devices), cluster)
-    _print_table(variants, root, count)
+    _print_table(variants, root, count, find_metric(facts.metric))
 
 
 if __name__ == "__main__":

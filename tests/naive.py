@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 
@@ -52,6 +53,31 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice of two masks; 1 for two empty ones."""
     both, first, second = counts(a, b)
     return 1.0 if first + second == 0 else 2 * both / (first + second)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two masks; 1 for two empty ones."""
+    union = int(np.sum((a != 0) | (b != 0)))
+    return 1.0 if union == 0 else counts(a, b)[0] / union
+
+
+def mean_precision(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """One mask as one object: the mean, over ten thresholds on IoU, of true positives / (true positives + false
+    positives + false negatives). Without an object in truth, 1 where none is predicted, else 0."""
+    if not truth.any():
+        return 0.0 if predicted.any() else 1.0
+    both, first, second = counts(predicted, truth)
+    overlap = Fraction(both, first + second - both)
+    scores = []
+    for percent in range(50, 100, 5):
+        hit = first > 0 and overlap > Fraction(percent, 100)
+        missed, invented = int(not hit), int(first > 0 and not hit)
+        scores.append(int(hit) / (int(hit) + invented + missed))
+    return float(np.mean(scores))
+
+
+# by the names of kernels.metrics.METRICS
+METRICS = {"dice": dice, "iou": iou, "mean_precision": mean_precision}
 
 
 def area_weights(pixels: int, covered: float, cells: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from benchmarks import averaging
 from competition import COMPETITIONS
 from folds import split
 from folds.images import find_training_set
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from folds.truth import load_truth
 from kernels import rle
 from predict.predictor import predict
@@ -37,7 +37,7 @@ def test_single_folds_and_their_mean_score_as_their_predictions_do(
     # the last column is what a submission holds, up to the rounding of stored logits
     store = predict(member, names, data / "test", STUDIO.size, store=tmp_path / "mean.zarr")
     stored = [
-        full_size_dice(store.read(n)[0], member.frame, t, STUDIO.size) for n, t in zip(names, truths, strict=True)
+        full_size_score(store.read(n)[0], member.frame, t, STUDIO.size) for n, t in zip(names, truths, strict=True)
     ]
     np.testing.assert_allclose(dice[:, -1], stored, atol=5e-3)
     # random networks differ from each other, and their mean from all of them

@@ -19,7 +19,7 @@ from folds.fold import run_fold
 from folds.heads import HEADS
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
-from folds.scoring import full_size_dice
+from folds.scoring import full_size_score
 from folds.store import LogitStore
 from folds.task_list import is_done
 from models.frame import frame_of
@@ -136,7 +136,7 @@ def test_the_weights_kept_are_the_best_or_the_last_epochs_and_both_are_scored(
     for made in (best, first):
         store, state = LogitStore.open(made.store), made.folder / "weights.safetensors"
         scores = [
-            full_size_dice(store.head(made.training.names[p]), frame_of(TINY), made.truths["mask"].of(p), CARVANA.size)
+            full_size_score(store.head(made.training.names[p]), frame_of(TINY), made.truths["mask"].of(p), CARVANA.size)
             for p in made.held_out
         ]
         assert np.mean(scores) == kept["dice"]

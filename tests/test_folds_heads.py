@@ -132,7 +132,7 @@ def test_what_data_cannot_train_is_refused_in_one_sentence(monkeypatch: pytest.M
     with pytest.raises(UserError, match="carvana has truth for mask alone"):
         check_plan(TWO_HEADS, QUICK, CARVANA)
     depth_alone = replace(TWO_HEADS, heads=(Head("depth"),))
-    with pytest.raises(UserError, match="has no head 'mask', by whose Dice"):
+    with pytest.raises(UserError, match="has no head 'mask', by whose score"):
         check_plan(depth_alone, QUICK, replace(CARVANA, targets=("mask", "depth")))
 
 
