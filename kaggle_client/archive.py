@@ -6,6 +6,7 @@ import lzma
 import shutil
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -41,17 +42,29 @@ def require_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Files of the archive by bare name: folders in it are dropped, so that nothing can be written elsewhere."""
+def _members(archive: zipfile.ZipFile, folders: Sequence[str] = ()) -> dict[str, zipfile.ZipInfo]:
+    """Files of the archive by where they go: folders in it are dropped, so that nothing can be written elsewhere.
+
+    That is their bare name; with `folders`, within the one of these that has the name of a file's own folder.
+    """
     found: dict[str, zipfile.ZipInfo] = {}
+    by_name = {PurePosixPath(folder).name: folder for folder in folders}
     for info in archive.infolist():
         path = PurePosixPath(info.filename)
         # what macOS and Windows add
         if info.is_dir() or path.name.startswith(".") or path.name == "Thumbs.db" or "__MACOSX" in path.parts:
             continue
-        if path.name in found:
-            raise UserError(f"{archive.filename} holds two files named {path.name}: fetch the archive again.")
-        found[path.name] = info
+        place = path.name
+        if folders:
+            if path.parent.name not in by_name:
+                raise UserError(
+                    f"{archive.filename} holds {path}, and its files should lie in folders named "
+                    f"{' and '.join(by_name)}: fetch the archive again."
+                )
+            place = f"{by_name[path.parent.name]}/{path.name}"
+        if place in found:
+            raise UserError(f"{archive.filename} holds two files named {place}: fetch the archive again.")
+        found[place] = info
     return found
 
 
@@ -83,6 +96,27 @@ class DamagedArchiveError(UserError):
     """An archive whose content cannot be read."""
 
 
+def unpack_folders(path: Path, home: Path, folders: Sequence[str]) -> dict[str, int]:
+    """Unpack a ZIP archive into several folders, each file into the one named as its own folder in the archive.
+
+    Args:
+        path: the archive.
+        home: what the folders are in.
+        folders: relative to `home`, with different last parts.
+
+    Returns:
+        The number of files in each.
+
+    Raises:
+        UserError: as `unpack`; or a file of the archive lies in a folder of another name, or a folder stays empty.
+    """
+    members = _unpack(path, home, lambda archive: _members(archive, folders), "the archive")
+    counts = {folder: sum(place.rpartition("/")[0] == folder for place in members) for folder in folders}
+    if empty := [folder for folder, count in counts.items() if not count]:
+        raise UserError(f"{path} holds nothing for {empty[0]}: fetch it again.")
+    return counts
+
+
 def unpack(path: Path, target: Path, *, folder: bool) -> int:
     """Unpack a ZIP archive; what is already there, by size and checksum, stays.
 
@@ -99,21 +133,33 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
             where it is: whoever fetched it removes it.
         UserError: of another content than expected, or the disk is (or would be) full.
     """
+
+    def chosen(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+        members = _members(archive)
+        if folder:
+            return members
+        if len(members) != 1:
+            raise UserError(f"{path} holds {len(members)} files, expected only {target.name}: fetch it again.")
+        return {target.name: next(iter(members.values()))}
+
+    return len(_unpack(path, target if folder else target.parent, chosen, str(target)))
+
+
+def _unpack(
+    path: Path, home: Path, choose: Callable[[zipfile.ZipFile], dict[str, zipfile.ZipInfo]], target: str
+) -> list[str]:
+    """Unpack what `choose` takes of an archive into `home`; returns the places of all of it, relative to `home`."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(archive)
-            if not folder:
-                if len(members) != 1:
-                    raise UserError(f"{path} holds {len(members)} files, expected only {target.name}: fetch it again.")
-                members = {target.name: next(iter(members.values()))}
-            home = target if folder else target.parent
-            home.mkdir(parents=True, exist_ok=True)
+            members = choose(archive)
+            for place in {home, *((home / name).parent for name in members)}:
+                place.mkdir(parents=True, exist_ok=True)
             missing = {name: info for name, info in members.items() if not _is_there(home / name, info)}
             require_space(home, sum(info.file_size for info in missing.values()))
             total = sum(info.file_size for info in members.values())
             done = total - sum(info.file_size for info in missing.values())
             with tqdm(
-                total=total, initial=done, desc=f"unpack {target.name}", unit="B", unit_scale=True, disable=None
+                total=total, initial=done, desc=f"unpack {path.name}", unit="B", unit_scale=True, disable=None
             ) as bar:
                 for name, info in missing.items():
                     _extract(archive, info, home / name)
@@ -132,4 +178,4 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
             f"the disk became full while {path.name} was unpacked: free some space and run the same command again; it "
             "goes on from here."
         ) from None
-    return len(members)
+    return list(members)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
@@ -32,14 +33,18 @@ class Part:
     """What one archive of the competition becomes.
 
     Attributes:
-        name: in the data folder, such as "train" or "metadata.csv".
-        folder: whether it is a folder of images.
-        count: its images, where the competition says.
+        name: of the archive, and of the table that it becomes if that is what it is.
+        folders: those that it fills, relative to the data folder, each with the number of its files, where the
+            competition says; none for a table.
     """
 
     name: str
-    folder: bool
-    count: int | None = None
+    folders: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders, or the table, relative to the data folder."""
+        return tuple(self.folders) or (self.name,)
 
     def is_in(self, names: dict[str, int]) -> str | None:
         """Which of Kaggle's file names holds this part."""
@@ -55,22 +60,15 @@ def find_parts(competition: Competition, *, hq: bool = False, only: str = "") ->
         only: comma-separated names; all where empty.
 
     Raises:
-        UserError: `only` names a part that there is not.
+        UserError: `only` names a part that there is not, or nobody ships the competition.
     """
-    masks_table = Part(competition.masks_dir + ".csv", folder=False)
     parts = [
-        Part(competition.metadata_file, folder=False),
-        Part(competition.sample_file, folder=False),
-        masks_table,
-        Part(competition.masks_dir, folder=True, count=competition.train_count),
-        Part(competition.train_dir, folder=True, count=competition.train_count),
-        Part(competition.test_dir, folder=True, count=competition.test_count),
+        Part(a.name, {folder: competition.count(folder) for folder in a.folders})
+        for a in competition.archives
+        if hq or not a.better
     ]
-    if hq:
-        parts += [
-            Part(f"{competition.train_dir}_hq", folder=True, count=competition.train_count),
-            Part(f"{competition.test_dir}_hq", folder=True, count=competition.test_count),
-        ]
+    if not parts:
+        raise UserError(f"nobody ships the files of {competition.name}: put them into its data folder yourself.")
     if not only:
         return parts
     wanted = [name.strip() for name in only.split(",")]
@@ -95,28 +93,34 @@ class Ledger:
     def has(self, part: Part) -> bool:
         """Whether the part is complete; one that was put there by hand counts if its number of files is right."""
         path = self._data / part.name
-        if not part.folder:
+        if not part.folders:
             return path.is_file() and path.stat().st_size > 0
-        expected = self._files.get(part.name, part.count)
+        return all(self._has_folder(folder, count) for folder, count in part.folders.items())
+
+    def _has_folder(self, folder: str, count: int | None) -> bool:
+        expected, path = self._files.get(folder, count), self._data / folder
         if expected is None or not path.is_dir():
             return False
         return sum(not entry.name.startswith(".") for entry in path.iterdir()) >= expected
 
-    def add(self, part: Part, files: int) -> None:
-        """Enter a part that is complete."""
-        self._files[part.name] = files
+    def add(self, files: Mapping[str, int]) -> None:
+        """Enter a part that is complete, by the number of files of each of its paths."""
+        self._files.update(files)
         atomic.write_json(self._path, self._files)
 
 
-def _place(part: Part, source: Path, data: Path) -> int:
-    """Put a fetched file in its place: unpacked if it is an archive. Returns the number of files."""
+def _place(part: Part, source: Path, data: Path) -> dict[str, int]:
+    """Put a fetched file in its place: unpacked if it is an archive. Returns the number of files of each path."""
     if zipfile.is_zipfile(source) or source.suffix == ".zip":
-        return archive.unpack(source, data / part.name, folder=part.folder)
-    if part.folder:
+        if len(part.folders) > 1:
+            return archive.unpack_folders(source, data, tuple(part.folders))
+        (path,) = part.paths
+        return {path: archive.unpack(source, data / path, folder=bool(part.folders))}
+    if part.folders:
         raise UserError(f"{source} is no ZIP archive, expected one of {part.name}: fetch it again.")
     with atomic.replacing(data / part.name) as temporary:
         shutil.copyfile(source, temporary)
-    return 1
+    return {part.name: 1}
 
 
 def _listing(slug: str, credentials: Credentials) -> dict[str, int]:
@@ -162,7 +166,7 @@ def _download(competition: Competition, missing: list[Part], data: Path, ledger:
     for part in missing:
         fetched_file = _fetch(names[part.name], slug, staging, credentials)
         try:
-            ledger.add(part, _place(part, fetched_file, data))
+            ledger.add(_place(part, fetched_file, data))
         except archive.DamagedArchiveError as error:
             # what was fetched is ours to remove
             shutil.rmtree(fetched_file.parent)
@@ -177,18 +181,19 @@ def _take(missing: list[Part], source: Path, data: Path, ledger: Ledger) -> None
     """Take the parts from a folder that has them, packed or not; unpacked folders are linked, not copied."""
     for part in missing:
         packed, plain = source / f"{part.name}.zip", source / part.name
-        found = next((p for p in (plain, packed) if p.exists()), None)
+        if part.folders and all((source / folder).is_dir() for folder in part.folders):
+            for folder in part.folders:
+                target = data / folder
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_symlink():
+                    target.unlink()
+                target.symlink_to((source / folder).absolute(), target_is_directory=True)
+            ledger.add({folder: sum(1 for _ in (source / folder).iterdir()) for folder in part.folders})
+            continue
+        found = next((path for path in (plain, packed) if path.is_file()), None)
         if found is None:
             raise UserError(f"{source} has neither {plain.name} nor {packed.name}: name another folder (--source).")
-        if found.is_dir():
-            data.mkdir(parents=True, exist_ok=True)
-            target = data / part.name
-            if target.is_symlink():
-                target.unlink()
-            target.symlink_to(found.absolute(), target_is_directory=True)
-            ledger.add(part, sum(1 for _ in found.iterdir()))
-        else:
-            ledger.add(part, _place(part, found, data))
+        ledger.add(_place(part, found, data))
 
 
 def prepare(
@@ -213,7 +218,7 @@ def prepare(
         _take(missing, source, data, ledger)
     elif missing:
         _download(competition, missing, data, ledger, keep=keep_archives)
-    faults = verify(competition, data, [part.name for part in parts], jobs=jobs)
+    faults = verify(competition, data, [path for part in parts for path in part.paths], jobs=jobs)
     for sentence in faults[:_SHOWN_FAULTS]:
         print(sentence)
     if faults:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import joblib
+import numpy as np
 from tqdm import tqdm
 
 import atomic
 from command_line import UserError
 from competition import Competition
 from folds.images import list_images, read_mask
+from kernels import rle
 from models.image_file import ImageFile
 
 LEDGER_FILE = ".verified.json"
@@ -32,12 +34,16 @@ class Look:
         folder: where they are.
         names: of the files.
         masks: whether they are masks, otherwise images.
+        rows: what a table says of masks, run lengths by file name; a mask that it lacks is compared with nothing.
+        table: that table, for messages.
     """
 
     competition: Competition
     folder: Path
     names: tuple[str, ...]
     masks: bool
+    rows: Mapping[str, str] = field(default_factory=dict)
+    table: str = ""
 
     def faults(self) -> list[tuple[str, str]]:
         """(name, sentence) of every file that cannot be used."""
@@ -47,7 +53,9 @@ class Look:
             path = self.folder / name
             try:
                 if self.masks:
-                    read_mask(path, size)
+                    mask = read_mask(path, size)
+                    if name in self.rows and not self._agrees(mask, self.rows[name]):
+                        found.append((name, f"{path} and its row in {self.table} differ: fetch both again."))
                 else:
                     file = ImageFile(path)
                     file.check()
@@ -57,6 +65,13 @@ class Look:
             except UserError as error:
                 found.append((name, str(error)))
         return found
+
+    def _agrees(self, mask: np.ndarray, row: str) -> bool:
+        try:
+            runs = rle.parse(row.encode(), size=self.competition.size)
+        except ValueError:
+            return False
+        return np.array_equal(runs, rle.encode(mask, order=self.competition.order))
 
 
 def _stamp(path: Path) -> list[int]:
@@ -80,11 +95,14 @@ class _Ledger:
             pass
 
     def unknown(self, folder: Path, names: Iterable[str]) -> list[str]:
-        return [n for n in names if self._good.get(f"{folder.name}/{n}") != _stamp(folder / n)]
+        return [n for n in names if self._good.get(self._key(folder, n)) != _stamp(folder / n)]
+
+    def _key(self, folder: Path, name: str) -> str:
+        return f"{folder.relative_to(self._path.parent).as_posix()}/{name}"
 
     def add(self, folder: Path, names: Iterable[str]) -> None:
         for name in names:
-            self._good[f"{folder.name}/{name}"] = _stamp(folder / name)
+            self._good[self._key(folder, name)] = _stamp(folder / name)
 
     def save(self) -> None:
         atomic.write_text(self._path, json.dumps({"size": self._size, "good": self._good}))
@@ -124,18 +142,27 @@ def _first(names: set[str]) -> str:
     return f"{min(names)}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def _column(path: Path, key: str) -> tuple[set[str], list[str]]:
-    """The values of one column of a CSV file, and what is wrong with it."""
+def _columns(path: Path, keys: Sequence[str]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Some columns of a CSV file, row by row, and what is wrong with it."""
+    # an image's runs may be longer than the module's own limit
+    csv.field_size_limit(1 << 27)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
-            if key not in (rows.fieldnames or ()):
-                return set(), [f"{path} has no column {key}: fetch it again."]
-            return {row[key] for row in rows}, []
+            for key in keys:
+                if key not in (rows.fieldnames or ()):
+                    return [], [f"{path} has no column {key}: fetch it again."]
+            return [tuple(row[key] or "" for key in keys) for row in rows], []
     except FileNotFoundError:
-        return set(), [f"{path} is missing: fetch it again."]
+        return [], [f"{path} is missing: fetch it again."]
     except (UnicodeDecodeError, csv.Error):
-        return set(), [f"{path} is not a CSV file: fetch it again."]
+        return [], [f"{path} is not a CSV file: fetch it again."]
+
+
+def _column(path: Path, key: str) -> tuple[set[str], list[str]]:
+    """The values of one column of a CSV file, and what is wrong with it."""
+    rows, faults = _columns(path, [key])
+    return {value for (value,) in rows}, faults
 
 
 class _Verification:
@@ -151,10 +178,13 @@ class _Verification:
     def _groups(self, part: str) -> set[str]:
         return {self._competition.group(name) for name in self._images.get(part, ())}
 
-    def _look(self, folder: Path, names: Sequence[str], *, masks: bool) -> None:
+    def _look(self, folder: Path, names: Sequence[str], *, masks: bool, rows: Mapping[str, str] | None = None) -> None:
         unknown = self._ledger.unknown(folder, names)
+        table = str(self._data / self._competition.truth_table) if rows and self._competition.truth_table else ""
         for start in range(0, len(unknown), _CHUNK):
-            self.looks.append(Look(self._competition, folder, tuple(unknown[start : start + _CHUNK]), masks))
+            chunk = tuple(unknown[start : start + _CHUNK])
+            some = {name: rows[name] for name in chunk if name in rows} if rows else {}
+            self.looks.append(Look(self._competition, folder, chunk, masks, some, table))
 
     def images(self, part: str, count: int | None) -> None:
         """Names and number of the images of a folder."""
@@ -163,8 +193,8 @@ class _Verification:
         self.faults += faults
         self._look(self._data / part, names, masks=False)
 
-    def masks(self) -> None:
-        """A mask for every training image and no other."""
+    def masks(self, *, with_table: bool) -> None:
+        """A mask for every training image and no other; and that each is what the table of run lengths says."""
         folder, suffix = self._data / self._competition.masks_dir, self._competition.mask_suffix
         masks = {e.name for e in folder.iterdir() if e.name.endswith(suffix)} if folder.is_dir() else set()
         train = self._images.get(self._competition.train_dir)
@@ -175,11 +205,17 @@ class _Verification:
             self.faults.append(f"{folder} lacks {_first(lacking)}: fetch it again.")
         if orphans := masks - expected:
             self.faults.append(f"{folder} holds masks of no training image, {_first(orphans)}: remove them.")
-        self._look(folder, sorted(masks & expected), masks=True)
+        rows = {}
+        if with_table and self._competition.truth_table:
+            # what is wrong with the table is said where its rows are compared
+            table = _columns(self._data / self._competition.truth_table, self._competition.header)[0]
+            image_name, mask_name = self._competition.image_name, self._competition.mask_name
+            rows = {mask_name(image_name(key)): text for key, text in table}
+        self._look(folder, sorted(masks & expected), masks=True, rows=rows)
 
-    def metadata(self) -> None:
+    def metadata(self, table: str) -> None:
         """Every group has its row."""
-        path = self._data / self._competition.metadata_file
+        path = self._data / table
         known, faults = _column(path, self._competition.metadata_key)
         self.faults += faults
         unknown = set().union(*map(self._groups, self._images)) - known
@@ -190,7 +226,7 @@ class _Verification:
         """A table of run lengths has a row for every image of a folder, and no other."""
         rows, faults = _column(self._data / name, self._competition.header[0])
         self.faults += faults
-        images = set(self._images.get(part, ()))
+        images = {self._competition.key(name) for name in self._images.get(part, ())}
         if images and not faults and rows != images:
             table, folder = self._data / name, self._data / part
             self.faults.append(f"{table} and {folder} differ, first at {_first(rows ^ images)}: fetch both again.")
@@ -206,7 +242,7 @@ def verify(competition: Competition, data: Path, parts: Iterable[str], *, jobs: 
 
     Counts, names, that every image opens and has the competition's size, every mask two levels and that size, that
     images and masks pair up, metadata covers every group, no group is in both sets, and the tables name exactly the
-    images of their set.
+    images of their set, and the masks that there are.
 
     Args:
         competition: the competition.
@@ -220,18 +256,17 @@ def verify(competition: Competition, data: Path, parts: Iterable[str], *, jobs: 
     wanted = set(parts)
     ledger = _Ledger(data / LEDGER_FILE, competition)
     work = _Verification(competition, data, ledger)
-    counts = {competition.train_dir: competition.train_count, competition.test_dir: competition.test_count}
-    for part, count in counts.items():
-        for name in (part, f"{part}_hq"):
-            if name in wanted:
-                work.images(name, count)
+    better = [folder for archive in competition.archives if archive.better for folder in archive.folders]
+    for folder in (competition.train_dir, competition.test_dir, *better):
+        if folder in wanted:
+            work.images(folder, competition.count(folder))
     if competition.masks_dir in wanted:
-        work.masks()
-    if competition.metadata_file in wanted:
-        work.metadata()
+        work.masks(with_table=competition.truth_table in wanted)
+    if competition.metadata_file is not None and competition.metadata_file in wanted:
+        work.metadata(competition.metadata_file)
     if competition.sample_file in wanted:
         work.rows(competition.sample_file, competition.test_dir)
-    if (table := competition.masks_dir + ".csv") in wanted:
-        work.rows(table, competition.train_dir)
+    if competition.truth_table is not None and competition.truth_table in wanted:
+        work.rows(competition.truth_table, competition.train_dir)
     work.disjoint()
     return work.faults + list(_open_all(work.looks, ledger, jobs))

@@ -51,9 +51,9 @@ def kernel_name(text: str) -> str:
 
 def programs(facts: Competition, variant: str, fold: str, blend: str, arguments: list[str]) -> list[list[str]]:
     """The programs a job runs, one after the other: data in place, then training, or the submission of a blend."""
-    tables = [facts.metadata_file, facts.sample_file]
     where = ["--competition", facts.name, "--data", "{data}"]
-    parts = [*tables, facts.test_dir] if blend else [facts.metadata_file, facts.masks_dir, facts.train_dir]
+    needed = [facts.sample_file, facts.test_dir] if blend else [facts.masks_dir, facts.train_dir]
+    parts = facts.archives_of(facts.metadata_file, *needed)
     data = ["kaggle_client.download", *where, "--source", "{source}", "--only", ",".join(parts)]
     main = ["submit.make", "--name", blend] if blend else ["folds.train", "--variant", variant, "--fold", fold]
     return [data, [*main, *where, "--runs", "{runs}", *arguments]]

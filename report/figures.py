@@ -45,7 +45,9 @@ def gain_over_best(scores: pd.DataFrame) -> dict[str, Any]:
 
 
 def error_by_view(scores: pd.DataFrame, competition: Competition, blend: str) -> dict[str, dict[str, float]]:
-    """{blend or network: {view: mean 1 - Dice}}, the blend first."""
+    """{blend or network: {view: mean 1 - Dice}}, the blend first; empty where images have no views."""
+    if not competition.has_views:
+        return {}
     views = scores["image"].map(competition.view)
     columns = [(blend, "nested"), *((name, name) for name in member_names(scores))]
     means = {name: (1 - scores[column]).groupby(views).mean() for name, column in columns}
@@ -53,14 +55,18 @@ def error_by_view(scores: pd.DataFrame, competition: Competition, blend: str) ->
 
 
 def by_make(scores: pd.DataFrame, competition: Competition, data: Path) -> list[dict[str, Any]]:
-    """One row a make, worst first: make, groups, images and `figures` of the blend; empty without metadata.csv."""
-    path = data / competition.metadata_file
-    if not path.exists():
+    """One row a make, worst first: make, groups, images and `figures` of the blend.
+
+    "Make" stands for whatever column of the metadata the competition breaks scores down by; empty without one.
+    """
+    column = competition.metadata_breakdown
+    path = data / (competition.metadata_file or "")
+    if column is None or not path.is_file():
         return []
     table = pd.read_csv(path, dtype=str)
-    if "make" not in table or competition.metadata_key not in table:
+    if column not in table or competition.metadata_key not in table:
         return []
-    make = scores["group"].astype(str).map(table.set_index(competition.metadata_key)["make"]).fillna("(not listed)")
+    make = scores["group"].astype(str).map(table.set_index(competition.metadata_key)[column]).fillna("(not listed)")
     rows = []
     for name, part in scores.groupby(make):
         groups = part["group"].to_numpy(str)

@@ -123,7 +123,7 @@ def _tables(tasks: list[_Task], out: Path, competition: Competition) -> None:
         make = _MAKES[car.body][int(rng.integers(2))]
         trims = str(rng.choice(["Base", "S", "SE", "Sport"])), str(rng.choice(["", "w/Nav", "w/Tech"]))
         rows.append(",".join(f'"{v}"' for v in (task.car_id, rng.integers(2008, 2017), make, car.body.title(), *trims)))
-    atomic.write_text(out / competition.metadata_file, "\n".join(rows) + "\n")
+    atomic.write_text(out / str(competition.metadata_file), "\n".join(rows) + "\n")
     names = sorted(
         _paths(t, v, competition)[0].name for t in tasks if t.test for v in range(1, VIEWS + 1, VIEWS // t.views)
     )

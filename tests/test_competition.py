@@ -10,11 +10,17 @@ from competition import COMPETITIONS, find_competition
 ROOT = Path(__file__).parent.parent
 
 
+# per competition the name of an image, its group, its view, and what stands for it in a row
+_CAR = ("0123456789ab_07.jpg", "0123456789ab", "07", "0123456789ab_07.jpg")
+EXAMPLES = {"carvana": _CAR, "studio": _CAR, "salt": ("0123456789.png", "0123456789", None, "0123456789")}
+
+
 @pytest.mark.parametrize("name", COMPETITIONS)
 def test_an_image_name_gives_its_group_and_its_view(name: str) -> None:
-    competition = COMPETITIONS[name]
-    image = "0123456789ab_07.jpg"
-    assert (competition.group(image), competition.view(image)) == ("0123456789ab", "07")
+    competition, (image, group, view, key) = COMPETITIONS[name], EXAMPLES[name]
+    assert (competition.group(image), competition.view(image), competition.key(image)) == (group, view, key)
+    assert (competition.has_groups, competition.has_views) == (group != key, view is not None)
+    assert competition.image_name(key) == image
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "0123456789ab_07.png", "0123456789ab_7.jpg", "0123456789AB_07.jpg", ""])
@@ -24,7 +30,7 @@ def test_a_name_outside_the_grammar_is_refused_by_name(name: str) -> None:
 
 
 def test_an_unknown_competition_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="carvana, studio"):
+    with pytest.raises(UserError, match="carvana, studio, salt"):
         find_competition("cats")
 
 

@@ -27,6 +27,7 @@ from competition import COMPETITIONS, Competition
 from kaggle_client import archive, download
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.verify_download import verify
+from kernels import rle
 from models.image_file import ImageFile
 from tests.conftest import write_mask
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
@@ -59,17 +60,18 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("masks")
     train = [f"{car}_0{v}.jpg" for car in ("00000000000a", "00000000000b") for v in (1, 2)]
     test = [f"{car}_01.jpg" for car in ("00000000000c", "00000000000d", "00000000000e")]
-    masks = {}
+    masks, runs = {}, {}
     for i, name in enumerate(train):
         mask = np.zeros(SMALL.size, bool)
         mask[4 : 20 + i, 5:30] = True
         write_mask(folder / "mask.gif", mask)
         masks[SMALL.mask_name(name)] = (folder / "mask.gif").read_bytes()
+        runs[name] = " ".join(map(str, rle.encode(mask).ravel()))
     cars = sorted({name[:12] for name in train + test})
     table = {
         "metadata.csv": '"id","year"\n' + "".join(f'"{car}","2014"\n' for car in cars),
         "sample_submission.csv": "img,rle_mask\n" + "".join(f"{name},1 1\n" for name in test),
-        "train_masks.csv": "img,rle_mask\n" + "".join(f"{name},1 1\n" for name in train),
+        "train_masks.csv": "img,rle_mask\n" + "".join(f"{name},{runs[name]}\n" for name in train),
     }
     return {
         "29bb3ece3180_11.jpg": jpeg(99),
@@ -124,7 +126,7 @@ def ready(tmp_path: Path, shipped: dict[str, bytes]) -> Path:
     for part in download.find_parts(SMALL):
         packed = tmp_path / f"{part.name}.zip"
         packed.write_bytes(shipped[packed.name])
-        archive.unpack(packed, data / part.name, folder=part.folder)
+        archive.unpack(packed, data / part.name, folder=bool(part.folders))
     return data
 
 
@@ -215,9 +217,17 @@ def _lose_sample_row(data: Path) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
 
 
+def _swap_masks(data: Path) -> None:
+    one, other = (data / "train_masks" / f"00000000000{car}_01_mask.gif" for car in "ab")
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
+        (_swap_masks, "00000000000a_01_mask.gif and its row in"),
         (_cut, "00000000000c_01.jpg is cut off"),
         (_resize, "00000000000a_02.jpg has 48x32 pixels (height x width), expected 32x48"),
         (_three_levels, "00000000000b_01_mask.gif holds more than two levels"),
