@@ -104,4 +104,5 @@ bench: .venv/.installed-dev  ## side-by-side measurements against peers
 
 clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache runs/*/cache
+	$(or $(wildcard $(PY)),python3) -m atomic runs data
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -10,6 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec
 
 P = ParamSpec("P")
+
+# what the system says when no more bytes fit
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -42,6 +46,12 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
         except OSError as error:
+            if error.errno in _DISK_FULL:
+                written = f": {error.filename} could not be written" if error.filename else ""
+                sys.exit(
+                    f"error: the disk is full{written}; free some space and run the same command again, what is "
+                    "finished is kept."
+                )
             name = f": {error.filename}" if error.filename else ""
             sys.exit(f"error: {error.strerror or error}{name}")
         except BrokenProcessPool:

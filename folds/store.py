@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +24,6 @@ UNWRITTEN = np.iinfo(np.int16).min
 _CRC_BYTES = 4
 # of new stores: half the time of zstd's own choice, 3, for 0.3 % more bytes
 _ZSTD_LEVEL = 1
-_PARTIAL = ".partial"
 # attributes in words
 _MEANING = {
     "names": "image names",
@@ -41,7 +35,6 @@ _MEANING = {
 }
 # what attributes that have been added since were before there was a name for them
 _ONCE = {"frame_version": 1}
-_LEFTOVER_S = 3600
 _READERS = 4
 
 
@@ -49,16 +42,6 @@ def _is_whole(data: bytes) -> bool:
     """Whether a file's content ends in the checksum of what comes before it."""
     body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
     return len(body) > 0 and google_crc32c.value(body) == int.from_bytes(crc, "little")
-
-
-def _is_gone(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
 
 
 class LogitStore:
@@ -145,7 +128,7 @@ class LogitStore:
     ) -> LogitStore:
         """The store at `path`, if it is the one that `create` would make; UserError as there."""
         store = LogitStore.open(path)
-        store.clear_leftovers()
+        atomic.clear_leftovers(path)
         wanted = {"names": list(names), "shape": tuple(shape), **attributes}
         found = {"names": store.names, "shape": tuple(store.shape), **store.attributes}
         for key, value in wanted.items():
@@ -207,13 +190,9 @@ class LogitStore:
         codes = quantise(logits, **self._code).astype("<i2", copy=False)
         # past zarr, whose machinery costs three times what the packing does; the tests compare the bytes with zarr's
         body = blosc.compress(np.ascontiguousarray(codes), b"zstd", self._level, blosc.BITSHUFFLE)
-        temporary = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_PARTIAL}")
-        try:
+        # no wait for the disk: a chunk that a power failure damaged is found by its checksum, and made again
+        with atomic.replacing(path, durable=False) as temporary:
             temporary.write_bytes(body + google_crc32c.value(body).to_bytes(_CRC_BYTES, "little"))
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def rounded(self, logits: np.ndarray) -> np.ndarray:
         """Logits, float32 of any shape, as they would read back once written; nothing is written."""
@@ -263,26 +242,6 @@ class LogitStore:
         """Names of the images not written yet, in the store's order."""
         present = {entry.name for entry in self.path.iterdir()}
         return [name for i, name in enumerate(self.names) if f"c.{i}.0.0.0" not in present]
-
-    def clear_leftovers(self) -> int:
-        """Remove what killed writers have left behind; returns the number of files.
-
-        A writer's file is named after its machine and process: it goes if that process is gone, or, of another
-        machine's or of an older writer, after an hour. No write takes that long.
-        """
-        removed = 0
-        mine = re.compile(rf"{re.escape(platform.node())}-(\d+)-[0-9a-f]{{8}}{re.escape(_PARTIAL)}$")
-        for path in self.path.glob(f"c.*{_PARTIAL}"):
-            match = mine.search(path.name)
-            try:
-                dead = _is_gone(int(match[1])) if match else time.time() - path.stat().st_mtime > _LEFTOVER_S
-                if dead:
-                    path.unlink()
-                    removed += 1
-            except FileNotFoundError:
-                # its writer has just finished
-                continue
-        return removed
 
     def missing_of(self, names: Sequence[str]) -> list[str]:
         """Those of some images that are not written yet, without a look at all others."""

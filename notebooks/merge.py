@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import uuid
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -97,7 +96,8 @@ def merge(path: Path, runs: Path, competition: str) -> list[Path]:
     Raises:
         UserError: it is damaged, or does not fit what is here.
     """
-    staging = runs / competition / f"{atomic.TEMPORARY}fetch-{uuid.uuid4().hex[:8]}"
+    atomic.make_folder(runs / competition)
+    staging = atomic.temporary_beside(runs / competition / "fetch")
     try:
         try:
             with zipfile.ZipFile(path) as archive:

@@ -26,7 +26,8 @@ def pull(job: Pushed, remote: Remote, runs: Path, competition: str) -> None:
     """
     remote.wait(job.kernel)
     root = runs / competition
-    folder = root / JOBS_DIR / f"{atomic.TEMPORARY}{job.kernel.rpartition('/')[2]}"
+    atomic.make_folder(root / JOBS_DIR)
+    folder = atomic.temporary_beside(root / JOBS_DIR / job.kernel.rpartition("/")[2])
     try:
         finished = merge(remote.fetch(job.kernel, folder), runs, competition)
     finally:

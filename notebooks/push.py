@@ -156,8 +156,8 @@ def main(
             f"{kernel} still runs on Kaggle: make notebook-pull fetches it; pushing it anew would begin it from the "
             "start (--again does)."
         )
-    folder = root / JOBS_DIR / f"{atomic.TEMPORARY}push-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
+    atomic.make_folder(root / JOBS_DIR)
+    folder = atomic.temporary_beside(root / JOBS_DIR / f"push-{name}")
     try:
         files = pack.blend_files(root, blend) if blend else pack.fold_files(root)
         code = folder / "dataset" / on_kaggle.CODE_FILE

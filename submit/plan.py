@@ -9,7 +9,6 @@ import models.torchvision_compat  # noqa: F401
 
 import resource
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +137,8 @@ def main(
     folder = images or (data or facts.default_data()) / facts.test_dir
     names = list_images(folder, facts)
     some = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, min(sample, len(names))).astype(int))]
-    scratch = Path(tempfile.mkdtemp(prefix=f"{atomic.TEMPORARY}plan-", dir=root))
+    scratch = atomic.temporary_beside(root / "plan")
+    scratch.mkdir()
     try:
         plan = measure(planned, some, folder, facts, images_count or len(names), scratch, folds, chosen)
     finally:

@@ -29,10 +29,9 @@ def explained(path: Path) -> Iterator[None]:
     """Turn a full disk and a refusal, met while `path` is written, into a UserError that says how to go on."""
     again = "run the same command again; what is finished is kept"
     try:
-        yield
+        with atomic.told(path):
+            yield
     except OSError as error:
-        if error.errno in atomic.DISK_FULL:
-            raise UserError(f"the disk became full while {path} was written: free some space and {again}.") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path} may not be written ({error.strerror}): allow it and {again}.") from None
         raise

@@ -9,6 +9,7 @@ KILLED = (
     "error: a process was killed, most often for want of memory: run the same command again to go on from here, with "
     "fewer --jobs where it takes them"
 )
+FULL = "error: the disk is full{}; free some space and run the same command again, what is finished is kept."
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,8 @@ KILLED = (
     [
         (UserError("x is missing: copy it there."), "error: x is missing: copy it there."),
         (PermissionError(13, "Permission denied", "runs"), "error: Permission denied: runs"),
-        (OSError(28, "No space left on device"), "error: No space left on device"),
+        (OSError(28, "No space left on device"), FULL.format("")),
+        (OSError(122, "Disk quota exceeded", "runs/a"), FULL.format(": runs/a could not be written")),
         (BrokenProcessPool(), KILLED),
         # what joblib makes of one
         (TerminatedWorkerError(), KILLED),

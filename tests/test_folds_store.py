@@ -1,9 +1,6 @@
-import os
 import pickle
-import platform
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import atomic
 from command_line import UserError
 from folds.logit_code import KNEE, LIMIT, SCALE, dequantise, quantise, rounded
 from folds.store import LogitStore
@@ -108,18 +106,14 @@ def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_no
     store = make(tmp_path)
     store.write("0.jpg", logits(0))
     subprocess.run([sys.executable, "-c", KILLED, str(store.path)], cwd=Path(__file__).parent.parent, check=False)
-    (left,) = store.path.glob("*.partial")
-    # of this living process; of another machine, a moment and two hours old
-    living = store.path / f"c.2.0.0.0.{platform.node()}-{os.getpid()}-01234567.partial"
-    young, old = (store.path / f"c.3.0.0.{digits}.partial" for digits in ("0" * 32, "1" * 32))
-    for path in (living, young, old):
-        path.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
+    (left,) = store.path.glob(".tmp-*")
+    living = atomic.temporary_beside(store.path / "c.2.0.0.0")
+    living.touch()
     # workers only open; the main process creates
     LogitStore.open(store.path)
     assert left.exists()
     assert make(tmp_path).missing() == NAMES[1:]
-    assert set(store.path.glob("*.partial")) == {living, young}
+    assert list(store.path.glob(".tmp-*")) == [living]
 
 
 def test_constant_logits_are_written_too(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_shards(tmp_path: Path, monke
         # the disk refuses when the third shard is to be made safe
         calls = iter([lambda _: None, lambda _: None])
         patch.setattr(os, "fsync", lambda fd: next(calls, full_disk)(fd))
-        with pytest.raises(UserError, match=r"disk became full while .*shard-00002\.csv.* kept\.$"):
+        with pytest.raises(UserError, match=r"disk is full: .*shard-00002\.csv.* kept\.$"):
             write_all(stream, rows(NAMES))
     assert stream.missing() == [2, 3, 4, 5]
     assert not list(stream.folder.glob(".tmp-*"))
@@ -235,7 +235,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_shards(tmp_path: Path, monke
     write_all(again, rows(NAMES))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full_disk)
-        with pytest.raises(UserError, match=r"disk became full while .*submission\.csv\.gz"):
+        with pytest.raises(UserError, match=r"disk is full: .*submission\.csv\.gz"):
             again.join(tmp_path / "submission.csv.gz", {})
     assert [p.name for p in tmp_path.iterdir()] == ["shards"]
     again.join(tmp_path / "submission.csv", {})
@@ -279,7 +279,7 @@ main()
 
 def test_a_real_refusal_of_the_system_ends_the_program_in_one_sentence(tmp_path: Path) -> None:
     for how, what, left in (
-        ("full", "the disk became full", [3, 4, 5]),
+        ("full", "the disk is full", [3, 4, 5]),
         ("denied", "may not be written", [1, 2, 3, 4, 5]),
     ):
         folder = tmp_path / how
