@@ -96,6 +96,7 @@ notebook-pull: setup  ## fetch what was pushed to Kaggle and has finished
 
 bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.render
+	$(PY) -m benchmarks.compose
 	$(PY) -m benchmarks.rle
 	$(PY) -m benchmarks.stream
 	$(PY) -m benchmarks.store
