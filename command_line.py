@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -14,10 +15,40 @@ P = ParamSpec("P")
 
 # what the system says when no more bytes fit
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# sequences as ECMA-48 has them (CSI; OSC and its kin up to their end; two characters), then single controls, and what
+# changes the direction of writing
+_CONTROLS = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
 
 
 class UserError(Exception):
     """Bad input: the message is one sentence that names the thing and the remedy."""
+
+
+# what the random generators of all libraries take
+SEEDS = 2**32
+
+
+def check_seed(seed: int) -> int:
+    """The seed itself; UserError where it is none that every library takes."""
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"--seed {seed} is out of range: give 0 .. {SEEDS - 1}.")
+    return seed
+
+
+def plain(text: str) -> str:
+    """`text` without what would act on a terminal instead of showing: escape sequences and other control characters.
+
+    Line ends and tabs stay.
+
+    >>> plain("\\x1b[2J\\x1b]0;title\\x07gone")
+    'gone'
+    """
+    return _CONTROLS.sub("", text)
 
 
 def _keep_opencv_to_its_threads() -> None:
@@ -40,7 +71,7 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
         try:
             main(*args, **kwargs)
         except UserError as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {plain(str(error))}")
         except BrokenPipeError:
             # the reader has gone; keep the interpreter from complaining again when it flushes at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,7 +84,7 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
                     "finished is kept."
                 )
             name = f": {error.filename}" if error.filename else ""
-            sys.exit(f"error: {error.strerror or error}{name}")
+            sys.exit(plain(f"error: {error.strerror or error}{name}"))
         except BrokenProcessPool:
             sys.exit(
                 "error: a process was killed, most often for want of memory: run the same command again to go on from "

@@ -12,12 +12,13 @@ import numpy as np
 from command_line import UserError
 from competition import Order, Size
 from ensemble import conv_stacker
-from ensemble.blend_file import read_blend
+from ensemble.blend_file import blend_folder, read_blend
 from ensemble.postprocess import apply_kept
 from ensemble.voting import LINEAR, Combination, combination_of
 from folds.run_layout import finished_folds, trained_runs
 from kernels.rle import encode_logits_text, encode_text
 from models.frame import Frame
+from path_names import inside
 from predict.members import Member, find_members
 
 Images = Mapping[Frame, np.ndarray]
@@ -164,8 +165,9 @@ def find_blend(root: Path, name: str, variant: str = "") -> Blend:
     """
     if variant:
         return Blend((_members(root, [variant])[0],), (1.0,))
-    fitted = read_blend(root / name)
-    return blend_of(root / name, fitted, _members(root, fitted["members"]))
+    folder = blend_folder(root, name)
+    fitted = read_blend(folder)
+    return blend_of(folder, fitted, _members(root, fitted["members"]))
 
 
 def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member]) -> Blend:
@@ -204,8 +206,9 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:
-    folds = len(finished_folds(root / names[0]))
+    first = inside(root, names[0], "the variant")
+    folds = len(finished_folds(first))
     if not folds:
         known = ", ".join(run.name for run in trained_runs(root)) or "none"
-        raise UserError(f"{root / names[0]} has no trained fold (trained there: {known}): make folds V={names[0]}.")
+        raise UserError(f"{first} has no trained fold (trained there: {known}): make folds V={names[0]}.")
     return find_members(root, names, folds)

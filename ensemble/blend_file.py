@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError
+from path_names import inside
 
 BLEND_FILE = "blend.json"
 SCORES_FILE = "oof_dice.csv"
@@ -26,6 +27,11 @@ REPORT_PICTURES_DIR = "report"
 DISAGREEMENT_FILE = "disagreement.csv"
 DISAGREEMENT_PAGE_FILE = "disagreement.html"
 DISAGREEMENT_PICTURES_DIR = "disagreement"
+
+
+def blend_folder(root: Path, name: str) -> Path:
+    """Where the blend `name` is in `runs/<competition>`; UserError where that is no name of a folder."""
+    return inside(root, name, "the name of the blend")
 
 
 def read_blend(folder: Path) -> dict[str, Any]:

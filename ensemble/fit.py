@@ -17,7 +17,7 @@ import provenance
 from command_line import UserError, program
 from competition import find_competition
 from ensemble import conv_stacker as conv
-from ensemble.blend_file import BLEND_FILE, SCORES_FILE, table_lines
+from ensemble.blend_file import BLEND_FILE, SCORES_FILE, blend_folder, table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
@@ -221,6 +221,7 @@ def main(
     if max_error_ratio < 1:
         raise UserError(f"--max-error-ratio {max_error_ratio:g} leaves out the best network itself: give 1 or more.")
     root = runs / facts.name
+    folder = blend_folder(root, name)
 
     # 2) the networks' out-of-fold logits beside the truth, all of one split
     training = find_training_set(facts, data or facts.default_data())
@@ -249,10 +250,10 @@ def main(
     # 6) what was found, for people and for what predicts
     fit = _Fit(oof, singles, searched, candidates, outcome)
     result = fit.to_json(name, training)
-    fit.write(root / name, result)
+    fit.write(folder, result)
     for line in table_lines(result):
         print(line)
-    print(f"written: {root / name / BLEND_FILE}")
+    print(f"written: {folder / BLEND_FILE}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import cv2
 import tyro
 
 import atomic
-from command_line import UserError, program
+from command_line import UserError, check_seed, program
 from competition import Size, find_competition
 from folds.images import find_training_set, read_mask
 from folds.recipes import find_recipe
@@ -155,7 +155,7 @@ def main(
         out: the picture, PNG or JPEG.
         seed: which draws.
     """
-    augment = Augmentation(find_recipe(show).augment, seed)
+    augment = Augmentation(find_recipe(show).augment, check_seed(seed))
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"{out} is no PNG or JPEG: give --out a name that ends in .png.")
     facts = find_competition(competition)

@@ -75,8 +75,10 @@ def with_tag(variant: Variant, tag: str) -> Variant:
     """
     if not tag:
         return variant
-    if not re.fullmatch(r"[A-Za-z0-9]+", tag):
-        raise UserError(f"--tag {tag!r} becomes part of a folder's name: give letters and digits only, such as s1.")
+    if not re.fullmatch(r"[A-Za-z0-9]{1,64}", tag):
+        raise UserError(
+            f"--tag {tag!r} becomes part of a folder's name: give at most 64 letters and digits, such as s1."
+        )
     name = f"{variant.name}-{tag}"
     if name in VARIANTS:
         raise UserError(f"--tag {tag} makes {variant.name} into {name}, which is a variant of its own: another tag.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,11 +191,12 @@ def parse_folds(text: str, count: int) -> list[int]:
         return list(range(count))
     chosen: list[int] = []
     for part in text.split(","):
-        first, dots, last = part.strip().partition("..")
-        if not first.isdecimal() or (dots and not last.isdecimal()):
+        match = re.fullmatch(r"([0-9]{1,18})(?:\.\.([0-9]{1,18}))?", part.strip())
+        if match is None:
             raise UserError(f"{text!r} is no choice of folds: give one (F=0), some (F=0,2), a range (F=0..4) or all.")
-        chosen += range(int(first), int(last if dots else first) + 1)
-    unknown = [fold for fold in chosen if fold >= count]
-    if unknown or not chosen:
-        raise UserError(f"there is no fold {unknown[0] if unknown else text}: the split has folds 0..{count - 1}.")
+        low, high = int(match[1]), int(match[2] or match[1])
+        # before the range is made: it may be of any length
+        if high >= count or low > high:
+            raise UserError(f"there is no fold {low if low > high else high}: the split has folds 0..{count - 1}.")
+        chosen += range(low, high + 1)
     return sorted(set(chosen))

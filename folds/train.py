@@ -16,7 +16,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from command_line import UserError, program
+from command_line import UserError, check_seed, program
 from competition import Competition, find_competition
 from cores import core_count
 from folds import split
@@ -28,7 +28,7 @@ from folds.run_layout import CACHE_DIR, FOLDS_FILE, LOCK_FILE, fold_folder
 from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
-from folds.workers import process_count, run_all
+from folds.workers import check_address, process_count, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models.build import build
 from models.variants import Variant, parse_variants
@@ -194,6 +194,7 @@ def main(
     # 1) what shall be trained, and how
     if workers < -1:
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
+    check_seed(seed)
     facts: Competition = find_competition(competition)
     variants = [with_tag(with_weights(each, weights), tag) for each in parse_variants(variant)]
     changes: dict[str, Any] = {
@@ -212,6 +213,7 @@ def main(
     plans = [plan_of(each, recipe, changes) for each in variants]
     data = data or facts.default_data()
     if cluster:
+        check_address(cluster)
         # other machines have other working folders
         runs, data = runs.resolve(), data.resolve()
         init_from = init_from and init_from.resolve()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +45,24 @@ def process_count(jobs: int) -> int:
     return jobs if jobs > 0 else max(1, core_count() + 1 + jobs)
 
 
+def check_address(cluster: str) -> None:
+    """Raise UserError unless it is a dask scheduler's address.
+
+    >>> check_address("tcp://10.0.0.7:8786")
+    """
+    match = re.fullmatch(r"(?:(?:tcp|tls)://)?(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", cluster)
+    if match is None or not 0 < int(match[1]) < 1 << 16:
+        raise UserError(f"{cluster!r} is no address of a dask scheduler: give one as tcp://host:8786.")
+
+
 @contextmanager
 def connected(cluster: str) -> Iterator[Any]:
     """A `distributed.Client` of the dask scheduler at an address.
 
     Raises:
-        UserError: none answers there.
+        UserError: it is no address, or none answers there.
     """
+    check_address(cluster)
     # seconds to import, and only needed here
     from distributed import Client
 

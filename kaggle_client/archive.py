@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError
+from path_names import shown, why_not
 
 _BLOCK_BYTES = 1 << 20
 # errno of a full disk, of an exhausted quota, of a file above the file system's limit
@@ -54,6 +55,11 @@ def _members(archive: zipfile.ZipFile, folders: Sequence[str] = ()) -> dict[str,
         # what macOS and Windows add
         if info.is_dir() or path.name.startswith(".") or path.name == "Thumbs.db" or "__MACOSX" in path.parts:
             continue
+        if reason := why_not(path.name):
+            raise UserError(
+                f"{archive.filename} holds a file named {shown(path.name)}, but {reason}: unpack the archive by other "
+                "means, without that file."
+            )
         place = path.name
         if folders:
             if path.parent.name not in by_name:

@@ -16,7 +16,7 @@ import tyro
 
 from command_line import UserError, program
 from competition import find_competition
-from ensemble.blend_file import SUBMISSION_FILE
+from ensemble.blend_file import SUBMISSION_FILE, blend_folder
 from folds.run_layout import SENT_FILE
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials, find_credentials
@@ -179,7 +179,7 @@ def main(
     if scores:
         _say_scores(ledger, slug, credentials)
         return
-    path = file or runs / facts.name / name / SUBMISSION_FILE
+    path = file or blend_folder(runs / facts.name, name) / SUBMISSION_FILE
     file_sha256, content_sha256 = digests(path)
     manifest = read_manifest(path, file_sha256, needed=file is None)
     before = ledger.find(content_sha256)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import atomic
 from command_line import UserError
-from ensemble.blend_file import BLEND_FILE, STACKER_FILE, STACKER_WEIGHTS_FILE, read_blend
+from ensemble.blend_file import BLEND_FILE, STACKER_FILE, STACKER_WEIGHTS_FILE, blend_folder, read_blend
 from folds.run_layout import FOLDS_FILE, TRAINED_FILES, finished_folds
 from kaggle_client.credentials import Credentials
+from path_names import inside
 
 ROOT = Path(__file__).parents[1]
 # named one by one, so that nothing else that lies in the folder can travel
 PACKAGES = ("kernels", "models", "folds", "predict", "ensemble", "report", "submit", "kaggle_client", "notebooks")
-MODULES = ("competition.py", "command_line.py", "atomic.py", "cores.py", "provenance.py")
+MODULES = ("competition.py", "command_line.py", "path_names.py", "atomic.py", "cores.py", "provenance.py")
 # what the code imports, where that is not the requirement's own name
 _MODULE_OF = {
     "segmentation-models-pytorch": "segmentation_models_pytorch",
@@ -57,14 +58,15 @@ def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
     Raises:
         UserError: there is no such blend, or a member is not trained.
     """
-    members = read_blend(root / blend)["members"]
+    folder = blend_folder(root, blend)
+    members = read_blend(folder)["members"]
     yield from fold_files(root)
     for name in (BLEND_FILE, STACKER_FILE, STACKER_WEIGHTS_FILE):
-        path = root / blend / name
+        path = folder / name
         if path.exists():
             yield f"runs/{root.name}/{blend}/{name}", path
     for member in members:
-        folds = finished_folds(root / member)
+        folds = finished_folds(inside(root, member, f"{folder / BLEND_FILE}"))
         if not folds:
             raise UserError(f"{root / member} is not trained: make folds V={member}, or fetch it (make notebook-pull).")
         for fold in folds:

@@ -22,6 +22,7 @@ from folds.task import check_frame, read_manifest
 from models import checkpoint
 from models.frame import Frame, frame_of
 from models.variants import VARIANTS, Variant
+from path_names import inside
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def parse_members(text: str, root: Path) -> list[str] | None:
     if text == "all":
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in VARIANTS and not begun_folds(root / name)]
+    unknown = [name for name in names if name not in VARIANTS and not begun_folds(inside(root, name, "V"))]
     if unknown or not names:
         trained = ", ".join(run.name for run in trained_runs(root))
         what = f"unknown member {unknown[0]!r}" if unknown else "no member given"
@@ -148,7 +149,7 @@ def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[M
         members = [_member(folder, fold_count) for folder in complete]
     else:
         for name in names:
-            if root / name not in trained:
+            if inside(root, name, "a member") not in trained:
                 known = ", ".join(run.name for run in trained) or "none"
                 raise UserError(
                     f"no fold of {name!r} is trained in {root} (trained there: {known}): make folds V={name}."

@@ -19,7 +19,13 @@ import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
 from ensemble.blend import Blend
-from ensemble.blend_file import DISAGREEMENT_FILE, DISAGREEMENT_PAGE_FILE, DISAGREEMENT_PICTURES_DIR, read_blend
+from ensemble.blend_file import (
+    DISAGREEMENT_FILE,
+    DISAGREEMENT_PAGE_FILE,
+    DISAGREEMENT_PICTURES_DIR,
+    blend_folder,
+    read_blend,
+)
 from folds.images import list_images
 from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
@@ -128,7 +134,7 @@ def main(
     facts = find_competition(competition)
     data = data or facts.default_data()
     root = runs / facts.name
-    folder = root / name
+    folder = blend_folder(root, name)
     blend = read_blend(folder)
     dice = {network: figures["dice"] for network, figures in blend["member_cv"].items()}
     wanted = [part.strip() for part in members.split(",") if part.strip()]

@@ -21,6 +21,7 @@ from ensemble.blend_file import (
     SCORES_FILE,
     SUBMISSION_FILE,
     averaged_folds_note,
+    blend_folder,
     nested_in,
     read_blend,
     table_lines,
@@ -114,7 +115,7 @@ def main(
     facts = find_competition(competition)
     data = data or facts.default_data()
     root = runs / facts.name
-    folder = root / name
+    folder = blend_folder(root, name)
     blend = read_blend(folder)
     training = find_training_set(facts, data)
     try:

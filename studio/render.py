@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import atomic
-from command_line import UserError, program
+from command_line import UserError, check_seed, program
 from competition import COMPETITIONS, Competition
 from studio.cars import Car, build, draw_car, palette
 from studio.scene import VIEWS, background, draw_camera, noise_tile, picture
@@ -204,7 +204,9 @@ def main(
         jobs: processes, as joblib counts them.
         depth: write depth maps too.
     """
-    done = render_competition(out, cars=cars, test_cars=test_cars, seed=seed, views=views, jobs=jobs, depth=depth)
+    done = render_competition(
+        out, cars=cars, test_cars=test_cars, seed=check_seed(seed), views=views, jobs=jobs, depth=depth
+    )
     what = f"{cars} training and {test_cars} test cars, {views} views each, in {out}"
     print(f"rendered {what}" if done else f"{what}: already rendered")
 

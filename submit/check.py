@@ -13,6 +13,7 @@ import tyro
 from command_line import UserError, program
 from competition import Competition, find_competition
 from kernels.rle import parse
+from path_names import shown, why_not
 from submit.writer import open_rows, split_row
 
 _SHOWN = 20
@@ -127,6 +128,9 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
     names = [split_row(row.encode())[0].decode() for row in rows if row]
     if not names:
         raise UserError(f"{path} names no image: copy it again.")
+    for row, name in enumerate(names, 1):
+        if reason := why_not(name):
+            raise UserError(f"{path} names {shown(name)} in row {row}, no image's name, as {reason}: copy it again.")
     if len(set(names)) < len(names):
         double = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"{path} names {double} twice: copy it again.")

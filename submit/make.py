@@ -19,11 +19,11 @@ import provenance
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from ensemble.blend import Blend, find_blend
-from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, read_blend
+from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, blend_folder, read_blend
 from folds.images import list_images
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
-from folds.workers import run_all
+from folds.workers import check_address, run_all
 from models.frame import load_for
 from predict import blocks
 from predict.blocks import UnreadableImagesError
@@ -202,9 +202,10 @@ def main(
     facts = find_competition(competition)
     data = data or facts.default_data()
     if cluster:
+        check_address(cluster)
         # the workers have working folders of their own
         data, runs, images = data.resolve(), runs.resolve(), images and images.resolve()
-    home = runs / facts.name / name
+    home = blend_folder(runs / facts.name, name)
     fitted = read_blend(home)
     blend = find_blend(runs / facts.name, name)
     names, folder = rows_wanted(facts, data, images, on_missing)
