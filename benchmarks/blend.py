@@ -22,7 +22,7 @@ from command_line import UserError, program
 from competition import COMPETITIONS
 from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
-from ensemble.stacking import DiceWeights, GreedySelection
+from ensemble.stacking import GreedySelection, ScoreWeights
 from ensemble.voting import LINEAR
 from folds.scoring import score_of
 from folds.store import LogitStore
@@ -133,7 +133,7 @@ def measure_fit(masks: Sequence[np.ndarray], folder: Path, in_memory: int, round
     room = np.empty((2, *_FULL), np.float32)
     apart = 0.0
     for k in planes:
-        scores = index.dice(weightings[:8], images=np.array([k]))[0]
+        scores = index.scores(weightings[:8], images=np.array([k]))[0]
         brute = [_brute_force(planes[k], w, truth.of(k), room) for w in weightings[:8]]
         for others in (brute, [_numpy(planes[k], w, masks[k]) for w in weightings[:8]]):
             apart = max(apart, float(np.abs(scores - others).max()))
@@ -150,14 +150,14 @@ def measure_fit(masks: Sequence[np.ndarray], folder: Path, in_memory: int, round
         Contender("NumPy: tensordot, compare, count", lambda k: _numpy(planes[k], weightings[k], masks[k])),
         Contender("sum frame by frame, our Dice", brute_force),
         Contender("the index's loop on all pixels", lambda k: _fused(full[k][0], few, full[k][1].view(np.uint8))),
-        Contender("disagreement index", lambda k: index.dice(weightings, images=np.array([k]))),
+        Contender("disagreement index", lambda k: index.scores(weightings, images=np.array([k]))),
     ]
     numpy_s, brute_s, fused_s, index_s = medians_s(contenders, list(planes), rounds)
     fused_s, index_s = fused_s / _FEW, index_s / _AT_ONCE
     kept = sum(a.nbytes + t.nbytes for a, t in zip(index.logits, index.truths, strict=True)) / len(masks)
     frames_bytes = len(stores) * _FULL[0] * _FULL[1] * 4
     every = np.arange(len(masks))
-    fits = [(make.__name__, _seconds(partial(make().fit, index, every))) for make in (GreedySelection, DiceWeights)]
+    fits = [(make.__name__, _seconds(partial(make().fit, index, every))) for make in (GreedySelection, ScoreWeights)]
 
     print(f"\nFitting weights: {len(stores)} networks, {len(masks)} images of {_FULL[0]}x{_FULL[1]}, one process")
     print(

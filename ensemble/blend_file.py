@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError
+from kernels.metrics import Metric, metric_in
 from path_names import inside
 
 BLEND_FILE = "blend.json"
-SCORES_FILE = "oof_dice.csv"
 # of a convolutional stacker: its weights, and what it is
 STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
 STACKER_FILE = "conv_stacker.json"
@@ -32,6 +32,16 @@ DISAGREEMENT_PICTURES_DIR = "disagreement"
 def blend_folder(root: Path, name: str) -> Path:
     """Where the blend `name` is in `runs/<competition>`; UserError where that is no name of a folder."""
     return inside(root, name, "the name of the blend")
+
+
+def scores_file(metric: Metric) -> str:
+    """The name of the file that has every training image's score.
+
+    >>> from kernels.metrics import DICE
+    >>> scores_file(DICE)
+    'oof_dice.csv'
+    """
+    return f"oof_{metric.name}.csv"
 
 
 def read_blend(folder: Path) -> dict[str, Any]:
@@ -70,12 +80,13 @@ def averaged_folds_note(expected: dict[str, Any]) -> str:
 
 def table_lines(blend: dict[str, Any]) -> list[str]:
     """The out-of-fold figures of a blend (the content of blend.json), its members and its rivals, as lines of text."""
-    head = "out-of-fold Dice at full size"
+    metric = metric_in(blend["cv"])
+    head = f"out-of-fold {metric.label} at full size"
     lines = [f"{head:36}    mean  95 % interval    worst"]
 
     def row(label: str, figures: dict[str, Any]) -> str:
         low, high = figures["interval"]
-        return f"{label:36}  {figures['dice']:.4f}  {low:.4f}..{high:.4f}  {figures['worst']:.4f}"
+        return f"{label:36}  {figures[metric.name]:.4f}  {low:.4f}..{high:.4f}  {figures['worst']:.4f}"
 
     lines += [row(label, figures) for label, figures in blend["member_cv"].items()]
     lines.append("ways of blending, each with weights fitted without the fold that is scored")

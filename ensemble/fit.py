@@ -17,7 +17,7 @@ import provenance
 from command_line import UserError, program
 from competition import find_competition
 from ensemble import conv_stacker as conv
-from ensemble.blend_file import BLEND_FILE, SCORES_FILE, blend_folder, table_lines
+from ensemble.blend_file import BLEND_FILE, blend_folder, scores_file, table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
@@ -27,20 +27,21 @@ from ensemble.procedure import Decision, Outcome, can_nest, settle
 from ensemble.score_memory import RememberingIndex
 from ensemble.selection import VOTED, Candidate, evaluate_all, gains
 from ensemble.stacker_gain import evaluate_stacker
-from ensemble.stacking import BLENDERS
+from ensemble.stacking import BLENDERS, SEARCHED, way_name
 from folds.images import TrainingSet, find_training_set, list_images
 from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR
+from kernels.metrics import find_metric
 from predict.members import parse_members
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
 
 
-def _expected(dice: np.ndarray, oof: OofData, training: TrainingSet) -> dict[str, Any] | None:
-    """The interval in which the test set's Dice is to be expected; None where there are no test images.
+def _expected(scores: np.ndarray, oof: OofData, training: TrainingSet) -> dict[str, Any] | None:
+    """The interval in which the test set's score is to be expected; None where there are no test images.
 
-    It is that of single networks, as out-of-fold Dice is; the submission averages all folds' networks of a member.
+    It is that of single networks, as out-of-fold scores are; the submission averages all folds' networks of a member.
     """
     facts = training.competition
     try:
@@ -49,7 +50,7 @@ def _expected(dice: np.ndarray, oof: OofData, training: TrainingSet) -> dict[str
         # what is wrong with them matters to the submission, which says it
         return None
     count = len({facts.group(name) for name in names})
-    interval = list(expected_interval(dice, oof.groups, count))
+    interval = list(expected_interval(scores, oof.groups, count))
     folds = len(oof.members[0].folds)
     return {"groups": count, "interval": interval, "averaged_folds": 1, "submission_averaged_folds": folds}
 
@@ -75,7 +76,7 @@ def _with_stackers(
     Returns:
         The candidates, and the training images where a stacker looks at them.
     """
-    linear = next(candidate for candidate in candidates if candidate.name == "dice-weights")
+    linear = next(candidate for candidate in candidates if candidate.name == way_name(SEARCHED, oof.metric))
     start = replace(linear, inner={}) if alone else linear
     pictures: Inputs | None = None
     stackers = []
@@ -95,7 +96,7 @@ class _Fit:
 
     Attributes:
         oof: of all networks.
-        singles: (N, M) Dice of each network alone.
+        singles: (N, M) scores of each network alone.
         searched: positions of the networks that were blended.
         candidates, outcome: the ways of blending, and the choice.
     """
@@ -129,6 +130,10 @@ class _Fit:
         """The content of blend.json; FORMATS.md tells each field."""
         oof, outcome, decision = self.oof, self.outcome, self.outcome.decision
         names, groups, used = oof.names, oof.groups, self.used()
+
+        def told(scores: np.ndarray) -> dict[str, Any]:
+            return figures(scores, groups, oof.metric)
+
         result = {
             "name": name,
             "kind": decision.candidate.name,
@@ -136,14 +141,14 @@ class _Fit:
             "members": list(used),
             "weights": list(used.values()),
             "threshold": decision.threshold,
-            "cv": {**figures(outcome.dice, groups), "nested": outcome.nested},
-            "gains": gains(outcome.dice, self.candidates, groups),
+            "cv": {**told(outcome.scores), "nested": outcome.nested},
+            "gains": gains(outcome.scores, self.candidates, groups),
             "chosen_without": {held_out: self._told(other) for held_out, other in outcome.without.items()},
-            "expected": _expected(outcome.dice, oof, training),
-            "member_cv": {member: figures(self.singles[:, i], groups) for i, member in enumerate(names)},
+            "expected": _expected(outcome.scores, oof, training),
+            "member_cv": {member: told(self.singles[:, i]) for i, member in enumerate(names)},
             "candidates": {
                 c.name: {
-                    **figures(c.nested, groups),
+                    **told(c.nested),
                     "nested": ("weights",),
                     "gains": gains(c.nested, self.candidates, groups),
                     "weights": self.by_name(c.weights),
@@ -165,9 +170,9 @@ class _Fit:
         return result
 
     def scores(self) -> pd.DataFrame:
-        """The Dice of every image: of the blend chosen without its fold, and of each network alone."""
+        """The score of every image: of the blend chosen without its fold, and of each network alone."""
         oof = self.oof
-        table = {"image": oof.images, "group": oof.groups, "fold": oof.fold, "nested": self.outcome.dice}
+        table = {"image": oof.images, "group": oof.groups, "fold": oof.fold, "nested": self.outcome.scores}
         return pd.DataFrame({**table, **{member: self.singles[:, i] for i, member in enumerate(oof.names)}})
 
     def write(self, folder: Path, result: dict[str, Any]) -> None:
@@ -175,7 +180,7 @@ class _Fit:
         stacker = self.outcome.decision.candidate.stacker
         if stacker is not None:
             cast("ConvStacker", stacker).save(folder, list(self.used()))
-        with atomic.replacing(folder / SCORES_FILE) as temporary:
+        with atomic.replacing(folder / scores_file(self.oof.metric)) as temporary:
             self.scores().to_csv(temporary, index=False, float_format="%.6f")
         atomic.write_json(folder / BLEND_FILE, result)
 
@@ -194,14 +199,14 @@ def main(
     conv_stacker_image: bool = False,
     max_error_ratio: float = 5.0,
 ) -> None:
-    """Choose the blend of trained variants by its nested Dice at full size; writes blend.json.
+    """Choose the blend of trained variants by its nested score at full size; writes blend.json.
 
     Args:
         competition: a name from competition.py.
         members: variants to choose from, a comma list; all takes every variant whose folds are all trained.
-        blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights;
-            probability, geometric, majority, each also as weighted-...; conv-stacker, conv-stacker-image) instead of
-            choosing one.
+        blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights, which
+            is named after the metric; probability, geometric, majority, each also as weighted-...; conv-stacker,
+            conv-stacker-image) instead of choosing one.
         name: of the result, and of its folder in the runs folder.
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
@@ -215,7 +220,8 @@ def main(
     """
     # 1) what cannot be meant is refused before anything is read
     facts = find_competition(competition)
-    ways = (*BLENDERS, *VOTED, *conv.NAMES)
+    metric = find_metric(facts.metric)
+    ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTED)), *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     if max_error_ratio < 1:

@@ -1,8 +1,9 @@
-"""The disagreement index: exact full-size Dice of any convex blend, without touching full-size frames again.
+"""The disagreement index: exact full-size scores of any convex blend, without touching full-size frames again.
 
 Where all networks' logits have the same sign, so has every convex blend of them. The index keeps, of every training
 image, three counts and the logits of the pixels where the networks disagree, which are few; thousands of weightings
-can then be scored in the time that one would take on full frames.
+can then be scored in the time that one would take on full frames. What it finds of an image are counts of pixels, from
+which the score follows by any metric.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ensemble.oof_data import OofData
 from ensemble.voting import vote_mask
 from folds.scoring import full_size_score
 from kernels.blend import disagreement, open_counts
+from kernels.metrics import DICE, Metric
 from kernels.rle import decode
 
 _CHUNK = 8
@@ -31,14 +33,15 @@ _LEAST_WORK = 1_000_000
 
 Result = TypeVar("Result")
 
+Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
 Entry = tuple[tuple[int, int, int], np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _dice_chunk(oof: OofData, positions: range) -> np.ndarray:
+def _score_chunk(oof: OofData, positions: range) -> np.ndarray:
     cv2.setNumThreads(1)
     return np.array([
         [
-            full_size_score(plane, frame, oof.truth.of(position), oof.full)
+            full_size_score(plane, frame, oof.truth.of(position), oof.full, oof.metric)
             for plane, frame in zip(oof.planes(position), oof.frames, strict=True)
         ]
         for position in positions
@@ -46,10 +49,10 @@ def _dice_chunk(oof: OofData, positions: range) -> np.ndarray:
 
 
 def single_scores(oof: OofData, *, jobs: int = -1) -> np.ndarray:
-    """(N, M) float64 full-size Dice of each network alone on each image; `jobs` processes, as joblib counts them."""
+    """(N, M) float64 full-size scores of each network alone on each image; `jobs` processes, as joblib counts them."""
     count = len(oof.images)
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (joblib.delayed(_dice_chunk)(oof, range(s, min(s + _CHUNK, count))) for s in range(0, count, _CHUNK))
+    calls = (joblib.delayed(_score_chunk)(oof, range(s, min(s + _CHUNK, count))) for s in range(0, count, _CHUNK))
     chunks = []
     with tqdm(total=count, desc="score networks", unit="image", disable=None) as bar:
         for chunk in parallel(calls):
@@ -86,7 +89,8 @@ class DisagreementIndex:
         truths: one (D_i,) uint8 array an image.
         band: the lowest and the highest threshold that the index serves.
         agreed_logits, agreed_truths: one (M, S_i) float32 and one (S_i,) uint8 array an image: a few of the pixels
-            that all networks agree on, drawn evenly. The Dice needs none of them; a regression may.
+            that all networks agree on, drawn evenly. The score needs none of them; a regression may.
+        metric: what blends are scored by.
     """
 
     agreed: np.ndarray
@@ -95,13 +99,14 @@ class DisagreementIndex:
     band: tuple[float, float]
     agreed_logits: list[np.ndarray] = field(default_factory=list)
     agreed_truths: list[np.ndarray] = field(default_factory=list)
+    metric: Metric = DICE
 
     @staticmethod
     def build(oof: OofData, *, band: tuple[float, float] = (0.0, 0.0), jobs: int = -1) -> DisagreementIndex:
         """Build the index from stored out-of-fold logits, in parallel.
 
         Args:
-            oof: the networks' logits, and the truth.
+            oof: the networks' logits, the truth and the metric.
             band: thresholds to serve; a wider band keeps more pixels.
             jobs: processes, as joblib counts them.
         """
@@ -120,6 +125,7 @@ class DisagreementIndex:
             band=band,
             agreed_logits=[e[3] for e in entries],
             agreed_truths=[e[4] for e in entries],
+            metric=oof.metric,
         )
 
     def of(self, images: np.ndarray) -> DisagreementIndex:
@@ -135,6 +141,7 @@ class DisagreementIndex:
             self.band,
             some(self.agreed_logits),
             some(self.agreed_truths),
+            self.metric,
         )
 
     @property
@@ -142,18 +149,19 @@ class DisagreementIndex:
         """Mean number of open pixels an image."""
         return float(np.mean([len(t) for t in self.truths]))
 
-    def dice(
+    def counts(
         self, weights: np.ndarray, thresholds: np.ndarray | float = 0.0, *, images: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Full-size Dice of many convex blends.
+    ) -> Counts:
+        """What many convex blends select.
 
         Args:
             weights: (W, M), each row at least 0 and summing to 1.
             thresholds: (W,) or one for all, within `band`.
-            images: positions to score; all by default.
+            images: positions to count; all by default.
 
         Returns:
-            (len(images), W) float64; two empty masks score 1.
+            Pixels in prediction and truth (len(images), W), in the prediction (len(images), W), and in the truth
+            (len(images), 1), int64 each.
 
         Raises:
             ValueError: a row is not convex, or a threshold lies outside the band: the index would not be exact.
@@ -171,8 +179,13 @@ class DisagreementIndex:
 
         both, inside = np.moveaxis(np.stack(self._of_each(one, chosen, len(weights))), -1, 0)
         intersection, predicted, true = self.agreed[chosen].T[..., None]
-        total = predicted + inside + true
-        return np.where(total > 0, 2 * (intersection + both) / np.maximum(total, 1), 1.0)
+        return intersection + both, predicted + inside, true
+
+    def scores(
+        self, weights: np.ndarray, thresholds: np.ndarray | float = 0.0, *, images: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Full-size scores of many convex blends, (len(images), W) float64; arguments and errors as `counts`."""
+        return self.metric.of_counts(*self.counts(weights, thresholds, images=images))
 
     def _of_each(self, one: Callable[[int], Result], images: Iterable[int], weightings: int) -> list[Result]:
         """`one` of every image; on threads, if there is work enough to pay for them."""
@@ -183,33 +196,37 @@ class DisagreementIndex:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(one, positions))
 
-    def vote_dice(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:
-        """Full-size Dice of a vote.
+    def vote_counts(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> Counts:
+        """What a vote selects.
 
         Where all networks' logits have one sign, so has every vote of them; so votes, too, need only the open pixels.
 
         Args:
             vote: key of `ensemble.voting.VOTES`.
             weights: (M,), at least 0.
-            images: positions to score; all by default.
+            images: positions to count; all by default.
 
         Returns:
-            (len(images),) float64; two empty masks score 1.
+            As `counts`, but (len(images),) each.
 
         Raises:
             ValueError: the band does not hold 0: the index would not be exact.
         """
         if not self.band[0] <= 0 <= self.band[1]:
             raise ValueError(f"votes have the threshold 0, which is not within {self.band}")
+        chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
 
-        def one(position: int) -> float:
+        def one(position: int) -> tuple[int, int]:
             mask = vote_mask(vote, list(self.logits[position]), weights.tolist())
-            intersection, predicted, true = (int(count) for count in self.agreed[position])
-            total = predicted + int(mask.sum()) + true
-            both = intersection + int((mask & self.truths[position].view(bool)).sum())
-            return 2 * both / total if total else 1.0
+            return int((mask & self.truths[position].view(bool)).sum()), int(mask.sum())
 
-        return np.array(self._of_each(one, range(len(self.truths)) if images is None else images, 1))
+        both, inside = np.array(self._of_each(one, chosen, 1), np.int64).reshape(-1, 2).T
+        intersection, predicted, true = self.agreed[chosen].T
+        return intersection + both, predicted + inside, true
+
+    def vote_scores(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:
+        """Full-size scores of a vote, (len(images),) float64; arguments and errors as `vote_counts`."""
+        return self.metric.of_counts(*self.vote_counts(vote, weights, images=images))
 
 
 def fold_rows(fold: np.ndarray, held_out: int) -> tuple[np.ndarray, np.ndarray]:

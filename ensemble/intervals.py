@@ -1,4 +1,4 @@
-"""95 % intervals of means over groups of images, Dice or differences of Dice: of the mean itself, and of a test set's.
+"""95 % intervals of means over groups of images, scores or their differences: of the mean itself, and of a test set's.
 
 Images of a group (a car) resemble each other, so a group counts as one draw. What an interval holds is the spread from
 group to group, and no other: not that of another seed, of another training or of another choice of epoch.
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from scipy import special
+
+from kernels.metrics import DICE, Metric
 
 # of each tail
 _QUANTILE = 0.975
@@ -93,7 +95,7 @@ def mean_interval(
     """95 % interval of the mean over all groups there could be.
 
     Args:
-        values: (N,) Dice of images, or differences of two.
+        values: (N,) scores of images, or differences of two.
         groups: (N,) their groups, of any sizes.
         bounds: what the mean cannot be beyond; a single group, which tells nothing of the spread, gives these.
 
@@ -106,13 +108,13 @@ def mean_interval(
 
 
 def expected_interval(values: np.ndarray, groups: np.ndarray, count: int) -> tuple[float, float]:
-    """95 % interval of the mean Dice over `count` groups that nobody has seen.
+    """95 % interval of the mean score over `count` groups that nobody has seen.
 
     Wider than `mean_interval`, which is about the mean of all groups there could be: a test set is a draw of its own.
     The two spreads are independent of each other, so what each reaches to a side is added in squares.
 
     Args:
-        values: (N,) Dice of the images at hand, out of fold.
+        values: (N,) scores of the images at hand, out of fold.
         groups: (N,) their groups.
         count: groups of the test set, at least 1.
     """
@@ -127,10 +129,10 @@ def expected_interval(values: np.ndarray, groups: np.ndarray, count: int) -> tup
     )
 
 
-def figures(values: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """Mean, interval and lowest of per-image Dice `values` (N,), JSON-able."""
+def figures(values: np.ndarray, groups: np.ndarray, metric: Metric = DICE) -> dict[str, Any]:
+    """Mean (under the metric's name), interval and lowest of images' scores `values` (N,), JSON-able."""
     return {
-        "dice": float(values.mean()),
+        metric.name: float(values.mean()),
         "interval": list(mean_interval(values, groups, bounds=(0.0, 1.0))),
         "worst": float(values.min()),
     }

@@ -18,6 +18,7 @@ from folds.images import TrainingSet
 from folds.run_layout import CACHE_DIR, FOLDS_FILE
 from folds.store import LogitStore
 from folds.truth import Truth, load_truth
+from kernels.metrics import DICE, Metric, find_metric
 from models.frame import Frame
 from predict.members import Member, find_members
 
@@ -33,6 +34,7 @@ class OofData:
         fold, groups: (N,) the fold each image was held out in, and its group.
         stores, frames: of the networks' out-of-fold logits, in the order of the weights to come.
         members: the trained variants that the networks are of, in the same order; empty where only logits are at hand.
+        metric: that masks are scored by.
     """
 
     images: Sequence[str]
@@ -43,6 +45,7 @@ class OofData:
     stores: Sequence[LogitStore]
     frames: Sequence[Frame]
     members: Sequence[Member] = ()
+    metric: Metric = DICE
 
     @property
     def names(self) -> list[str]:
@@ -109,4 +112,5 @@ def find_oof_data(root: Path, training: TrainingSet, wanted: list[str] | None, *
         stores,
         [member.frame for member in members],
         members,
+        find_metric(training.competition.metric),
     )

@@ -17,7 +17,8 @@ from ensemble.postprocess import STEPS, Step, apply_kept
 from ensemble.voting import LINEAR, Combination
 from folds.inputs import Inputs
 from kernels import rle
-from kernels.dice import dice_runs
+from kernels.dice import counts_runs
+from kernels.metrics import Metric
 from kernels.topology import pieces_and_holes
 
 # repairs in the order they are applied, each its name in `STEPS` and its size in pixels
@@ -43,14 +44,19 @@ def _blend_runs(
 
 
 def _repaired(
-    step: Step, masks: Sequence[np.ndarray], truths: Sequence[np.ndarray], full: Size, size_px: int | None
+    step: Step,
+    masks: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    full: Size,
+    metric: Metric,
+    size_px: int | None,
 ) -> list[tuple[list[float], np.ndarray]]:
-    """For every image: its Dice as it is and after the step at each of its sizes; its runs after `size_px`."""
+    """For every image: its score as it is and after the step at each of its sizes; its runs after `size_px`."""
     cv2.setNumThreads(1)
     results = []
     for runs, truth in zip(masks, truths, strict=True):
         changed = runs
-        scores = [dice_runs(runs, truth)] * (1 + len(step.sizes_px))
+        scores = [metric.of(counts_runs(runs, truth))] * (1 + len(step.sizes_px))
         if not step.concerns(*pieces_and_holes(runs, full)):
             results.append((scores, changed))
             continue
@@ -61,7 +67,7 @@ def _repaired(
             if np.array_equal(repaired, mask):
                 break
             after = rle.encode(repaired)
-            scores[position] = dice_runs(after, truth)
+            scores[position] = metric.of(counts_runs(after, truth))
             changed = after if size == size_px else changed
         results.append((scores, changed))
     return results
@@ -75,7 +81,7 @@ def nested_gain(scores: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, int]:
     """What a step gains when its size is chosen on the other folds.
 
     Args:
-        scores: (N, 1 + S) Dice of every image without the step and at each of its S sizes.
+        scores: (N, 1 + S) scores of every image without the step and at each of its S sizes.
         fold: (N,) fold of every image.
 
     Returns:
@@ -112,7 +118,7 @@ class Repairs:
         pictures: Inputs | None = None,
         jobs: int = -1,
     ) -> None:
-        self._full = oof.full
+        self._full, self._metric = oof.full, oof.metric
         self._chunks = _chunks(len(oof.images))
         self._parallel = joblib.Parallel(n_jobs=jobs)
         calls = (
@@ -125,7 +131,10 @@ class Repairs:
 
     def _run(self, step: Step, kept: Kept, size_px: int | None) -> list[tuple[list[float], np.ndarray]]:
         masks = self._after(kept)
-        calls = (joblib.delayed(_repaired)(step, masks[c], self._truths[c], self._full, size_px) for c in self._chunks)
+        calls = (
+            joblib.delayed(_repaired)(step, masks[c], self._truths[c], self._full, self._metric, size_px)
+            for c in self._chunks
+        )
         return [result for chunk in self._parallel(calls) for result in chunk]
 
     def _after(self, kept: Kept) -> list[np.ndarray]:
@@ -136,14 +145,14 @@ class Repairs:
         return self._masks[kept]
 
     def scores(self, step: Step, kept: Kept = ()) -> np.ndarray:
-        """(N, 1 + S) Dice of every image after the repairs in `kept`, and after the step at each of its sizes too."""
+        """(N, 1 + S) scores of every image after the repairs in `kept`, and after the step at each of its sizes too."""
         key = kept, step.name
         if key not in self._scores:
-            self._scores[key] = np.array([dice for dice, _ in self._run(step, kept, None)])
+            self._scores[key] = np.array([scores for scores, _ in self._run(step, kept, None)])
         return self._scores[key]
 
     def gain(self, kept: Kept) -> np.ndarray:
-        """(N,) what these repairs, one after the other, add to the Dice of every image."""
+        """(N,) what these repairs, one after the other, add to the score of every image."""
         gain = np.zeros(len(self._truths))
         for k, (name, size_px) in enumerate(kept):
             scores = self.scores(STEPS[name], kept[:k])
@@ -161,7 +170,7 @@ class Repairs:
 
         Returns:
             JSON-able figures by step: size_px, nested_gain, interval (95 %, over groups), changed_images (share of the
-            images whose Dice it changes), kept; and the kept steps for `apply_kept`.
+            images whose score it changes), kept; and the kept steps for `apply_kept`.
         """
         figures: dict[str, Any] = {}
         kept: Kept = ()

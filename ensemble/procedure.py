@@ -32,7 +32,7 @@ class Decision:
     Attributes:
         candidate: the way of blending, with its weights.
         threshold: foreground is where the blended logits are above it.
-        nested: (N,) Dice of the images under weights, and a threshold, fitted without their fold.
+        nested: (N,) scores of the images under weights, and a threshold, fitted without their fold.
         threshold_fit: the fitted threshold with its nested gain, interval, and whether it was kept; None for votes.
         repairs: of the mask, in order: those kept.
         repair_figures: what each repair gains; None where they were not measured.
@@ -53,13 +53,13 @@ class Outcome:
     Attributes:
         decision: chosen on all images.
         without: chosen without a fold, by fold; empty where there are only two.
-        dice: (N,) Dice of every image under what was chosen without its fold.
+        scores: (N,) scores of every image under what was chosen without its fold.
         nested: what of "way", "weights", "threshold" and "repairs" was chosen without the fold that is scored.
     """
 
     decision: Decision
     without: Mapping[int, Decision]
-    dice: np.ndarray
+    scores: np.ndarray
     nested: tuple[str, ...]
 
 
@@ -108,24 +108,24 @@ def decide_without(
     return decide([c.without(held_out) for c in candidates], index.of(seen), fold[seen], groups[seen], way)
 
 
-def held_out_dice(
+def held_out_scores(
     decisions: Mapping[int, Decision], candidates: Sequence[Candidate], index: DisagreementIndex, fold: np.ndarray
 ) -> np.ndarray:
-    """(N,) Dice of every image under the way, weights and threshold that were chosen without its fold.
+    """(N,) scores of every image under the way, weights and threshold that were chosen without its fold.
 
     Args:
         decisions: by the fold that was left out.
         candidates, index, fold: of all images.
     """
     nested = {candidate.name: candidate.nested for candidate in candidates}
-    dice = np.empty(len(fold))
+    scores = np.empty(len(fold))
     for held_out, decision in decisions.items():
         unseen = fold_rows(fold, held_out)[1]
         if decision.threshold:
-            dice[unseen] = index.dice(decision.candidate.weights, decision.threshold, images=unseen)[:, 0]
+            scores[unseen] = index.scores(decision.candidate.weights, decision.threshold, images=unseen)[:, 0]
         else:
-            dice[unseen] = nested[decision.candidate.name][unseen]
-    return dice
+            scores[unseen] = nested[decision.candidate.name][unseen]
+    return scores
 
 
 def _blend_of(decision: Decision) -> tuple[Any, ...]:
@@ -151,7 +151,7 @@ def _repairs_of(decision: Decision, oof: OofData, pictures: Inputs | None, jobs:
 def _with_repairs(outcome: Outcome, oof: OofData, pictures: Inputs | None, jobs: int) -> Outcome:
     """The outcome with repairs chosen for each of its decisions on the images that it may see."""
     fold, groups, everything = oof.fold, oof.groups, np.arange(len(oof.fold))
-    decision, without, dice = outcome.decision, dict(outcome.without), outcome.dice.copy()
+    decision, without, scores = outcome.decision, dict(outcome.without), outcome.scores.copy()
     # decisions that came to the same blend share its masks; one blend's masks are in memory at a time
     for blend in dict.fromkeys(map(_blend_of, (decision, *without.values()))):
         first = next(d for d in (decision, *without.values()) if _blend_of(d) == blend)
@@ -165,8 +165,8 @@ def _with_repairs(outcome: Outcome, oof: OofData, pictures: Inputs | None, jobs:
             seen, unseen = fold_rows(fold, held_out)
             figures, kept = repairs.choose(seen, fold, groups)
             without[held_out] = replace(chosen, repairs=kept, repair_figures=figures)
-            dice[unseen] += repairs.gain(kept)[unseen]
-    return Outcome(decision, without, dice, (*outcome.nested, "repairs") if without else outcome.nested)
+            scores[unseen] += repairs.gain(kept)[unseen]
+    return Outcome(decision, without, scores, (*outcome.nested, "repairs") if without else outcome.nested)
 
 
 def settle(
@@ -198,7 +198,7 @@ def settle(
         without = {k: decide_without(candidates, index, fold, groups, k, way) for k in folds}
         linear = decision.candidate.vote == "logits"
         nested = ("way", "weights", "threshold") if not way else ("weights", "threshold") if linear else ("weights",)
-        outcome = Outcome(decision, without, held_out_dice(without, candidates, index, fold), nested)
+        outcome = Outcome(decision, without, held_out_scores(without, candidates, index, fold), nested)
     else:
         outcome = Outcome(decision, {}, decision.candidate.nested, ("weights",))
     return _with_repairs(outcome, oof, pictures, jobs) if repairs else outcome

@@ -16,12 +16,12 @@ from ensemble.index import DisagreementIndex
 # beyond this, what is new is computed and forgotten
 _LIMIT_BYTES = 1 << 28
 
-# from positions in the list of keys, and positions of images, to Dice (images, keys)
+# from positions in the list of keys, and positions of images, to scores (images, keys)
 Compute = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class ScoreMemory:
-    """Dice of images under whatever a key stands for.
+    """Scores of images under whatever a key stands for.
 
     Args:
         count: N images.
@@ -42,12 +42,12 @@ class ScoreMemory:
         return row
 
     def recall(self, keys: Sequence[Hashable], places: np.ndarray, compute: Compute) -> np.ndarray:
-        """Dice of some images under each key.
+        """Scores of some images under each key.
 
         Args:
-            keys: K of them; equal keys have equal Dice.
+            keys: K of them; equal keys have equal scores.
             places: (n,) which images, 0 .. N - 1.
-            compute: from positions in `keys` (k,) and in `places` (m,) to the Dice (m, k) that is not known yet;
+            compute: from positions in `keys` (k,) and in `places` (m,) to the scores (m, k) that are not known yet;
                 called at most once.
 
         Returns:
@@ -58,14 +58,14 @@ class ScoreMemory:
         lacking = np.flatnonzero(unknown.any(1))
         if len(lacking):
             missing = np.flatnonzero(unknown[lacking].any(0))
-            for k, dice in zip(lacking, compute(lacking, missing).T, strict=True):
-                rows[k][places[missing]] = dice
+            for k, found in zip(lacking, compute(lacking, missing).T, strict=True):
+                rows[k][places[missing]] = found
         return np.stack([row[places] for row in rows], axis=1)
 
 
 @dataclass(frozen=True)
 class RememberingIndex(DisagreementIndex):
-    """A `DisagreementIndex` that gives the same Dice, each computed once.
+    """A `DisagreementIndex` that gives the same scores, each computed once.
 
     Attributes:
         memory: of what is known, shared with the indices that are parts of this one.
@@ -88,23 +88,23 @@ class RememberingIndex(DisagreementIndex):
         known = {f.name: getattr(part, f.name) for f in fields(DisagreementIndex)}
         return RememberingIndex(**known, memory=self.memory, places=self.places[images])
 
-    def dice(
+    def scores(
         self, weights: np.ndarray, thresholds: np.ndarray | float = 0.0, *, images: np.ndarray | None = None
     ) -> np.ndarray:
-        """As `DisagreementIndex.dice`."""
+        """As `DisagreementIndex.scores`."""
         rows = np.atleast_2d(np.asarray(weights, np.float32))
         limits = np.broadcast_to(np.asarray(thresholds, np.float32), len(rows))
         chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
         keys = [(row.tobytes(), limit.tobytes()) for row, limit in zip(rows, limits, strict=True)]
-        score = super().dice
+        score = super().scores
         return self.memory.recall(
             keys, self.places[chosen], lambda which, some: score(rows[which], limits[which], images=chosen[some])
         )
 
-    def vote_dice(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:
-        """As `DisagreementIndex.vote_dice`."""
+    def vote_scores(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:
+        """As `DisagreementIndex.vote_scores`."""
         chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
-        score = super().vote_dice
+        score = super().vote_scores
         key = vote, np.asarray(weights, np.float64).tobytes()
         found = self.memory.recall(
             [key], self.places[chosen], lambda _, some: score(vote, weights, images=chosen[some])[:, None]

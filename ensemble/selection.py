@@ -2,7 +2,7 @@
 
 Out-of-fold logits are honest about the networks, but weights fitted on them are not honest about themselves: they
 have seen the pixels they are scored on. So each way of blending is fitted on the images of all folds but one and
-scored on that one; the Dice that is reported comes from images that no part of the fit has seen.
+scored on that one; the score that is reported comes from images that no part of the fit has seen.
 
 The best of several such figures is no longer honest: it was the best on these very images. What the choice itself is
 worth is for `ensemble.procedure` to say, which makes it again without each fold. It needs every way as it would be
@@ -21,17 +21,17 @@ import numpy as np
 
 from ensemble.index import DisagreementIndex, fold_rows
 from ensemble.intervals import mean_interval, standard_error
-from ensemble.stacking import BLENDERS, Blender
+from ensemble.stacking import BLENDERS, SEARCHED, Blender, way_name
 from ensemble.voting import Combination, combination_of
 
 _THRESHOLDS = 21
 
 
 def best_threshold(index: DisagreementIndex, weights: np.ndarray, images: np.ndarray) -> float:
-    """The threshold of the index's band with the highest mean Dice on `images`; 0 unless another gains."""
+    """The threshold of the index's band with the highest mean score on `images`; 0 unless another gains."""
     candidates = np.linspace(*index.band, _THRESHOLDS)
     candidates = np.concatenate(([0.0], candidates[candidates != 0]))
-    scores = index.dice(np.repeat(weights[None], len(candidates), 0), candidates, images=images).mean(0)
+    scores = index.scores(np.repeat(weights[None], len(candidates), 0), candidates, images=images).mean(0)
     return float(candidates[int(scores.argmax())])
 
 
@@ -42,7 +42,7 @@ class Candidate:
     Attributes:
         name: key of `BLENDERS`, of `VOTED`, or another's own.
         weights: (M,) fitted on all images; what would be used on the test set.
-        nested: (N,) Dice of every image under weights fitted without its fold.
+        nested: (N,) scores of every image under weights fitted without its fold.
         nested_weights: (M,) weights fitted without a fold, by fold.
         vote: what is done with weights and networks: "logits" for their weighted mean, a key of
             `ensemble.voting.VOTES`, or the name of a stacker.
@@ -96,7 +96,7 @@ def evaluate(
         nested_weights = {k: weights(left_out | {k}) for k in others}
         for k in others:
             unseen = np.flatnonzero(fold == k)
-            nested[unseen] = index.dice(nested_weights[k], images=unseen)[:, 0]
+            nested[unseen] = index.scores(nested_weights[k], images=unseen)[:, 0]
         its_inner = {k: without(left_out | {k}, False) for k in others} if deeper else {}
         return Candidate(name, weights(left_out), nested[there], nested_weights, inner=its_inner)
 
@@ -115,7 +115,7 @@ def evaluate_vote(name: str, vote: str, linear: Candidate, index: DisagreementIn
     nested = np.empty(len(fold))
     for held_out, weights in linear.nested_weights.items():
         unseen = fold_rows(fold, held_out)[1]
-        nested[unseen] = index.vote_dice(vote, weights, images=unseen)
+        nested[unseen] = index.vote_scores(vote, weights, images=unseen)
     inner = {}
     for held_out, its_linear in linear.inner.items():
         seen = fold_rows(fold, held_out)[0]
@@ -128,9 +128,9 @@ VOTED = {
     "probability": ("equal-mean", "probability"),
     "geometric": ("equal-mean", "geometric"),
     "majority": ("equal-mean", "majority"),
-    "weighted-probability": ("dice-weights", "probability"),
-    "weighted-geometric": ("dice-weights", "geometric"),
-    "weighted-majority": ("dice-weights", "majority"),
+    "weighted-probability": (SEARCHED, "probability"),
+    "weighted-geometric": (SEARCHED, "geometric"),
+    "weighted-majority": (SEARCHED, "majority"),
 }
 
 
@@ -140,7 +140,7 @@ class FittedThreshold:
 
     Attributes:
         value: fitted on all images.
-        nested: (N,) Dice of every image under weights and a threshold fitted without its fold.
+        nested: (N,) scores of every image under weights and a threshold fitted without its fold.
     """
 
     value: float
@@ -152,7 +152,7 @@ def fit_threshold(candidate: Candidate, index: DisagreementIndex, fold: np.ndarr
     nested = np.empty(len(fold))
     for held_out, weights in candidate.nested_weights.items():
         seen, unseen = fold_rows(fold, held_out)
-        nested[unseen] = index.dice(weights, best_threshold(index, weights, seen), images=unseen)[:, 0]
+        nested[unseen] = index.scores(weights, best_threshold(index, weights, seen), images=unseen)[:, 0]
     return FittedThreshold(best_threshold(index, candidate.weights, np.arange(len(fold))), nested)
 
 
@@ -173,8 +173,9 @@ def evaluate_all(
     candidates = []
     for name, make in blenders.items():
         votes = [(its_name, vote) for its_name, (weights_of, vote) in VOTED.items() if weights_of == name]
-        deeper = name in inner or any(its_name in inner for its_name, _ in votes)
-        linear = evaluate(name, make, index, fold, inner=deeper)
+        called = way_name(name, index.metric)
+        deeper = called in inner or any(its_name in inner for its_name, _ in votes)
+        linear = evaluate(called, make, index, fold, inner=deeper)
         candidates.append(linear)
         candidates += [evaluate_vote(its_name, vote, linear, index, fold) for its_name, vote in votes]
     return candidates
@@ -199,7 +200,7 @@ def choose(candidates: list[Candidate], groups: np.ndarray) -> Candidate:
 
 
 def gains(nested: np.ndarray, candidates: list[Candidate], groups: np.ndarray) -> dict[str, Any]:
-    """What nested Dice (N,) is above that of the two simplest ways, the best network and the plain mean; JSON-able.
+    """What nested scores (N,) are above those of the two simplest ways, the best network and the plain mean; JSON-able.
 
     The best network of each fold is the one that the other folds call the best.
 

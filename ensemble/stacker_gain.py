@@ -31,22 +31,22 @@ class Stacker(Combination, Protocol):
 Made = TypeVar("Made", bound=Stacker)
 
 
-def _dice(
+def _scores(
     stackers: Mapping[frozenset[int], Stacker], oof: OofData, pictures: Inputs | None, positions: range
 ) -> list[dict[frozenset[int], float]]:
-    """Of every image, its Dice by each stacker that was fitted without its fold, by the folds that one left out."""
+    """Of every image, its score by each stacker that was fitted without its fold, by the folds that one left out."""
     cv2.setNumThreads(1)
     equal = [1 / len(oof.stores)] * len(oof.stores)
     scores = []
     for p in positions:
         planes = oof.planes(p)
         image = None if pictures is None else pictures.image(p)
-        dice = {}
+        found = {}
         for left_out, stacker in stackers.items():
             if int(oof.fold[p]) in left_out:
                 logits = stacker(planes, oof.frames, equal, oof.full, image)
-                dice[left_out] = score_of(np.ascontiguousarray(logits), oof.truth.of(p))
-        scores.append(dice)
+                found[left_out] = score_of(np.ascontiguousarray(logits), oof.truth.of(p), oof.metric)
+        scores.append(found)
     return scores
 
 
@@ -80,7 +80,7 @@ def evaluate_stacker(
         jobs: processes, as joblib counts them.
 
     Returns:
-        The candidate, whose nested Dice of an image comes from a stacker that has seen no image of its fold.
+        The candidate, whose nested score of an image comes from a stacker that has seen no image of its fold.
     """
     fold, count = oof.fold, len(oof.images)
     patches = gather(oof, pictures=pictures, jobs=jobs)
@@ -93,11 +93,11 @@ def evaluate_stacker(
     fits = tqdm(parallel(calls), total=len(starts), desc="fit stacker", unit="fit", disable=None)
     fitted: dict[frozenset[int], Made] = dict(zip(starts, fits, strict=True))
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    calls = (joblib.delayed(_dice)(fitted, oof, pictures, chunk) for chunk in chunks)
-    dice: list[dict[frozenset[int], float]] = []
+    calls = (joblib.delayed(_scores)(fitted, oof, pictures, chunk) for chunk in chunks)
+    scores: list[dict[frozenset[int], float]] = []
     with tqdm(total=count, desc="score stacker", unit="image", disable=None) as bar:
         for chunk in parallel(calls):
-            dice += chunk
+            scores += chunk
             bar.update(len(chunk))
 
     def stacked(linear: Candidate, left_out: frozenset[int]) -> Candidate:
@@ -105,7 +105,7 @@ def evaluate_stacker(
         return Candidate(
             name,
             linear.weights,
-            np.array([dice[p][left_out | {int(fold[p])}] for p in there]),
+            np.array([scores[p][left_out | {int(fold[p])}] for p in there]),
             linear.nested_weights,
             name,
             fitted[left_out],

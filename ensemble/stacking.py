@@ -13,8 +13,9 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from ensemble.index import DisagreementIndex
+from kernels.metrics import Metric
 
-# a gain in mean Dice below this is noise of rounding, not a better blend
+# a gain in mean score below this is noise of rounding, not a better blend
 _LEAST_GAIN = 1e-7
 
 
@@ -27,17 +28,17 @@ class Blender(Protocol):
         """Learn from the images at these positions of the index; returns self."""
 
 
-def _mean_dice(index: DisagreementIndex, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return index.dice(weights, images=images).mean(0)
+def _mean_scores(index: DisagreementIndex, images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return index.scores(weights, images=images).mean(0)
 
 
 class BestSingle:
-    """The one network with the highest mean Dice."""
+    """The one network with the highest mean score."""
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> BestSingle:
         """Learn from `images`; returns self."""
         members = len(index.logits[0])
-        scores = _mean_dice(index, images, np.eye(members))
+        scores = _mean_scores(index, images, np.eye(members))
         self.weights_ = np.eye(members)[int(scores.argmax())]
         return self
 
@@ -53,16 +54,16 @@ class EqualMean:
 
 
 class MeanOfBest:
-    """The mean of the k best networks, for the k with the highest mean Dice."""
+    """The mean of the k best networks, for the k with the highest mean score."""
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> MeanOfBest:
         """Learn from `images`; returns self."""
         members = len(index.logits[0])
-        ranking = np.argsort(-_mean_dice(index, images, np.eye(members)), kind="stable")
+        ranking = np.argsort(-_mean_scores(index, images, np.eye(members)), kind="stable")
         candidates = np.zeros((members, members))
         for k in range(1, members + 1):
             candidates[k - 1, ranking[:k]] = 1 / k
-        scores = _mean_dice(index, images, candidates)
+        scores = _mean_scores(index, images, candidates)
         self.weights_ = candidates[int(scores.argmax())]
         return self
 
@@ -70,7 +71,7 @@ class MeanOfBest:
 class GreedySelection:
     """Greedy selection with replacement (Caruana et al. 2004, "Ensemble selection from libraries of models").
 
-    Starting from the best network, the one whose addition raises the mean Dice most is added, the same one again if
+    Starting from the best network, the one whose addition raises the mean score most is added, the same one again if
     need be, so that weights are counts. The best ensemble met on the way is kept.
 
     Args:
@@ -86,14 +87,14 @@ class GreedySelection:
         """Learn from `images`; returns self."""
         members = len(index.logits[0])
         counts = np.zeros(members)
-        best, best_dice, since = counts, -1.0, 0
+        best, best_score, since = counts, -1.0, 0
         for _ in range(self.rounds):
             candidates = counts + np.eye(members)
-            scores = _mean_dice(index, images, candidates / candidates.sum(1, keepdims=True))
+            scores = _mean_scores(index, images, candidates / candidates.sum(1, keepdims=True))
             pick = int(scores.argmax())
             counts = candidates[pick]
-            if scores[pick] > best_dice + _LEAST_GAIN:
-                best, best_dice, since = counts, float(scores[pick]), 0
+            if scores[pick] > best_score + _LEAST_GAIN:
+                best, best_score, since = counts, float(scores[pick]), 0
             else:
                 since += 1
                 if since == self.patience:
@@ -102,10 +103,10 @@ class GreedySelection:
         return self
 
 
-class DiceWeights:
-    """Weights that maximise the mean Dice itself.
+class ScoreWeights:
+    """Weights that maximise the mean score itself.
 
-    The mean Dice is a step function of the weights, so gradients are of no use; a pattern search on the simplex is:
+    The mean score is a step function of the weights, so gradients are of no use; a pattern search on the simplex is:
     mass is moved between every pair of networks by a step that is halved whenever no move gains. It starts from the
     best of the corners, the plain mean, and `draws` random weightings.
 
@@ -122,15 +123,15 @@ class DiceWeights:
         self.steps = steps
         self.seed = seed
 
-    def fit(self, index: DisagreementIndex, images: np.ndarray) -> DiceWeights:
+    def fit(self, index: DisagreementIndex, images: np.ndarray) -> ScoreWeights:
         """Learn from `images`; returns self."""
         members = len(index.logits[0])
         rng = np.random.default_rng(self.seed)
         starts = np.vstack(
             [np.eye(members), np.full(members, 1 / members), rng.dirichlet(np.ones(members), self.draws)]
         )
-        scores = _mean_dice(index, images, starts)
-        weights, dice = starts[int(scores.argmax())], float(scores.max())
+        scores = _mean_scores(index, images, starts)
+        weights, best = starts[int(scores.argmax())], float(scores.max())
         pairs = [(i, j) for i in range(members) for j in range(members) if i != j]
         for step in self.steps:
             while True:
@@ -144,10 +145,10 @@ class DiceWeights:
                         moves.append(moved)
                 if not moves:
                     break
-                scores = _mean_dice(index, images, np.array(moves))
-                if scores.max() <= dice + _LEAST_GAIN:
+                scores = _mean_scores(index, images, np.array(moves))
+                if scores.max() <= best + _LEAST_GAIN:
                     break
-                weights, dice = moves[int(scores.argmax())], float(scores.max())
+                weights, best = moves[int(scores.argmax())], float(scores.max())
         self.weights_ = weights / weights.sum()
         return self
 
@@ -211,6 +212,20 @@ class LogisticBlend:
         return self
 
 
+# the way that searches for the highest mean score; it goes by the name of what it searches with
+SEARCHED = "dice-weights"
+
+
+def way_name(way: str, metric: Metric) -> str:
+    """What a way of blending, a key of `BLENDERS` or of `ensemble.selection.VOTED`, is called in a competition.
+
+    >>> from kernels.metrics import DICE, METRICS
+    >>> way_name("dice-weights", METRICS["mean_precision"]), way_name("dice-weights", DICE), way_name("greedy", DICE)
+    ('mean-precision-weights', 'dice-weights', 'greedy')
+    """
+    return f"{metric.name.replace('_', '-')}-weights" if way == SEARCHED else way
+
+
 # simplest first: of blends that are within noise of the best, the first is chosen
 BLENDERS: dict[str, Callable[[], Blender]] = {
     "best-single": BestSingle,
@@ -218,5 +233,5 @@ BLENDERS: dict[str, Callable[[], Blender]] = {
     "mean-of-best": MeanOfBest,
     "greedy": GreedySelection,
     "logistic": LogisticBlend,
-    "dice-weights": DiceWeights,
+    SEARCHED: ScoreWeights,
 }

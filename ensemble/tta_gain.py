@@ -1,7 +1,7 @@
 """`python -m ensemble.tta_gain --measure VARIANT`: what each test-time augmentation is worth, measured out of fold.
 
 Every training image is predicted by the one network that did not see it, with and without each transform; what a
-transform is worth is the difference in mean Dice at full size, with an interval over cars, against its price in
+transform is worth is the difference in mean score at full size, with an interval over cars, against its price in
 forward passes.
 """
 
@@ -29,6 +29,7 @@ from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, TTA_FILE
 from folds.scoring import full_size_score
 from folds.truth import Truth, load_truth
+from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models import checkpoint
 from models.prediction import torch_network
 from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms
@@ -37,7 +38,7 @@ from predict.members import Member, find_members
 _BATCH = 8
 
 
-def dice_of_sets(
+def scores_of_sets(
     member: Member,
     frames: Inputs,
     known: Truth,
@@ -45,21 +46,23 @@ def dice_of_sets(
     full: Size,
     sets: Sequence[Sequence[Transform]],
     *,
+    metric: Metric = DICE,
     batch: int = _BATCH,
 ) -> np.ndarray:
-    """Out-of-fold Dice under several sets of transforms; a transform that several sets share is passed once.
+    """Out-of-fold scores under several sets of transforms; a transform that several sets share is passed once.
 
     Args:
         member: the trained variant.
         frames: the training images at the network's size.
         known: their truth.
         fold: (N,) the fold each image was held out in; its network alone predicts the image.
-        full: (height, width) at which Dice is taken.
+        full: (height, width) at which masks are scored.
         sets: each is averaged in logit space.
+        metric: the competition's.
         batch: images a forward pass.
 
     Returns:
-        (N, sets) Dice.
+        (N, sets) scores.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mask = member.variant.planes_of("mask")
@@ -77,16 +80,18 @@ def dice_of_sets(
                 for s, some in enumerate(sets):
                     mean = np.mean(np.stack([logits[transform.name] for transform in some]), axis=0)
                     for plane, p in zip(np.asarray(mean), positions, strict=True):
-                        scores[p, s] = full_size_score(plane, member.frame, known.of(int(p)), full)
+                        scores[p, s] = full_size_score(plane, member.frame, known.of(int(p)), full, metric)
                 bar.update(len(positions))
     return scores
 
 
-def _entry(some: Sequence[Transform], size: Size, dice: np.ndarray, plain: np.ndarray, groups: np.ndarray) -> Any:
-    gain = dice - plain
+def _entry(
+    some: Sequence[Transform], size: Size, scores: np.ndarray, plain: np.ndarray, groups: np.ndarray, metric: Metric
+) -> Any:
+    gain = scores - plain
     return {
         "transforms": [transform.name for transform in some[1:]],
-        "dice": float(dice.mean()),
+        metric.name: float(scores.mean()),
         "gain": float(gain.mean()),
         "interval": list(mean_interval(gain, groups)),
         "passes": sum(transform.cost(size) for transform in some),
@@ -101,39 +106,41 @@ def value_of_transforms(
     groups: np.ndarray,
     full: Size,
     transforms: Sequence[Transform],
+    metric: Metric = DICE,
 ) -> dict[str, Any]:
     """The value of each transform beside the plain image, and of the set of those that surely gain.
 
     Args:
-        member, frames, known, fold, full: as `dice_of_sets` takes them.
+        member, frames, known, fold, full: as `scores_of_sets` takes them.
         groups: (N,) the car of every image; intervals are over cars.
         transforms: to be measured, each alone and all together.
+        metric: the competition's.
 
     Returns:
-        JSON-able: `plain` Dice; `each` transform with Dice, gain over plain, its 95 % interval and cost in forward
+        JSON-able: `plain` score; `each` transform with score, gain over plain, its 95 % interval and cost in forward
         passes; `all` of them; `chosen`, those whose interval lies above 0, with the figures of their mean. The
         figures of `chosen` are of the images it was chosen on.
     """
     size = member.variant.size
     sets: list[list[Transform]] = [[IDENTITY], *([IDENTITY, t] for t in transforms), [IDENTITY, *transforms]]
-    scores = dice_of_sets(member, frames, known, fold, full, sets)
+    scores = scores_of_sets(member, frames, known, fold, full, sets, metric=metric)
     plain = scores[:, 0]
-    entries = [_entry(some, size, scores[:, s], plain, groups) for s, some in enumerate(sets)]
+    entries = [_entry(some, size, scores[:, s], plain, groups, metric) for s, some in enumerate(sets)]
     each = entries[1:-1]
     kept = [t for t, entry in zip(transforms, each, strict=True) if entry["interval"][0] > 0]
     chosen_set = [IDENTITY, *kept]
     known_set = next((s for s, some in enumerate(sets) if some == chosen_set), None)
     chosen_scores = (
-        dice_of_sets(member, frames, known, fold, full, [chosen_set])[:, 0]
+        scores_of_sets(member, frames, known, fold, full, [chosen_set], metric=metric)[:, 0]
         if known_set is None
         else scores[:, known_set]
     )
     return {
         "variant": member.name,
-        "plain": {"dice": float(plain.mean()), "interval": list(mean_interval(plain, groups, bounds=(0.0, 1.0)))},
+        "plain": {metric.name: float(plain.mean()), "interval": list(mean_interval(plain, groups, bounds=(0.0, 1.0)))},
         "each": each,
         "all": entries[-1],
-        "chosen": _entry(chosen_set, size, chosen_scores, plain, groups),
+        "chosen": _entry(chosen_set, size, chosen_scores, plain, groups, metric),
         "variant_tta": list(member.variant.tta),
     }
 
@@ -141,15 +148,17 @@ def value_of_transforms(
 def table_lines(result: dict[str, Any]) -> list[str]:
     """The result of `value_of_transforms` as lines of text."""
     low, high = result["plain"]["interval"]
+    metric = metric_in(result["plain"])
+    plain, width = result["plain"][metric.name], max(10, len(metric.label) + 2)
     lines = [
-        f"{result['variant']} without augmentation: Dice {result['plain']['dice']:.6f} ({low:.6f}..{high:.6f})",
-        f"{'mean of the image and':36}      Dice       gain  95 % interval of the gain  forward passes",
+        f"{result['variant']} without augmentation: {metric.label} {plain:.6f} ({low:.6f}..{high:.6f})",
+        f"{'mean of the image and':36}{metric.label:>{width}}       gain  95 % interval of the gain  forward passes",
     ]
 
     def row(label: str, entry: dict[str, Any]) -> str:
         low, high = entry["interval"]
         return (
-            f"{label[:36]:36}  {entry['dice']:.6f}  {entry['gain']:+.6f}  {low:+.6f} .. {high:+.6f}"
+            f"{label[:36]:36}{entry[metric.name]:{width}.6f}  {entry['gain']:+.6f}  {low:+.6f} .. {high:+.6f}"
             f"  {entry['passes']:14.2f}"
         )
 
@@ -203,7 +212,8 @@ def main(
         )
     known = load_truth(training, root / CACHE_DIR, jobs=jobs)
     frames = load_inputs(training, member.frame, {"mask": known}, root / CACHE_DIR, jobs=jobs)
-    result = value_of_transforms(member, frames, known, fold, training.groups(), facts.size, chosen)
+    metric = find_metric(facts.metric)
+    result = value_of_transforms(member, frames, known, fold, training.groups(), facts.size, chosen, metric)
     facts_of_run = {
         "weights_digest": member.weights_digest,
         "data_digest": member.data_digest,

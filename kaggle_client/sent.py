@@ -26,7 +26,8 @@ class Sent:
         file: its path.
         rows: of the CSV, None where no manifest said.
         blend: the fitted combination, as the manifest has it.
-        cv_dice: its nested cross-validation Dice.
+        cv_score: its nested cross-validation score; in the file under `cv_<metric>`.
+        metric: of that score.
         git_commit: that made the file.
         ref: Kaggle's number for it.
         status, public_score, private_score: as Kaggle lists them, once known.
@@ -41,12 +42,31 @@ class Sent:
     file: str
     rows: int | None = None
     blend: Any = None
-    cv_dice: float | None = None
+    cv_score: float | None = None
+    metric: str = "dice"
     git_commit: str | None = None
     ref: int | None = None
     status: str | None = None
     public_score: str | None = None
     private_score: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in the file."""
+        values = dataclasses.asdict(self)
+        metric = values.pop("metric")
+        return {f"cv_{metric}" if key == "cv_score" else key: value for key, value in values.items()}
+
+    @staticmethod
+    def from_json(entry: dict[str, Any]) -> Sent:
+        """The submission of such an entry.
+
+        Raises:
+            TypeError: a field is unknown or missing.
+        """
+        values = dict(entry)
+        for key in [key for key in values if key.startswith("cv_")]:
+            values |= {"cv_score": values.pop(key), "metric": key.removeprefix("cv_")}
+        return Sent(**values)
 
     def listed(self, submission: dict[str, Any]) -> Sent:
         """With what Kaggle's list says of it."""
@@ -68,7 +88,7 @@ class SentLedger:
         self.path = path
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
-            self.entries = [Sent(**entry) for entry in entries]
+            self.entries = [Sent.from_json(entry) for entry in entries]
         except FileNotFoundError:
             self.entries = []
         except (ValueError, TypeError):
@@ -96,4 +116,4 @@ class SentLedger:
         self._write()
 
     def _write(self) -> None:
-        atomic.write_json(self.path, [dataclasses.asdict(e) for e in self.entries])
+        atomic.write_json(self.path, [e.to_json() for e in self.entries])

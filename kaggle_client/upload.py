@@ -22,6 +22,7 @@ from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials, find_credentials
 from kaggle_client.fault import KaggleError, fault
 from kaggle_client.sent import Sent, SentLedger
+from kernels.metrics import Metric, find_metric
 from submit.check import check, sample_names
 from submit.submission_file import compressed, digests, read_manifest
 
@@ -104,8 +105,8 @@ def send(path: Path, entry: Sent, *, slug: str, ledger: SentLedger, credentials:
     raise AssertionError("unreachable")
 
 
-def _say_scores(ledger: SentLedger, slug: str, credentials: Credentials) -> None:
-    """Take the scores Kaggle knows into the ledger, and print them beside the cross-validation Dice."""
+def _say_scores(ledger: SentLedger, slug: str, credentials: Credentials, metric: Metric) -> None:
+    """Take the scores Kaggle knows into the ledger, and print them beside those of cross-validation."""
     submissions = listed(slug, credentials)
     others = []
     for submission in submissions:
@@ -118,15 +119,18 @@ def _say_scores(ledger: SentLedger, slug: str, credentials: Credentials) -> None
     if not ledger.entries and not others:
         print(f"nothing was submitted to {slug} yet")
         return
-    print(f"{'sent (UTC)':17}{'CV Dice':>9}{'public':>9}{'private':>9}  {'status':10}message")
+    head = f"CV {metric.label}"
+    width = max(9, len(head) + 2)
+    print(f"{'sent (UTC)':17}{head:>{width}}{'public':>9}{'private':>9}  {'status':10}message")
     for e in ledger.entries:
-        cv = f"{e.cv_dice:.5f}" if e.cv_dice is not None else "-"
+        cv = f"{e.cv_score:.5f}" if e.cv_score is not None else "-"
         scores = f"{e.public_score or '-':>9}{e.private_score or '-':>9}"
-        print(f"{e.when[:16]:17}{cv:>9}{scores}  {e.status or e.state:10}{e.message}")
+        print(f"{e.when[:16]:17}{cv:>{width}}{scores}  {e.status or e.state:10}{e.message}")
     for s in others:
         status = str(s.get("status")).rpartition(".")[2].lower()
         scores = f"{s.get('publicScore') or '-':>9}{s.get('privateScore') or '-':>9}"
-        print(f"{str(s.get('date'))[:16]:17}{'-':>9}{scores}  {status:10}{s.get('description') or s.get('fileName')}")
+        text = s.get("description") or s.get("fileName")
+        print(f"{str(s.get('date'))[:16]:17}{'-':>{width}}{scores}  {status:10}{text}")
 
 
 def _refuse_second(before: Sent | None, path: Path, slug: str, ledger: SentLedger, credentials: Credentials) -> None:
@@ -167,17 +171,18 @@ def main(
         file: another file to send instead.
         data: the competition's files; data/<competition> by default.
         runs: where the blend is and the record is kept.
-        message: shown on Kaggle; by default the blend and its cross-validation Dice.
+        message: shown on Kaggle; by default the blend and its cross-validation score.
         again: send even what was sent before.
         dry_run: do everything but send.
-        scores: send nothing; list what was sent, with scores beside cross-validation Dice.
+        scores: send nothing; list what was sent, with Kaggle's scores beside those of cross-validation.
     """
     facts = find_competition(competition)
     slug = kaggle_cli.find_slug(facts)
     credentials = find_credentials()
+    metric = find_metric(facts.metric)
     ledger = SentLedger(runs / facts.name / SENT_FILE)
     if scores:
-        _say_scores(ledger, slug, credentials)
+        _say_scores(ledger, slug, credentials, metric)
         return
     path = file or blend_folder(runs / facts.name, name) / SUBMISSION_FILE
     file_sha256, content_sha256 = digests(path)
@@ -192,11 +197,13 @@ def main(
     packed = compressed(path)
     if packed != path:
         file_sha256, _ = digests(packed)
-    cv_dice = manifest.get("cv_dice")
+    cv_score = manifest.get(f"cv_{metric.name}")
     when = datetime.now(UTC)
     # the time keeps a second sending apart from the first; one that was cut short keeps its tag
     tag = before.tag if before and not again else f"[{content_sha256[:10]}-{when:%y%m%d%H%M%S}]"
-    text = message or f"{path.stem if file else name}" + (f", CV Dice {cv_dice:.5f}" if cv_dice is not None else "")
+    text = message or f"{path.stem if file else name}" + (
+        f", CV {metric.label} {cv_score:.5f}" if cv_score is not None else ""
+    )
     entry = Sent(
         content_sha256=content_sha256,
         file_sha256=file_sha256,
@@ -207,7 +214,8 @@ def main(
         file=str(path),
         rows=manifest.get("rows"),
         blend=manifest.get("blend"),
-        cv_dice=cv_dice,
+        cv_score=cv_score,
+        metric=metric.name,
         git_commit=manifest.get("git_commit"),
     )
     if dry_run:

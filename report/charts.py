@@ -12,6 +12,8 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 
+from kernels.metrics import DICE, Metric
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -78,9 +80,9 @@ def _draw(draw: Callable[[Figure, str], None], size: tuple[float, float], alt: s
     return Chart(uris["light"], uris["dark"], alt, round(size[0] * 72), round(size[1] * 72))
 
 
-def _error_axis(axis: Axes) -> None:
+def _error_axis(axis: Axes, metric: Metric) -> None:
     axis.set_yscale("log")
-    axis.set_ylabel("1 − Dice (log scale, lower is better)")
+    axis.set_ylabel(f"1 − {metric.label} (log scale, lower is better)")
 
 
 def correlation_map(names: Sequence[str], correlation: np.ndarray) -> Chart:
@@ -100,8 +102,8 @@ def correlation_map(names: Sequence[str], correlation: np.ndarray) -> Chart:
     return _draw(draw, (side + 0.8, side), f"correlation of errors between {', '.join(names)}")
 
 
-def lines_by_view(error: Mapping[str, Mapping[str, float]]) -> Chart:
-    """1 - Dice against the view, one line a network or blend: {name: {view: mean error}}."""
+def lines_by_view(error: Mapping[str, Mapping[str, float]], metric: Metric = DICE) -> Chart:
+    """1 - score against the view, one line a network or blend: {name: {view: mean error}}."""
 
     def draw(figure: Figure, theme: str) -> None:
         axis = figure.add_subplot()
@@ -109,30 +111,30 @@ def lines_by_view(error: Mapping[str, Mapping[str, float]]) -> Chart:
             views = sorted(values)
             heavy = name == next(iter(error))
             axis.plot(views, [max(values[v], 1e-6) for v in views], "o-", ms=3, lw=2.4 if heavy else 1.2, label=name)
-        _error_axis(axis)
+        _error_axis(axis, metric)
         axis.set_xlabel("view")
         figure.legend(loc="outside upper center", ncols=2, fontsize=9)
 
     return _draw(draw, (6.4, 3.8), "error by view angle")
 
 
-def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, used: float) -> Chart:
-    """Mean Dice (T,) of the blend against the threshold (T,) on its logits; the threshold used is marked."""
+def threshold_curve(thresholds: np.ndarray, scores: np.ndarray, used: float, metric: Metric = DICE) -> Chart:
+    """Mean score (T,) of the blend against the threshold (T,) on its logits; the threshold used is marked."""
 
     def draw(figure: Figure, theme: str) -> None:
         axis = figure.add_subplot()
-        axis.plot(thresholds, dice)
+        axis.plot(thresholds, scores)
         axis.axvline(used, color=_INK[theme], ls=":", lw=1.2, label=f"used: {used:g}")
         axis.set_xlabel("threshold on the logits")
-        axis.set_ylabel("mean Dice, out of fold")
+        axis.set_ylabel(f"mean {metric.label}, out of fold")
         axis.ticklabel_format(useOffset=False)
         axis.legend()
 
-    return _draw(draw, (6.4, 3.2), "mean Dice of the blend against its threshold")
+    return _draw(draw, (6.4, 3.2), f"mean {metric.label} of the blend against its threshold")
 
 
-def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]]) -> Chart:
-    """1 - validation Dice against the epoch, one panel a network, one line a fold: {name: {fold: Dice by epoch}}."""
+def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric: Metric = DICE) -> Chart:
+    """1 - validation score against the epoch, one panel a network, one line a fold: {name: {fold: score by epoch}}."""
 
     columns = min(2, len(curves))
     rows = -(-len(curves) // columns)
@@ -142,15 +144,15 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]]) -> Char
         for axis in axes[len(curves) :]:
             axis.set_visible(False)
         for axis, (name, folds) in zip(axes, curves.items(), strict=False):
-            for fold, dice in sorted(folds.items()):
-                epochs = np.arange(1, len(dice) + 1)
-                axis.plot(epochs, np.maximum(1 - np.asarray(dice), 1e-6), "o-", ms=2.5, lw=1.2, label=f"fold {fold}")
+            for fold, scores in sorted(folds.items()):
+                epochs = np.arange(1, len(scores) + 1)
+                axis.plot(epochs, np.maximum(1 - np.asarray(scores), 1e-6), "o-", ms=2.5, lw=1.2, label=f"fold {fold}")
             axis.set_title(name, fontsize=10)
             axis.set_yscale("log")
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axis in axes[::columns]:
-            axis.set_ylabel("1 − Dice")
+            axis.set_ylabel(f"1 − {metric.label}")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=9)
 

@@ -29,6 +29,7 @@ from ensemble.blend_file import (
 from folds.images import list_images
 from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
+from kernels.metrics import metric_in
 from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
 from report import page
@@ -136,14 +137,14 @@ def main(
     root = runs / facts.name
     folder = blend_folder(root, name)
     blend = read_blend(folder)
-    dice = {network: figures["dice"] for network, figures in blend["member_cv"].items()}
+    scores = {network: figures[metric_in(figures).name] for network, figures in blend["member_cv"].items()}
     wanted = [part.strip() for part in members.split(",") if part.strip()]
-    unknown = [part for part in wanted if part not in dice]
+    unknown = [part for part in wanted if part not in scores]
     if unknown:
-        raise UserError(f"{unknown[0]!r} is no network of {folder}; known: {', '.join(dice)}.")
+        raise UserError(f"{unknown[0]!r} is no network of {folder}; known: {', '.join(scores)}.")
     if not wanted:
-        names = list(dice)
-        wanted = [names[i] for i in trusted_networks(np.array(list(dice.values())))]
+        names = list(scores)
+        wanted = [names[i] for i in trusted_networks(np.array(list(scores.values())))]
     candidates = find_members(root, wanted, len(finished_folds(root / wanted[0])))
     if predict:
         images = _test_names(candidates, data, facts)

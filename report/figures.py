@@ -1,4 +1,5 @@
-"""The figures of a report, gathered from blend.json, oof_dice.csv, metrics.csv, metadata.csv and what else is there."""
+"""The figures of a report, gathered from the blend, all images' scores, metrics.csv, metadata.csv and what else there
+is."""
 
 from __future__ import annotations
 
@@ -13,23 +14,24 @@ import pandas as pd
 from competition import Competition
 from ensemble.intervals import figures, mean_interval
 from folds.run_layout import METRICS_FILE, TTA_FILE, fold_folder
+from kernels.metrics import DICE, Metric, find_metric, metric_in
 
 _FIXED = ("image", "group", "fold", "nested")
 
 
 def member_names(scores: pd.DataFrame) -> list[str]:
-    """The networks of oof_dice.csv, best mean Dice first."""
+    """The networks that there are scores of, best mean first."""
     names = [column for column in scores.columns if column not in _FIXED]
     return sorted(names, key=lambda name: -scores[name].mean())
 
 
-def fold_table(scores: pd.DataFrame, blend: str) -> list[dict[str, Any]]:
-    """One row for the blend and one a network: name, folds (mean Dice of each), and `figures` over all images."""
+def fold_table(scores: pd.DataFrame, blend: str, metric: Metric = DICE) -> list[dict[str, Any]]:
+    """One row for the blend and one a network: name, folds (mean score of each), and `figures` over all images."""
     groups = scores["group"].to_numpy(str)
     rows = []
     for name, column in [(blend, "nested"), *((name, name) for name in member_names(scores))]:
         by_fold = scores.groupby("fold")[column].mean()
-        rows.append({"name": name, "folds": by_fold.tolist(), **figures(scores[column].to_numpy(), groups)})
+        rows.append({"name": name, "folds": by_fold.tolist(), **figures(scores[column].to_numpy(), groups, metric)})
     return rows
 
 
@@ -45,7 +47,7 @@ def gain_over_best(scores: pd.DataFrame) -> dict[str, Any]:
 
 
 def error_by_view(scores: pd.DataFrame, competition: Competition, blend: str) -> dict[str, dict[str, float]]:
-    """{blend or network: {view: mean 1 - Dice}}, the blend first; empty where images have no views."""
+    """{blend or network: {view: mean 1 - score}}, the blend first; empty where images have no views."""
     if not competition.has_views:
         return {}
     views = scores["image"].map(competition.view)
@@ -67,7 +69,7 @@ def by_make(scores: pd.DataFrame, competition: Competition, data: Path) -> list[
     if column not in table or competition.metadata_key not in table:
         return []
     make = scores["group"].astype(str).map(table.set_index(competition.metadata_key)[column]).fillna("(not listed)")
-    rows = []
+    metric, rows = find_metric(competition.metric), []
     for name, part in scores.groupby(make):
         groups = part["group"].to_numpy(str)
         rows.append(
@@ -75,23 +77,25 @@ def by_make(scores: pd.DataFrame, competition: Competition, data: Path) -> list[
                 "make": str(name),
                 "groups": len(set(groups)),
                 "images": len(part),
-                **figures(part["nested"].to_numpy(), groups),
+                **figures(part["nested"].to_numpy(), groups, metric),
             }
         )
-    return sorted(rows, key=lambda row: float(row["dice"]))
+    return sorted(rows, key=lambda row: float(row[metric.name]))
 
 
-def learning_curves(folder: Path, names: Sequence[str], folds: int) -> dict[str, dict[int, list[float]]]:
-    """{network: {fold: validation Dice by epoch}} from the metrics.csv that are there."""
+def learning_curves(
+    folder: Path, names: Sequence[str], folds: int, metric: Metric = DICE
+) -> dict[str, dict[int, list[float]]]:
+    """{network: {fold: validation score by epoch}} from the metrics.csv that are there."""
     curves: dict[str, dict[int, list[float]]] = {}
     for name in names:
         for fold in range(folds):
             path = fold_folder(folder / name, fold) / METRICS_FILE
             if path.exists():
                 table = pd.read_csv(path)
-                if "val_dice" in table:
-                    dice = table.dropna(subset=["val_dice"]).groupby("epoch")["val_dice"].last()
-                    curves.setdefault(name, {})[fold] = dice.tolist()
+                if metric.logged in table:
+                    by_epoch = table.dropna(subset=[metric.logged]).groupby("epoch")[metric.logged].last()
+                    curves.setdefault(name, {})[fold] = by_epoch.tolist()
     return curves
 
 
@@ -99,8 +103,8 @@ def tta_tables(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """What transforms at test time are worth, from the tta.json in networks' folders.
 
     Returns:
-        One table a network that has been measured: name, plain (Dice without any), and rows, each with label, dice,
-        gain, interval and passes (forward passes an image).
+        One table a network that has been measured: name, plain (the score without any), and rows, each with label, the
+        score under its metric's name, gain, interval and passes (forward passes an image).
     """
     tables = []
     for name in names:
@@ -112,18 +116,18 @@ def tta_tables(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
         rows.append({"label": "all of them", **content["all"]})
         if content["chosen"]["transforms"]:
             rows.append({"label": f"chosen: {', '.join(content['chosen']['transforms'])}", **content["chosen"]})
-        tables.append({"name": name, "plain": content["plain"]["dice"], "rows": rows})
+        tables.append({"name": name, "plain": content["plain"][metric_in(content["plain"]).name], "rows": rows})
     return tables
 
 
-def suspects(agreement: np.ndarray, best_dice: np.ndarray, count: int) -> list[int]:
+def suspects(agreement: np.ndarray, best: np.ndarray, count: int) -> list[int]:
     """Positions of the images whose label is most in doubt, worst first.
 
     Args:
-        agreement: (N,) how far the trusted networks agree with each other, a Dice (`report.scan.Scan`).
-        best_dice: (N,) Dice with the truth of that trusted network that is closest to it.
+        agreement: (N,) how far the trusted networks agree with each other, a score (`report.scan.Scan`).
+        best: (N,) scores with the truth of that trusted network that is closest to it.
         count: at most so many; an image where some network is closer to the truth than they are to each other is
             hard, not suspect, and is left out.
     """
-    gap = agreement - best_dice
+    gap = agreement - best
     return [int(i) for i in np.argsort(-gap, kind="stable")[:count] if gap[i] > 0]

@@ -25,7 +25,7 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["dice"] = lambda value: f"{value:.4f}"
+    environment.filters["score"] = lambda value: f"{value:.4f}"
     environment.filters["gain"] = lambda value: f"{value:+.6f}"
     environment.filters["interval"] = lambda pair: f"{pair[0]:.4f} … {pair[1]:.4f}"
     environment.filters["gain_interval"] = lambda pair: f"{pair[0]:+.6f} … {pair[1]:+.6f}"

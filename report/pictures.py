@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 
 import atomic
+from kernels.metrics import DICE, Metric
 from models.image_file import decode
 from report.charts import data_uri
 from report.stored_masks import StoredMasks
@@ -162,22 +163,25 @@ def case(
     return Case(image, note, panes)
 
 
-def contact_sheet(path: Path, reader: StoredMasks, rows: Sequence[tuple[str, float, Path, np.ndarray]]) -> None:
+def contact_sheet(
+    path: Path, reader: StoredMasks, rows: Sequence[tuple[str, float, Path, np.ndarray]], metric: Metric = DICE
+) -> None:
     """Draw image, truth, blend and error for some images; PNG, whole or not at all.
 
     Args:
         path: of the PNG.
         reader: of the blend's out-of-fold logits, so that no network saw the image it is drawn on.
-        rows: (image name, its Dice, path of the photograph, (H, W) bool truth).
+        rows: (image name, its score, path of the photograph, (H, W) bool truth).
+        metric: of the scores.
     """
     figure, axes = plt.subplots(len(rows), 4, figsize=(16, 2.75 * len(rows) + 0.5), squeeze=False)
-    for line, (name, dice, photograph, truth) in zip(axes, rows, strict=True):
+    for line, (name, score, photograph, truth) in zip(axes, rows, strict=True):
         predicted = reader.mask(name, reader.planes(name))
         white = np.uint8(255)
         pictures = (
             (name, decode(photograph)),
             ("truth", truth * white),
-            (f"blend, Dice {dice:.4f}", predicted * white),
+            (f"blend, {metric.label} {score:.4f}", predicted * white),
             ("error: red too much, blue too little", error_picture(predicted, truth)),
         )
         for axis, (title, picture) in zip(line, pictures, strict=True):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from folds.truth import Truth
 from kernels import rle
+from kernels.metrics import DICE, Metric
 from report.stored_masks import StoredMasks
 
 _CHUNK = 8
@@ -25,9 +26,9 @@ class Scan:
 
     Attributes:
         disagreement_px: (N,) pixels on which the trusted networks do not all agree.
-        agreement: (N,) Dice between the pixels that all trusted networks call foreground and those that any does.
+        agreement: (N,) the score between the pixels that all trusted networks call foreground and those that any does.
         unanimous_wrong_px: (N,) pixels on which all trusted networks agree and the truth says otherwise.
-        threshold_dice: (N, T) Dice of the blend, without repairs, at each of `THRESHOLDS`.
+        threshold_scores: (N, T) scores of the blend, without repairs, at each of `THRESHOLDS`.
         wrong: (M, M) pixels that two networks both get wrong; the diagonal counts each one's own.
         pixels: of all images together.
     """
@@ -35,7 +36,7 @@ class Scan:
     disagreement_px: np.ndarray
     agreement: np.ndarray
     unanimous_wrong_px: np.ndarray
-    threshold_dice: np.ndarray
+    threshold_scores: np.ndarray
     wrong: np.ndarray
     pixels: int
 
@@ -49,13 +50,16 @@ class Scan:
         return correlation
 
 
-def threshold_dice(logits: np.ndarray, truth: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Dice at many thresholds in one pass.
+def threshold_scores(
+    logits: np.ndarray, truth: np.ndarray, thresholds: np.ndarray, metric: Metric = DICE
+) -> np.ndarray:
+    """Scores at many thresholds in one pass.
 
     Args:
         logits: (H, W) float32.
         truth: (H, W) bool.
         thresholds: (T,) increasing.
+        metric: the competition's.
 
     Returns:
         (T,) float64; two empty masks score 1.
@@ -67,15 +71,15 @@ def threshold_dice(logits: np.ndarray, truth: np.ndarray, thresholds: np.ndarray
     both = np.full(len(thresholds), (above & true).sum(), np.int64)
     for counts, values in ((predicted, flat[near]), (both, flat[near & true])):
         counts += len(values) - np.searchsorted(np.sort(values), thresholds, side="right")
-    total = predicted + int(true.sum())
-    result: np.ndarray = np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
-    return result
+    return metric.of_counts(both, predicted, int(true.sum()))
 
 
 Row = tuple[int, float, int, np.ndarray, np.ndarray]
 
 
-def _rows(reader: StoredMasks, images: Sequence[str], truths: Sequence[np.ndarray], trusted: np.ndarray) -> list[Row]:
+def _rows(
+    reader: StoredMasks, images: Sequence[str], truths: Sequence[np.ndarray], trusted: np.ndarray, metric: Metric
+) -> list[Row]:
     cv2.setNumThreads(1)
     rows = []
     for image, runs in zip(images, truths, strict=True):
@@ -84,17 +88,25 @@ def _rows(reader: StoredMasks, images: Sequence[str], truths: Sequence[np.ndarra
         each = reader.each(planes)
         every, some = each[trusted].all(0), each[trusted].any(0)
         inner, outer = int(every.sum()), int(some.sum())
-        agreement = 2 * inner / (inner + outer) if outer else 1.0
+        agreement = metric.of((inner, inner, outer))
         unanimous_wrong = int((every & ~truth).sum() + (truth & ~some).sum())
         errors = each ^ truth
         # few pixels are wrong in any network, so the products are taken there alone
         errors = errors[:, errors.any(0)].astype(np.float64)
-        curve = threshold_dice(reader.logits(image, planes), truth, THRESHOLDS)
+        curve = threshold_scores(reader.logits(image, planes), truth, THRESHOLDS, metric)
         rows.append((outer - inner, agreement, unanimous_wrong, curve, errors @ errors.T))
     return rows
 
 
-def scan(reader: StoredMasks, images: Sequence[str], truth: Truth, trusted: np.ndarray, *, jobs: int = -1) -> Scan:
+def scan(
+    reader: StoredMasks,
+    images: Sequence[str],
+    truth: Truth,
+    trusted: np.ndarray,
+    *,
+    metric: Metric = DICE,
+    jobs: int = -1,
+) -> Scan:
     """Read every image's logits once.
 
     Args:
@@ -102,6 +114,7 @@ def scan(reader: StoredMasks, images: Sequence[str], truth: Truth, trusted: np.n
         images: training images, in the order of `truth`.
         truth: their masks.
         trusted: positions of the networks whose agreement means something (`trusted_networks`).
+        metric: the competition's.
         jobs: processes, as joblib counts them.
     """
     starts = range(0, len(images), _CHUNK)
@@ -112,6 +125,7 @@ def scan(reader: StoredMasks, images: Sequence[str], truth: Truth, trusted: np.n
             images[s : s + _CHUNK],
             [np.array(truth.of(i)) for i in range(s, min(s + _CHUNK, len(images)))],
             trusted,
+            metric,
         )
         for s in starts
     )
@@ -124,16 +138,16 @@ def scan(reader: StoredMasks, images: Sequence[str], truth: Truth, trusted: np.n
         disagreement_px=np.array([r[0] for r in rows]),
         agreement=np.array([r[1] for r in rows]),
         unanimous_wrong_px=np.array([r[2] for r in rows]),
-        threshold_dice=np.array([r[3] for r in rows]),
+        threshold_scores=np.array([r[3] for r in rows]),
         wrong=np.rint(np.sum([r[4] for r in rows], axis=0)).astype(np.int64),
         pixels=len(images) * reader.full[0] * reader.full[1],
     )
 
 
-def trusted_networks(dice: np.ndarray) -> np.ndarray:
-    """Positions of the networks with at most twice the best one's error, of (M,) mean Dice.
+def trusted_networks(scores: np.ndarray) -> np.ndarray:
+    """Positions of the networks with at most twice the best one's error, of (M,) mean scores.
 
     A poor network disagrees with every other one everywhere, which would hide where the good ones disagree.
     """
-    error = 1 - dice
+    error = 1 - scores
     return np.flatnonzero(error <= 2 * error.min())

@@ -18,17 +18,18 @@ from ensemble.blend_file import (
     REPORT_FILE,
     REPORT_PICTURES_DIR,
     SCORE_FILE,
-    SCORES_FILE,
     SUBMISSION_FILE,
     averaged_folds_note,
     blend_folder,
     nested_in,
     read_blend,
+    scores_file,
     table_lines,
 )
 from folds.images import TrainingSet, find_training_set, read_mask
 from folds.run_layout import CACHE_DIR
 from folds.truth import load_truth
+from kernels.metrics import find_metric
 from predict.members import find_members
 from report import charts, page
 from report import figures as gathered
@@ -64,6 +65,7 @@ def _galleries(
     album = Album(folder / REPORT_PICTURES_DIR, REPORT_PICTURES_DIR)
     images, nested = scores["image"].astype(str).tolist(), scores["nested"].to_numpy()
 
+    label = find_metric(training.competition.metric).label
     drawn: dict[int, Case] = {}
 
     def draw(position: int, note: str) -> Case:
@@ -75,13 +77,13 @@ def _galleries(
         drawn[position] = case(album, reader, trusted, name, training.image_path(name), truth, note)
         return drawn[position]
 
-    worst = [draw(int(i), f"Dice {nested[i]:.4f}") for i in np.argsort(nested, kind="stable")[:_WORST]]
+    worst = [draw(int(i), f"{label} {nested[i]:.4f}") for i in np.argsort(nested, kind="stable")[:_WORST]]
     disputed, suspects = [], []
     if len(trusted) > 1:
         pixels = reader.full[0] * reader.full[1]
         for i in np.argsort(-found.disagreement_px, kind="stable")[:_DISPUTED]:
             share = 100 * found.disagreement_px[i] / pixels
-            disputed.append(draw(int(i), f"{share:.2f} % of the pixels disputed, Dice {nested[i]:.4f}"))
+            disputed.append(draw(int(i), f"{share:.2f} % of the pixels disputed, {label} {nested[i]:.4f}"))
         best = scores[[reader.names[t] for t in trusted]].to_numpy().max(1)
         suspects = [
             draw(
@@ -117,55 +119,57 @@ def main(
     root = runs / facts.name
     folder = blend_folder(root, name)
     blend = read_blend(folder)
+    metric = find_metric(facts.metric)
+    scored = folder / scores_file(metric)
     training = find_training_set(facts, data)
     try:
-        scores = pd.read_csv(folder / SCORES_FILE, dtype={"image": str, "group": str})
+        scores = pd.read_csv(scored, dtype={"image": str, "group": str})
     except FileNotFoundError:
-        raise UserError(f"{folder / SCORES_FILE} is missing: choose the blend again (make fit).") from None
+        raise UserError(f"{scored} is missing: choose the blend again (make fit).") from None
     if scores["image"].tolist() != list(training.names):
-        raise UserError(
-            f"{folder / SCORES_FILE} lists other images than {data} holds: choose the blend again (make fit)."
-        )
+        raise UserError(f"{scored} lists other images than {data} holds: choose the blend again (make fit).")
     names, folds = gathered.member_names(scores), int(scores["fold"].max()) + 1
     reader = _reader(blend, root, names, folds, training)
     sheet = [
-        (image, dice, training.image_path(image), read_mask(training.mask_path(image), facts.size))
-        for image, dice in _sheet_rows(scores)
+        (image, score, training.image_path(image), read_mask(training.mask_path(image), facts.size))
+        for image, score in _sheet_rows(scores)
     ]
-    contact_sheet(folder / CONTACT_SHEET_FILE, reader, sheet)
+    contact_sheet(folder / CONTACT_SHEET_FILE, reader, sheet, metric)
     trusted = trusted_networks(scores[names].to_numpy().mean(0))
-    found = scan(reader, training.names, load_truth(training, root / CACHE_DIR, jobs=jobs), trusted, jobs=jobs)
+    truth = load_truth(training, root / CACHE_DIR, jobs=jobs)
+    found = scan(reader, training.names, truth, trusted, metric=metric, jobs=jobs)
     score_file = folder / SCORE_FILE
-    test_dice = json.loads(score_file.read_text())["test_dice"] if score_file.exists() else None
-    curves = gathered.learning_curves(root, names, folds)
+    test_score = json.loads(score_file.read_text())[f"test_{metric.name}"] if score_file.exists() else None
+    curves = gathered.learning_curves(root, names, folds, metric)
     page.write(
         folder / REPORT_FILE,
         "report.html.j2",
         title=f"{facts.title}: {name}",
         blend=blend,
+        metric=metric,
         nested=nested_in(blend["cv"]),
         expected_note=averaged_folds_note(blend.get("expected") or {}),
         images=len(scores),
         groups=scores["group"].nunique(),
         folds=folds,
         gain=gathered.gain_over_best(scores),
-        fold_table=gathered.fold_table(scores, name),
+        fold_table=gathered.fold_table(scores, name, metric),
         weights=sorted(zip(blend["members"], blend["weights"], strict=True), key=lambda pair: -pair[1]),
-        test_dice=test_dice,
+        test_score=test_score,
         tta=gathered.tta_tables(root, names),
         makes=gathered.by_make(scores, facts, data),
         trusted=[names[i] for i in trusted],
-        threshold_chart=charts.threshold_curve(THRESHOLDS, found.threshold_dice.mean(0), blend["threshold"]),
+        threshold_chart=charts.threshold_curve(THRESHOLDS, found.threshold_scores.mean(0), blend["threshold"], metric),
         correlation_chart=charts.correlation_map(names, found.error_correlation()),
-        view_chart=charts.lines_by_view(gathered.error_by_view(scores, facts, name)),
-        curves=charts.learning_curves(curves) if curves else None,
+        view_chart=charts.lines_by_view(gathered.error_by_view(scores, facts, name), metric),
+        curves=charts.learning_curves(curves, metric) if curves else None,
         **_galleries(folder, training, scores, reader, found, trusted),
     )
     print()
     for line in table_lines(blend):
         print(line)
-    if test_dice is not None:
-        print(f"{'test Dice of the submitted file':36}  {test_dice:.4f}")
+    if test_score is not None:
+        print(f"{f'test {metric.label} of the submitted file':36}  {test_score:.4f}")
     if (folder / SUBMISSION_FILE).exists():
         print(f"submission     {folder / SUBMISSION_FILE}")
     print(f"contact sheet  {folder / CONTACT_SHEET_FILE}")

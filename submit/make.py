@@ -24,6 +24,7 @@ from folds.images import list_images
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from folds.workers import check_address, run_all
+from kernels.metrics import find_metric
 from models.frame import load_for
 from predict import blocks
 from predict.blocks import UnreadableImagesError
@@ -154,7 +155,7 @@ def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: dict
     entries: dict[str, Any] = {
         "competition": facts.name,
         "blend": fitted,
-        "cv_dice": fitted["cv"]["dice"],
+        f"cv_{facts.metric}": fitted["cv"][facts.metric],
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }
@@ -238,14 +239,14 @@ def main(
     if len(empty) == len(names):
         raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
 
-    # 4) the file, checked, and its Dice where the truth is known
+    # 4) the file, checked, and its score where the truth is known
     path = home / SUBMISSION_FILE
     _finish(rows, path, facts, fitted, empty)
     truth = data / facts.test_masks_dir if facts.test_masks_dir and images is None else None
     if truth is not None and truth.is_dir():
-        test_dice = float(score(path, truth, competition=facts).mean)
-        atomic.write_json(home / SCORE_FILE, {"test_dice": test_dice, "truth": str(truth)})
-        print(f"test Dice of the submitted file: {test_dice:.4f}")
+        found = float(score(path, truth, competition=facts).mean)
+        atomic.write_json(home / SCORE_FILE, {f"test_{facts.metric}": found, "truth": str(truth)})
+        print(f"test {find_metric(facts.metric).label} of the submitted file: {found:.4f}")
 
 
 if __name__ == "__main__":

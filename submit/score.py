@@ -1,4 +1,4 @@
-"""`python -m submit.score FILE --truth TRUTH`: mean Dice of a submission against known masks, on runs."""
+"""`python -m submit.score FILE --truth TRUTH`: the score of a submission against known masks, on runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from command_line import UserError, program
 from competition import Competition, find_competition
 from ensemble.photograph_files import MASK_SUFFIX
 from folds.images import read_mask
-from kernels.dice import dice_runs
+from kernels.dice import counts_runs
+from kernels.metrics import Metric, find_metric
 from kernels.rle import encode, parse
 from submit.writer import open_rows, split_row
 
@@ -25,15 +26,16 @@ _AHEAD = 64
 
 @dataclass(frozen=True)
 class Score:
-    """Dice of a submission: `names`, and `dice` (N,) float64 in the same order."""
+    """The score of a submission: `names`, and `scores` (N,) float64 in the same order, by `metric`."""
 
     names: list[str]
-    dice: np.ndarray
+    scores: np.ndarray
+    metric: Metric
 
     @property
     def mean(self) -> float:
         """What the leaderboard would show."""
-        return float(self.dice.mean())
+        return float(self.scores.mean())
 
 
 def _masks(folder: Path, competition: Competition) -> Iterator[tuple[str, np.ndarray]]:
@@ -67,15 +69,15 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
     Args:
         path: the submission, `.csv`, `.csv.gz` or `.zip`; or a folder of masks as `make predict` writes them.
         truth: a folder of masks, or a file in the submission's own format.
-        competition: size, pixel order and mask names.
+        competition: size, pixel order, mask names and metric.
 
     Returns:
-        Dice of every row. The truth may know more images than the submission has rows.
+        The score of every row. The truth may know more images than the submission has rows.
 
     Raises:
         UserError: a row has no truth, is malformed or is listed twice, there is no row, or a file cannot be read.
     """
-    size = competition.size
+    size, metric = competition.size, find_metric(competition.metric)
     if truth.is_dir():
 
         def true_runs(name: str) -> np.ndarray:
@@ -89,7 +91,7 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
             return known[name]
 
     def one(row: tuple[str, np.ndarray]) -> float:
-        return dice_runs(row[1], true_runs(row[0]))
+        return metric.of(counts_runs(row[1], true_runs(row[0])))
 
     names: list[str] = []
     values: list[float] = []
@@ -104,7 +106,7 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
         values += pool.map(one, batch)
     if not values:
         raise UserError(f"{path} has no row to score.")
-    return Score(names, np.array(values))
+    return Score(names, np.array(values), metric)
 
 
 @program
@@ -114,21 +116,21 @@ def main(
     competition: str = "carvana",
     per_image: Path | None = None,
 ) -> None:
-    """Print the mean Dice of a submission against known masks.
+    """Print the mean score of a submission against known masks.
 
     Args:
         file: the submission, .csv, .csv.gz or .zip, or a folder of masks from make predict.
         truth: folder of masks, or a CSV in the submission's own format.
         competition: a name from competition.py.
-        per_image: write every image's Dice to this CSV.
+        per_image: write every image's score to this CSV.
     """
     result = score(file, truth, competition=find_competition(competition))
-    worst = int(result.dice.argmin())
-    print(f"mean Dice {result.mean:.6f} over {len(result.names)} images")
-    print(f"worst {result.dice[worst]:.6f} ({result.names[worst]})")
+    worst, metric = int(result.scores.argmin()), result.metric
+    print(f"mean {metric.label} {result.mean:.6f} over {len(result.names)} images")
+    print(f"worst {result.scores[worst]:.6f} ({result.names[worst]})")
     if per_image is not None:
-        rows = "".join(f"{name},{dice:.6f}\n" for name, dice in zip(result.names, result.dice, strict=True))
-        atomic.write_text(per_image, "image,dice\n" + rows)
+        rows = "".join(f"{name},{score:.6f}\n" for name, score in zip(result.names, result.scores, strict=True))
+        atomic.write_text(per_image, f"image,{metric.name}\n" + rows)
 
 
 if __name__ == "__main__":

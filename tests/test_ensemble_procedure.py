@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ensemble.index import DisagreementIndex, fold_rows
-from ensemble.procedure import Decision, can_nest, decide, decide_without, held_out_dice
+from ensemble.procedure import Decision, can_nest, decide, decide_without, held_out_scores
 from ensemble.score_memory import RememberingIndex
 from ensemble.selection import VOTED, Candidate, evaluate_all
-from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, EqualMean, MeanOfBest
+from ensemble.stacking import BLENDERS, BestSingle, EqualMean, MeanOfBest, ScoreWeights
 from tests.simulated_competitions import networks_of_all_kinds, networks_of_equal_worth
 
 # sizes that divide nothing
@@ -85,13 +85,13 @@ def test_each_fold_is_scored_under_what_was_chosen_without_it(
     chosen = ["best-single", "weighted-probability", "greedy", "equal-mean", "majority"]
     decisions = {k: Decision(by_name[name].without(k), 0.0, np.empty(0), None) for k, name in enumerate(chosen)}
     decisions[2] = replace(decisions[2], threshold=0.25)
-    dice = held_out_dice(decisions, candidates, index, FOLD)
+    dice = held_out_scores(decisions, candidates, index, FOLD)
     for k, decision in decisions.items():
         rows, weights = np.flatnonzero(k == FOLD), decision.candidate.weights
         if decision.candidate.vote == "logits":
-            expected = index.dice(weights, decision.threshold, images=rows)[:, 0]
+            expected = index.scores(weights, decision.threshold, images=rows)[:, 0]
         else:
-            expected = index.vote_dice(decision.candidate.vote, weights, images=rows)
+            expected = index.vote_scores(decision.candidate.vote, weights, images=rows)
         np.testing.assert_array_equal(dice[rows], expected)
 
 
@@ -109,7 +109,7 @@ def test_a_threshold_that_surely_gains_is_kept_with_and_without_each_fold() -> N
     assert decision.threshold_fit is not None and decision.threshold_fit["kept"]
     without = decisions_without(candidates, index, fold, groups, "equal-mean")
     assert all(other.threshold < 0 for other in without.values())
-    dice = held_out_dice(without, candidates, index, fold)
+    dice = held_out_scores(without, candidates, index, fold)
     assert dice.mean() > candidates[1].nested.mean() + 0.01
 
 
@@ -125,7 +125,7 @@ def test_among_networks_of_equal_worth_nothing_gains_over_their_plain_mean() -> 
         "best-single": BestSingle,
         "equal-mean": EqualMean,
         "mean-of-best": MeanOfBest,
-        "dice-weights": lambda: DiceWeights(draws=8),
+        "dice-weights": lambda: ScoreWeights(draws=8),
     }
     chosen_by, held_out = [], []
     for seed in range(100):
@@ -135,7 +135,7 @@ def test_among_networks_of_equal_worth_nothing_gains_over_their_plain_mean() -> 
         # the figure it was chosen by, and that of the choice made without each fold
         chosen_by.append((decide(candidates, index, fold, groups).nested - mean).mean())
         without = decisions_without(candidates, index, fold, groups)
-        held_out.append((held_out_dice(without, candidates, index, fold) - mean).mean())
+        held_out.append((held_out_scores(without, candidates, index, fold) - mean).mean())
 
     def errors_from_0(gains: list[float]) -> float:
         return float(np.mean(gains) / (np.std(gains, ddof=1) / np.sqrt(len(gains))))

@@ -18,16 +18,16 @@ def test_the_same_dice_whatever_was_asked_before() -> None:
         some = rng.integers(0, len(part), 5)
         weights, thresholds = pool[rng.integers(0, 6, 4)], rng.choice([-0.5, 0.0, 0.25], 4)
         np.testing.assert_array_equal(
-            index.dice(weights, thresholds, images=images), plain.dice(weights, thresholds, images=images)
+            index.scores(weights, thresholds, images=images), plain.scores(weights, thresholds, images=images)
         )
         np.testing.assert_array_equal(
-            index.of(part).dice(weights, images=some), plain.of(part).dice(weights, images=some)
+            index.of(part).scores(weights, images=some), plain.of(part).scores(weights, images=some)
         )
         vote = str(rng.choice(["probability", "majority"]))
         np.testing.assert_array_equal(
-            index.of(part).vote_dice(vote, weights[0]), plain.vote_dice(vote, weights[0], images=part)
+            index.of(part).vote_scores(vote, weights[0]), plain.vote_scores(vote, weights[0], images=part)
         )
-    np.testing.assert_array_equal(index.dice(pool), plain.dice(pool))
+    np.testing.assert_array_equal(index.scores(pool), plain.scores(pool))
 
 
 def test_nothing_is_computed_twice_and_no_more_than_the_limit_is_kept() -> None:
@@ -56,4 +56,4 @@ def test_parts_of_an_index_share_its_pixels() -> None:
     assert isinstance(part, DisagreementIndex)
     assert part.logits[0] is index.logits[5] and part.agreed_truths[1] is index.agreed_truths[2]
     weights = np.full(4, 0.25)
-    np.testing.assert_array_equal(part.dice(weights), index.dice(weights)[[5, 2]])
+    np.testing.assert_array_equal(part.scores(weights), index.scores(weights)[[5, 2]])

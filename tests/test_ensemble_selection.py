@@ -5,8 +5,11 @@ import pytest
 
 from ensemble.index import DisagreementIndex
 from ensemble.selection import choose, evaluate, evaluate_all
-from ensemble.stacking import BLENDERS, BestSingle, DiceWeights, GreedySelection, LogisticBlend
+from ensemble.stacking import BLENDERS, BestSingle, GreedySelection, LogisticBlend, ScoreWeights
+from ensemble.voting import VOTES
 from kernels.blend import disagreement
+from kernels.metrics import METRICS, Metric
+from tests import naive as naive_scores
 from tests import naive_ensemble as naive
 
 FOLD = np.repeat(np.arange(5), 6)
@@ -38,28 +41,69 @@ def case() -> tuple[list[np.ndarray], list[np.ndarray], DisagreementIndex]:
     return planes, truths, make_index(planes, truths, (-0.5, 0.5))
 
 
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("vote", ["logits", *VOTES])
+def test_the_index_scores_what_the_full_frames_do_by_every_metric_and_vote(
+    vote: str, metric: Metric, case: tuple
+) -> None:
+    planes, truths, index = case[0], [*case[1]], replace(case[2], metric=metric)
+    weights = np.array([0.5, 0.25, 0.25, 0.0])
+    found = index.scores(weights)[:, 0] if vote == "logits" else index.vote_scores(vote, weights)
+    for score, plane, truth in zip(found, planes, truths, strict=True):
+        mask = naive.combined(vote, plane, weights.tolist()) > 0
+        assert score == pytest.approx(naive_scores.METRICS[metric.name](mask, truth), abs=1e-12)
+    part = np.array([4, 2])
+    again = index.of(part).scores(weights)[:, 0] if vote == "logits" else index.of(part).vote_scores(vote, weights)
+    np.testing.assert_array_equal(again, found[part])
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_images_without_an_object_are_scored_by_the_metrics_own_rule(metric: Metric) -> None:
+    """Empty truths, empty predictions and frames without any open pixel, as competitions with empty masks have them."""
+    rng = np.random.default_rng(3)
+    truths = [np.zeros((5, 7), bool)] * 3 + [rng.random((5, 7)) < 0.5 for _ in range(3)]
+    planes = [rng.normal(size=(2, 5, 7)).astype(np.float32) - shift for shift in (0, 9, 1, 0, 9, -9) for _ in range(1)]
+    index = replace(make_index(planes, truths, (-0.5, 0.5)), metric=metric)
+    weights, thresholds = np.array([[0.5, 0.5], [1, 0]]), np.array([0.25, -0.5])
+    scores = index.scores(weights, thresholds)
+    for i, (plane, truth) in enumerate(zip(planes, truths, strict=True)):
+        for w, threshold in enumerate(thresholds):
+            mask = np.tensordot(weights[w], plane, 1) > threshold
+            assert scores[i, w] == pytest.approx(naive_scores.METRICS[metric.name](mask, truth), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_the_search_climbs_the_competitions_own_metric(metric: Metric, case: tuple) -> None:
+    index, images = replace(case[2], metric=metric), np.arange(len(FOLD))
+    best = index.scores(ScoreWeights(draws=8).fit(index, images).weights_).mean()
+    for weights in (*np.eye(4), np.full(4, 0.25)):
+        assert best >= index.scores(weights).mean()
+    names = [c.name for c in evaluate_all(index, FOLD, {"dice-weights": lambda: ScoreWeights(draws=1)})]
+    assert names[0] == f"{metric.name.replace('_', '-')}-weights"
+
+
 def test_the_index_gives_the_dice_of_brute_force(case: tuple) -> None:
     planes, truths, index = case
     rng = np.random.default_rng(1)
     weights = rng.multinomial(8, np.ones(4) / 4, 5) / 8
     thresholds = np.array([0.0, -0.5, 0.5, 0.25, 0.0])
-    scores = index.dice(weights, thresholds)
+    scores = index.scores(weights, thresholds)
     for i, (plane, truth) in enumerate(zip(planes, truths, strict=True)):
         for w in range(5):
             mask = np.tensordot(weights[w].astype(np.float32), plane, 1) > np.float32(thresholds[w])
             # sums in another order may differ in the last bit: one pixel of slack
             exact = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
             assert scores[i, w] == pytest.approx(exact, abs=2 / truth.sum())
-    np.testing.assert_array_equal(index.dice(weights[:1], images=np.array([3, 7]))[:, 0], scores[[3, 7], 0])
+    np.testing.assert_array_equal(index.scores(weights[:1], images=np.array([3, 7]))[:, 0], scores[[3, 7], 0])
 
 
 def test_the_index_refuses_what_it_cannot_answer_exactly(case: tuple) -> None:
     index = case[2]
     for weights in ([0.5, 0.5, 0.5, 0], [1.5, -0.5, 0, 0]):
         with pytest.raises(ValueError, match="sum to 1"):
-            index.dice(np.array(weights))
+            index.scores(np.array(weights))
     with pytest.raises(ValueError, match="within"):
-        index.dice(np.array([1, 0, 0, 0]), 0.6)
+        index.scores(np.array([1, 0, 0, 0]), 0.6)
 
 
 @pytest.mark.parametrize("name", BLENDERS)
@@ -98,19 +142,19 @@ def test_the_bad_network_gets_next_to_nothing_and_the_blend_beats_the_best(name:
     index = case[2]
     candidate = evaluate(name, BLENDERS[name], index, FOLD)
     assert candidate.weights[3] < 0.06
-    singles = index.dice(np.eye(4)).mean(0)
+    singles = index.scores(np.eye(4)).mean(0)
     assert candidate.nested.mean() > singles.max() + 0.01
-    assert candidate.nested.mean() > index.dice(np.full(4, 0.25)).mean()
+    assert candidate.nested.mean() > index.scores(np.full(4, 0.25)).mean()
 
 
 def test_fitted_on_its_own_images_a_search_is_at_least_as_good_as_what_it_starts_from(case: tuple) -> None:
     index, images = case[2], np.arange(len(FOLD))
 
-    def dice(weights: np.ndarray) -> float:
-        return float(index.dice(weights, images=images).mean())
+    def score(weights: np.ndarray) -> float:
+        return float(index.scores(weights, images=images).mean())
 
-    assert dice(DiceWeights().fit(index, images).weights_) >= dice(np.full(4, 0.25))
-    assert dice(GreedySelection().fit(index, images).weights_) >= dice(BestSingle().fit(index, images).weights_)
+    assert score(ScoreWeights().fit(index, images).weights_) >= score(np.full(4, 0.25))
+    assert score(GreedySelection().fit(index, images).weights_) >= score(BestSingle().fit(index, images).weights_)
 
 
 def test_the_nested_dice_never_uses_what_the_fit_saw() -> None:
@@ -124,7 +168,7 @@ def test_the_nested_dice_never_uses_what_the_fit_saw() -> None:
         plane[fold] = np.where(truth, 3, -3)
         planes.append(plane)
     index = make_index(planes, truths, (0.0, 0.0))
-    seen = index.dice(np.eye(5))[np.arange(len(FOLD)), FOLD]
+    seen = index.scores(np.eye(5))[np.arange(len(FOLD)), FOLD]
     np.testing.assert_array_equal(seen, 1.0)
     candidate = evaluate("best-single", BestSingle, index, FOLD)
     assert candidate.nested.max() < 0.6
@@ -147,11 +191,11 @@ def test_the_simplest_within_noise_is_chosen(case: tuple) -> None:
 def test_votes_are_scored_exactly_from_the_disagreeing_pixels(vote: str, case: tuple) -> None:
     planes, truths, index = case
     for weights in (np.full(4, 0.25), np.array([0.5, 0.3, 0.2, 0.0])):
-        scores = index.vote_dice(vote, weights)
+        scores = index.vote_scores(vote, weights)
         for score, plane, truth in zip(scores, planes, truths, strict=True):
             mask = naive.combined(vote, plane, weights.tolist()) > 0
             assert score == 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
-        np.testing.assert_array_equal(index.vote_dice(vote, weights, images=np.array([4, 2])), scores[[4, 2]])
+        np.testing.assert_array_equal(index.vote_scores(vote, weights, images=np.array([4, 2])), scores[[4, 2]])
 
 
 def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tuple) -> None:
@@ -164,7 +208,7 @@ def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tup
     weighted, linear = candidates["weighted-probability"], candidates["dice-weights"]
     for fold in range(5):
         rows = np.flatnonzero(fold == FOLD)
-        expected = index.vote_dice("probability", linear.nested_weights[fold], images=rows)
+        expected = index.vote_scores("probability", linear.nested_weights[fold], images=rows)
         np.testing.assert_array_equal(weighted.nested[rows], expected)
     # a network that is wrong and sure of it sways a mean of logits more than a mean of probabilities
     assert candidates["probability"].nested.mean() > candidates["equal-mean"].nested.mean()

@@ -64,7 +64,7 @@ def test_each_image_is_predicted_by_the_network_that_did_not_see_it(trained: tup
         network, _ = checkpoint.load(member.folds[k])
         network.get_buffer("logits").fill_(value)
         checkpoint.save(member.folds[k], network, average)
-    scores = tta.dice_of_sets(
+    scores = tta.scores_of_sets(
         member, frames, known, fold, CARVANA.size, [[IDENTITY], [IDENTITY, find_transform("hflip")]]
     )
     area = known.areas_px[fold == 0] / np.prod(CARVANA.size)

@@ -27,7 +27,7 @@ from report import disagreement
 from report import figures as gathered
 from report import write as report
 from report.pictures import Album, error_picture, reduce
-from report.scan import Scan, threshold_dice, trusted_networks
+from report.scan import Scan, threshold_scores, trusted_networks
 from tests.conftest import CARS, ellipse, read_picture, write_ellipses
 
 CARVANA = COMPETITIONS["carvana"]
@@ -318,11 +318,11 @@ def test_threshold_curve_equals_thresholding_anew() -> None:
     logits[0, :3] = (-1.0, 0.5, 1.0)
     truth = rng.random((40, 50)) < 0.4
     thresholds = np.array([-1.0, 0.0, 0.5, 1.0])
-    for threshold, dice in zip(thresholds, threshold_dice(logits, truth, thresholds), strict=True):
+    for threshold, dice in zip(thresholds, threshold_scores(logits, truth, thresholds), strict=True):
         mask = logits > threshold
         assert dice == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
     nothing = np.zeros((3, 3), bool)
-    assert threshold_dice(np.full((3, 3), -9, np.float32), nothing, thresholds).tolist() == [1] * 4
+    assert threshold_scores(np.full((3, 3), -9, np.float32), nothing, thresholds).tolist() == [1] * 4
 
 
 def test_error_correlation_is_numpys_over_all_pixels() -> None:

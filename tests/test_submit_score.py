@@ -10,7 +10,7 @@ import pytest
 from command_line import UserError
 from competition import COMPETITIONS, Competition, Order
 from kernels.rle import encode_text
-from submit.score import score
+from submit.score import main, score
 from tests import naive
 from tests.conftest import ellipse, write_mask
 
@@ -54,8 +54,24 @@ def test_folder_and_file_of_truth_agree_with_the_obvious_dice(tmp_path: Path, or
     by_file = score(submission, write_csv(tmp_path / "truth.csv", shuffled, facts), competition=facts)
     for found in (by_folder, by_file):
         assert found.names == NAMES
-        np.testing.assert_array_equal(found.dice, expected)
+        np.testing.assert_array_equal(found.scores, expected)
         assert found.mean == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", naive.METRICS)
+def test_a_submission_is_scored_by_the_competitions_metric(
+    metric: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = dataclasses.replace(SMALL, metric=metric)
+    monkeypatch.setitem(COMPETITIONS, facts.name, facts)
+    guess, truth = masks(1), masks(2)
+    submission, known = write_csv(tmp_path / "submission.csv", guess, facts), write_csv(tmp_path / "truth.csv", truth)
+    expected = [naive.METRICS[metric](guess[name], truth[name]) for name in NAMES]
+    main(submission, truth=known, competition=facts.name, per_image=tmp_path / "each.csv")
+    label = {"dice": "Dice", "iou": "IoU", "mean_precision": "mean precision"}[metric]
+    assert f"mean {label} {np.mean(expected):.6f} over" in capsys.readouterr().out
+    lines = (tmp_path / "each.csv").read_text().splitlines()
+    assert lines[0] == f"image,{metric}" and float(lines[1].split(",")[1]) == pytest.approx(expected[0], abs=1e-6)
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:

@@ -28,4 +28,4 @@ def test_it_masks_a_car_it_was_not_trained_on(tmp_path: Path) -> None:
     )
     result = score(tmp_path / "masks", tmp_path / "studio" / STUDIO.masks_dir, competition=STUDIO)
     assert result.names == sorted(path.name for path in images.iterdir())
-    assert result.mean > 0.9, result.dice
+    assert result.mean > 0.9, result.scores
