@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import google_crc32c
+import joblib
 import numpy as np
 import tyro
 from PIL import Image
@@ -18,7 +21,10 @@ from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
-from models.image_file import decode
+from models.image_file import ImageFile
+
+# images a process verifies at a time
+_CHUNK = 32
 
 
 def list_images(folder: Path, competition: Competition) -> list[str]:
@@ -45,44 +51,75 @@ def list_images(folder: Path, competition: Competition) -> list[str]:
     return names
 
 
+def _levels(file: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """The pixels of a mask file as levels, (H, W) of any number type; and its alpha, (H, W) uint8, where it counts."""
+    # through the palette: which index is foreground is the writer's choice (a full mask may hold only 0)
+    pixels = np.asarray(file if file.mode in ("L", "1", "I", "I;16", "F") else file.convert("L"))
+    alone = file.mode in ("LA", "PA", "RGBA")
+    if file.mode == "P" and pixels.min() == pixels.max():
+        # one grey from several indices: the file has no palette worth the name
+        indices = np.asarray(file)
+        pixels = indices if indices.min() != indices.max() else pixels
+        alone = "transparency" in file.info
+    alpha = np.asarray(file.convert("RGBA").getchannel("A")) if alone else None
+    # Pillow's 1-bit pixels are bool in bytes of 255, which not everything takes for True
+    return (pixels.view(np.uint8) if pixels.dtype == bool else pixels), alpha
+
+
+def _foreground(levels: np.ndarray, path: Path) -> np.ndarray:
+    """(H, W) bool: where the higher of two levels is; one level alone is foreground unless it is 0."""
+    low, high = levels.min(), levels.max()
+    mask: np.ndarray = levels == high if high else np.zeros(levels.shape, bool)
+    if not ((levels == low) | mask).all():
+        shown = ", ".join(map(str, np.unique(levels)[:5]))
+        raise UserError(
+            f"{path} holds more than two levels ({shown} ...), so it is not a binary mask: put the competition's own "
+            "mask back."
+        )
+    return mask
+
+
 def read_mask(path: Path, expected: Size) -> np.ndarray:
     """Read a mask.
 
     Args:
-        path: GIF or PNG of at most two levels, the lower one background.
+        path: GIF or PNG of at most two levels, the lower one background, in its colour or, where that is the same
+            everywhere, in its alpha.
         expected: its size (height, width).
 
     Returns:
         (H, W) bool.
 
     Raises:
-        UserError: missing, unreadable, of another size, or with more than two levels.
+        UserError: missing, unreadable, of another size, with more than two levels, or with one mask in its colour and
+            another in its alpha.
     """
     try:
         with Image.open(path) as file:
-            # through the palette: which index is foreground is the writer's choice (a full mask may hold only 0)
-            pixels = np.asarray(file if file.mode in ("L", "1", "I", "I;16") else file.convert("L"))
-            if file.mode == "P" and pixels.min() == pixels.max():
-                # one grey from several indices: the file has no palette worth the name
-                indices = np.asarray(file)
-                pixels = indices if indices.min() != indices.max() else pixels
+            if file.size[::-1] != expected:
+                raise UserError(
+                    f"{path} has {'x'.join(map(str, file.size[::-1]))} pixels (height x width), expected "
+                    f"{expected[0]}x{expected[1]}: put the competition's own mask back."
+                )
+            levels, alpha = _levels(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: every training image needs its mask; copy it there.") from None
-    except (OSError, SyntaxError, ValueError):
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{path} has more pixels than any mask, expected {expected[0]}x{expected[1]}: put the competition's own "
+            "mask back."
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, MemoryError):
         raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
-    if pixels.shape != expected:
+    if alpha is None or alpha.min() == alpha.max():
+        return _foreground(levels, path)
+    if levels.min() == levels.max():
+        return _foreground(alpha, path)
+    mask = _foreground(levels, path)
+    if not np.array_equal(mask, _foreground(alpha, path)):
         raise UserError(
-            f"{path} has {'x'.join(map(str, pixels.shape))} pixels (height x width), expected "
-            f"{expected[0]}x{expected[1]}: put the competition's own mask back."
-        )
-    if pixels.dtype == bool:
-        return pixels
-    high = int(pixels.max())
-    mask = pixels == high if high else np.zeros(pixels.shape, bool)
-    if not ((pixels == 0) | mask).all():
-        raise UserError(
-            f"{path} holds more than two levels ({', '.join(map(str, np.unique(pixels)[:5]))} ...), so it is not a "
-            "binary mask: put the competition's own mask back."
+            f"{path} holds one mask in its colour and another in its alpha: save it in the levels 0 and 255, without "
+            "alpha."
         )
     return mask
 
@@ -95,8 +132,7 @@ class TrainingSet:
         competition: the competition.
         data: the folder that holds its files.
         names: image names, sorted.
-        digest: identifies the data: 16 hex digits over every image's and mask's name, size in bytes and first and
-            last 4 KiB.
+        digest: identifies the data: 16 hex digits over every image's and mask's name, size in bytes and CRC-32C.
         image_digests: identify each image file whatever its name (`image_digest`), in the order of `names`.
     """
 
@@ -119,27 +155,24 @@ class TrainingSet:
         return np.array([self.competition.group(name) for name in self.names])
 
 
-def _fingerprint(path: Path) -> bytes:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(4096)
-        file.seek(max(0, size - 4096))
-        return b"%s %d %s %s\n" % (path.name.encode(), size, head, file.read(4096))
-
-
 # what `image_digest` is: digests of one kind are never compared with those of another
 IMAGE_DIGEST = "blake2b-48 of size and first, middle and last 4 KiB"
 
 
-def image_digest(path: Path) -> str:
+def image_digest(content: bytes) -> str:
     """12 hex digits that identify an image file whatever its name: over its size, first, middle and last 4 KiB."""
-    size = path.stat().st_size
+    size = len(content)
     digest = hashlib.blake2b(b"%d " % size, digest_size=6)
-    with path.open("rb") as file:
-        for start in (0, max(0, size // 2 - 2048), max(0, size - 4096)):
-            file.seek(start)
-            digest.update(file.read(4096))
+    for start in (0, max(0, size // 2 - 2048), max(0, size - 4096)):
+        digest.update(content[start : start + 4096])
     return digest.hexdigest()
+
+
+def _digests(path: Path) -> tuple[bytes, str]:
+    """A file's part of the data digest, over all of its bytes; and its `image_digest`."""
+    content = path.read_bytes()
+    part = b"%s %d %08x\n" % (path.name.encode(), len(content), google_crc32c.value(content))
+    return part, image_digest(content)
 
 
 def find_training_set(competition: Competition, data: Path) -> TrainingSet:
@@ -168,30 +201,48 @@ def find_training_set(competition: Competition, data: Path) -> TrainingSet:
     digest = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor(8) as pool:
         paths = [data / competition.train_dir / n for n in names] + [masks_dir / m for m in sorted(wanted)]
-        for part in pool.map(_fingerprint, paths):
-            digest.update(part)
-        image_digests = tuple(pool.map(image_digest, paths[: len(names)]))
+        found = list(pool.map(_digests, paths))
+    for part, _ in found:
+        digest.update(part)
+    image_digests = tuple(each for _, each in found[: len(names)])
     return TrainingSet(competition, data, tuple(names), digest.hexdigest(), image_digests)
 
 
-def faults(training: TrainingSet) -> Iterable[str]:
-    """Read every image and mask at full size; one sentence for each that cannot be used."""
+def _faults(training: TrainingSet, names: Sequence[str]) -> list[str]:
     size = training.competition.size
-
-    def fault(name: str) -> str | None:
+    found = []
+    for name in names:
         path = training.image_path(name)
         try:
-            full = decode(path).shape[:2]
-            if full != size:
-                return f"{path} has {full[0]}x{full[1]} pixels (height x width), expected {size[0]}x{size[1]}."
+            file = ImageFile(path)
+            file.check()
+            if file.size != size:
+                shown, expected = ("x".join(map(str, each)) for each in (file.size, size))
+                found.append(f"{path} has {shown} pixels (height x width), expected {expected}.")
+                continue
             read_mask(training.mask_path(name), size)
         except UserError as error:
-            return str(error)
-        return None
+            found.append(str(error))
+    return found
 
-    with ThreadPoolExecutor() as pool:
-        results = tqdm(pool.map(fault, training.names), "verify", len(training.names), unit="image", disable=None)
-        yield from (sentence for sentence in results if sentence)
+
+def faults(training: TrainingSet, *, jobs: int = -1) -> Iterable[str]:
+    """Read every image and mask; one sentence for each that cannot be used, or is damaged.
+
+    Args:
+        training: what `find_training_set` found.
+        jobs: processes, as joblib counts them.
+    """
+    count = len(training.names)
+    chunks = [training.names[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
+    # a handful is done before processes have started; threads would take turns (models/codec_warnings.py)
+    parallel = joblib.Parallel(n_jobs=jobs if count > 4 * _CHUNK else 1, return_as="generator")
+    with tqdm(total=count, desc="verify", unit="image", disable=None) as bar:
+        for names, found in zip(
+            chunks, parallel(joblib.delayed(_faults)(training, chunk) for chunk in chunks), strict=True
+        ):
+            yield from found
+            bar.update(len(names))
 
 
 @program

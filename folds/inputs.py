@@ -14,6 +14,7 @@ import atomic
 from folds.heads import HeadTruth, targets
 from folds.images import TrainingSet
 from folds.truth import in_chunks
+from models import codec_warnings
 from models.frame import Frame
 
 # inputs above this size are decoded anew every epoch instead
@@ -77,7 +78,9 @@ def _input_chunk(training: TrainingSet, start: int, stop: int, decoded: DecodedI
     images = np.load(folder / "images.npy", mmap_mode="r+")
     masks = np.load(folder / "masks.npy", mmap_mode="r+")
     for position in range(start, stop):
-        images[position] = decoded.image(position)
+        # half a frame of grey would be learned from, and never be noticed
+        with codec_warnings.refused(training.image_path(training.names[position])):
+            images[position] = decoded.image(position)
         masks[position] = decoded.target(position)
 
 

@@ -76,7 +76,8 @@ class Look:
 
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    # the time of change of the content can be set back, as copying does; that of the entry cannot
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 class _Ledger:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from command_line import UserError
 from competition import Size
+from models import codec_warnings
 
 # the codec's reduced sizes, smallest picture first
 FACTORS = (8, 4, 2)
@@ -25,8 +26,9 @@ _FLAGS = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
 _JPEG = b"\xff\xd8"
-# the end-of-image marker is looked for in the last bytes: some writers append padding after it
+# the end-of-image marker is looked for in the last bytes first; some writers append kilobytes of padding after it
 _TAIL_BYTES = 1024
+_END = b"\xff\xd9"
 # metadata lie in segments of at most 64 KiB before the picture
 _HEAD_BYTES = 1 << 18
 _ORIENTATION_TAG = 0x0112
@@ -41,25 +43,30 @@ def _read(path: Path) -> bytes:
         # one bad file or disk block must not end a run over thousands
         raise UserError(f"{path} cannot be read ({error.strerror}): allow it, or copy the file again.") from None
     # OpenCV fills what a truncated JPEG lacks with grey and says nothing
-    if data[:2] == _JPEG and b"\xff\xd9" not in data[-_TAIL_BYTES:]:
-        raise UserError(f"{path} is cut off (no end-of-image marker): copy the file again.")
+    if data[:2] == _JPEG:
+        # thumbnails before the picture have end markers of their own
+        start = _jpeg_segments(data)[1]
+        if data.find(_END, max(start, len(data) - _TAIL_BYTES)) < 0 and data.rfind(_END, start) < 0:
+            raise UserError(f"{path} is cut off (no end-of-image marker): copy the file again.")
     return data
 
 
-def _jpeg_size(data: bytes) -> Size | None:
-    """(height, width) from a JPEG's frame header, before its orientation is applied; None where there is none."""
+def _jpeg_segments(data: bytes) -> tuple[Size | None, int]:
+    """Of a JPEG: (height, width) from its frame header, before its orientation is applied, None where there is none;
+    and where the picture's own bytes begin."""
+    size: Size | None = None
     position = 2
-    while data[:2] == _JPEG and position + 9 < len(data):
-        if data[position] != 0xFF:
-            return None
+    while data[:2] == _JPEG and position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
-        elif marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[position + 5 : position + 7]), int.from_bytes(data[position + 7 : position + 9])
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    return None
+            continue
+        if marker == 0xDA:  # start of scan
+            break
+        if size is None and marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+            size = int.from_bytes(data[position + 5 : position + 7]), int.from_bytes(data[position + 7 : position + 9])
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return size, position
 
 
 def _orientation(data: bytes) -> int:
@@ -69,7 +76,7 @@ def _orientation(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data)) as file:
             value = file.getexif().get(_ORIENTATION_TAG, 1)
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError):
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, Image.DecompressionBombError):
         return 1
     return value if value in range(1, 9) else 1
 
@@ -97,7 +104,7 @@ class ImageFile:
         self._path = path
         self._data = _read(path)
         # None for other formats than JPEG, which have no reduced sizes
-        self._stored = _jpeg_size(self._data)
+        self._stored = _jpeg_segments(self._data)[0]
         self._orientation = 1 if self._stored is None else _orientation(self._data)
         self._decoded: dict[int, np.ndarray] = {}
 
@@ -112,7 +119,14 @@ class ImageFile:
             if self._stored is not None:
                 # the orientation is undone here: what the last row and column cover depends on it
                 flag |= cv2.IMREAD_IGNORE_ORIENTATION
-            image = cv2.imdecode(np.frombuffer(self._data, np.uint8), flag) if self._data else None
+            try:
+                image = cv2.imdecode(np.frombuffer(self._data, np.uint8), flag) if self._data else None
+            except cv2.error as error:
+                # more pixels than OpenCV takes, or than there is memory for
+                raise UserError(
+                    f"{self._path} cannot be decoded ({error.err or 'by OpenCV'}): reduce it or take it out of the "
+                    "folder."
+                ) from None
             if image is None:
                 raise UserError(
                     f"{self._path} is not an image that can be read: copy the file again or take it out of the folder."
@@ -138,8 +152,13 @@ class ImageFile:
         return self._in_stored_order(stored)
 
     def check(self) -> None:
-        """Decode the whole stream, at the size at which that is fastest. Raises UserError as `image`."""
-        self._pixels(FACTORS[0] if self._stored is not None else 1)
+        """Decode the whole stream, at the size at which that is fastest, and without what codecs warn of as damage.
+
+        Raises:
+            UserError: as `image`; or a part of it is damaged, which `image` fills with grey.
+        """
+        with codec_warnings.refused(self._path):
+            self._pixels(FACTORS[0] if self._stored is not None else 1)
 
     def reduced(self, size: Size) -> np.ndarray | None:
         """The image reduced to `size`, by way of the smallest of the codec's sizes that is not below it.
