@@ -269,6 +269,14 @@ def building(folder: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder, so that none of its files is ever missing where the folder is there."""
+    temporary = temporary_beside(folder)
+    with suppress(FileNotFoundError):
+        folder.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
 def allocate(path: Path, size_bytes: int) -> None:
     """Give a file its whole size on the disk, as zeros where it had none, so that what is mapped into memory can be
     written without the disk becoming full in between, which would end the process.

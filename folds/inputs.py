@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-import atomic
+from folds.derived import derive, new_array
 from folds.heads import HeadTruth, targets
 from folds.images import TrainingSet
 from folds.truth import in_chunks
@@ -20,6 +21,8 @@ from models.frame import Frame
 # inputs above this size are decoded anew every epoch instead
 CACHE_LIMIT_BYTES = 24 * 2**30
 MASK = ("mask",)
+# of a .npy file
+_HEADER_BYTES = 128
 
 
 class Inputs(Protocol):
@@ -34,9 +37,15 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class CachedInputs:
-    """Inputs in memory-mapped arrays. Pickles by path."""
+    """Inputs in memory-mapped arrays. Pickles by path.
+
+    Attributes:
+        folder: of the arrays.
+        decoded: what they are made of, and made of again where they are damaged; None in another process.
+    """
 
     folder: Path
+    decoded: DecodedInputs | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "masks"):
@@ -117,12 +126,42 @@ def load_inputs(
     # inputs of an older geometry stay where they are, for nobody
     name = f"{frame.fit}-{height}x{width}{f'-v{version}' if version > 1 else ''}"
     folder = cache / training.digest / (name if tuple(heads) == MASK else f"{name}-{'+'.join(heads)}")
-    if not folder.is_dir():
-        with atomic.building(folder) as temporary:
-            shapes = {"images": (count, height, width, 3), "masks": (count, *target)}
-            for array, shape in shapes.items():
-                np.lib.format.open_memmap(temporary / f"{array}.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
-            label = f"reduce to {height}x{width}" if frame.fit == "resize" else f"pad to {height}x{width}"
-            for _ in in_chunks(_input_chunk, training, decoded, temporary, label=label, jobs=jobs):
-                pass
-    return CachedInputs(folder)
+    return _cached(folder, decoded, jobs, content=False)
+
+
+def _cached(folder: Path, decoded: DecodedInputs, jobs: int, *, content: bool) -> CachedInputs:
+    """Inputs in a folder, which is made if it is not there or not whole."""
+    frame, count = decoded.frame, len(decoded.training.names)
+    height, width = frame.size
+    shapes = {"images": (count, height, width, 3), "masks": (count, *decoded.target(0).shape)}
+
+    def fill(temporary: Path) -> None:
+        for array, shape in shapes.items():
+            new_array(temporary / f"{array}.npy", shape)
+        label = f"reduce to {height}x{width}" if frame.fit == "resize" else f"pad to {height}x{width}"
+        for _ in in_chunks(_input_chunk, decoded.training, decoded, temporary, label=label, jobs=jobs):
+            pass
+
+    needed_bytes = sum(math.prod(shape) + _HEADER_BYTES for shape in shapes.values())
+    derive(folder, fill, needed_bytes=needed_bytes, content=content)
+    try:
+        return CachedInputs(folder, decoded)
+    except ValueError:
+        # a header that is none
+        return _cached(folder, decoded, jobs, content=True)
+
+
+def checked(inputs: Inputs, *, jobs: int = -1) -> Inputs:
+    """Inputs whose every byte is what was once decoded: made again if it is not. To be asked before a training, which
+    reads them many times, and not whenever they are opened.
+
+    Args:
+        inputs: from `load_inputs`.
+        jobs: processes, as joblib counts them.
+
+    Raises:
+        UserError: as `load_inputs`.
+    """
+    if not isinstance(inputs, CachedInputs) or inputs.decoded is None:
+        return inputs
+    return _cached(inputs.folder, inputs.decoded, jobs, content=True)

@@ -22,6 +22,7 @@ from cores import core_count
 from folds import split
 from folds.fold import run_fold
 from folds.images import find_training_set
+from folds.inputs import checked
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, LOCK_FILE, fold_folder
@@ -234,6 +235,8 @@ def main(
     for each, plan in zip(variants, plans, strict=True):
         waiting += _unfinished(make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from))
     if waiting:
+        whole = {id(task.inputs): checked(task.inputs) for task in waiting}
+        waiting = [replace(task, inputs=whole[id(task.inputs)]) for task in waiting]
         _run(waiting, _jobs(jobs, len(waiting), devices), cluster)
     _print_table(variants, root, count, find_metric(facts.metric))
 

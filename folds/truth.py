@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-import atomic
+from folds.derived import derive
 from folds.images import TrainingSet, read_mask
 from kernels import rle
 
@@ -67,13 +67,15 @@ def load_truth(training: TrainingSet, cache: Path, *, jobs: int = -1) -> Truth:
         UserError: a mask cannot be used; the message names it. Nothing is written then.
     """
     folder = cache / training.digest / "truth"
-    if not folder.is_dir():
+
+    def fill(temporary: Path) -> None:
         chunks = list(in_chunks(_truth_chunk, training, label="read masks", jobs=jobs))
         runs = [image for chunk in chunks for image in chunk]
-        with atomic.building(folder) as temporary:
-            np.save(temporary / "runs.npy", np.concatenate(runs))
-            np.save(temporary / "offsets.npy", np.cumsum([0, *(len(r) for r in runs)]))
-            np.save(temporary / "areas_px.npy", np.array([r[:, 1].sum() for r in runs], np.int64))
+        np.save(temporary / "runs.npy", np.concatenate(runs))
+        np.save(temporary / "offsets.npy", np.cumsum([0, *(len(r) for r in runs)]))
+        np.save(temporary / "areas_px.npy", np.array([r[:, 1].sum() for r in runs], np.int64))
+
+    derive(folder, fill)
     return Truth(
         np.load(folder / "runs.npy", mmap_mode="r"), np.load(folder / "offsets.npy"), np.load(folder / "areas_px.npy")
     )
