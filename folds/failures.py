@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+import atomic
 from command_line import UserError
 from folds import optimisation
 from folds.task import FoldTask
@@ -68,7 +69,8 @@ def _dead_worker(task: FoldTask, error: RuntimeError) -> str:
 def explained(task: FoldTask) -> Iterator[None]:
     """Turn what a fold can fail of into a UserError; what is not known here passes."""
     try:
-        yield
+        with atomic.told(task.folder):
+            yield
     except UserError as error:
         # one raised in a loading process carries that process's traceback
         if str(error).startswith("Caught UserError in DataLoader worker"):

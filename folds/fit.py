@@ -31,6 +31,7 @@ from folds.randomness import SeededEpochs
 from folds.ranks import Rank, run_ranks
 from folds.samples import EpochSampler, Samples, loader
 from folds.start import starting_network
+from folds.states import StateFiles, load_state
 from folds.task import FoldTask
 from models.frame import frame_of
 
@@ -122,6 +123,7 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
         use_distributed_sampler=False,
         logger=[TensorBoardLogger(task.folder, name="", version="tensorboard")],
         callbacks=callbacks,
+        plugins=[StateFiles()],
         gradient_clip_val=recipe.clip or None,
         enable_model_summary=False,
         enable_progress_bar=task.bar,
@@ -185,8 +187,11 @@ def load_epoch(network: torch.nn.Module, state: Path) -> int:
 
     Returns:
         The epoch, numbered from 0.
+
+    Raises:
+        UserError: the file is missing or damaged.
     """
-    saved = torch.load(state, map_location="cpu", weights_only=True)
+    saved = load_state(state)
     network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in saved["state_dict"].items()})
     return int(saved["epoch"])
 

@@ -21,6 +21,7 @@ from folds.heads import MASK_HEAD
 from folds.run_layout import MANIFEST_FILE, RECIPE_FILE
 from folds.scoring import full_size_score
 from folds.start import record_seen, starting_network
+from folds.states import settle_states
 from folds.store import LogitStore
 from folds.task import FoldTask, read_manifest, read_recipe
 from models import checkpoint
@@ -33,7 +34,9 @@ __all__ = ["FoldTask", "read_manifest", "run_fold"]
 
 
 def _begin(task: FoldTask) -> None:
-    """Keep the recipe and what will be seen; a state that another recipe left behind is no state to go on from."""
+    """Keep the recipe and what will be seen; a state that another recipe left behind is no state to go on from, nor is
+    a damaged one."""
+    settle_states(task.resume_folder, task.label)
     if task.last_state.exists() and read_recipe(task.folder) != task.recipe.to_json():
         print(
             f"{task.label} was begun with another recipe or start: its unfinished training is dropped, it starts anew"

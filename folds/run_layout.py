@@ -38,6 +38,9 @@ METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
 DIVERGED_FILE = "diverged.json"
 RESUME_DIR = "resume"
+# the states after the last completed epoch and after the one before
+LAST_STATE_FILE = "last.ckpt"
+PREVIOUS_STATE_FILE = "previous.ckpt"
 # held by the process that trains the fold
 LOCK_FILE = ".lock"
 # of a fold and of a submission: if it is there, the rest is whole

@@ -16,7 +16,7 @@ from folds.heads import HeadTruth
 from folds.images import TrainingSet
 from folds.inputs import Inputs
 from folds.recipes import Recipe
-from folds.run_layout import MANIFEST_FILE, RECIPE_FILE, RESUME_DIR
+from folds.run_layout import LAST_STATE_FILE, MANIFEST_FILE, RECIPE_FILE, RESUME_DIR
 from folds.seen import Seen
 from kernels.metrics import Metric, find_metric
 from models.frame import frame_of
@@ -84,7 +84,7 @@ class FoldTask:
     @property
     def last_state(self) -> Path:
         """The state after the last completed epoch."""
-        return self.resume_folder / "last.ckpt"
+        return self.resume_folder / LAST_STATE_FILE
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

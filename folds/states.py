@@ -1,0 +1,90 @@
+"""States of a training to go on from: written whole beside their place, and the one before the last is kept."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+import atomic
+from command_line import UserError
+from folds.run_layout import LAST_STATE_FILE, PREVIOUS_STATE_FILE
+
+
+class StateFiles(TorchCheckpointIO):
+    """How Lightning writes states: its own way goes through TMPDIR and copies from there, so that a killed copy, or a
+    full disk, leaves half a file under the name of a whole one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a state whole or not at all; the last one becomes the one before.
+
+        Raises:
+            UserError: the disk is full; the states that are there stay.
+        """
+        target = Path(path)
+        with atomic.replacing(target) as temporary:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+            if target.name == LAST_STATE_FILE and target.exists():
+                # killed here, a training goes on from that one
+                target.replace(target.with_name(PREVIOUS_STATE_FILE))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a state's file is there and its content has its checksums, at which torch does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError):
+        return False
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A state that Lightning saved, on the CPU.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if not _is_whole(path):
+        raise UserError(f"{path} is missing or damaged: run the same command again, which goes on from another state.")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _is_usable(path: Path) -> bool:
+    """Whether a training can go on from a state, and end: the best epoch before it must be there too."""
+    if not _is_whole(path):
+        return False
+    callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+    kept = [each["best_model_path"] for each in callbacks.values() if "best_model_path" in each]
+    return all(_is_whole(path.with_name(Path(best).name)) for best in kept if best)
+
+
+def settle_states(folder: Path, label: str) -> None:
+    """Have a training's last state be one that it can go on from: where the last one is damaged or missing, the one
+    before takes its place, or all are dropped.
+
+    Args:
+        folder: of the states, there or not.
+        label: of the fold, for the line that says what was done.
+    """
+    last, previous = folder / LAST_STATE_FILE, folder / PREVIOUS_STATE_FILE
+    atomic.clear_leftovers(folder)
+    if not last.exists() and not previous.exists():
+        # killed before the first epoch was through
+        return
+    if _is_usable(last):
+        return
+    if _is_usable(previous):
+        if last.exists():
+            print(f"{label}: {last} is damaged, the training goes on from the state an epoch before", flush=True)
+        previous.replace(last)
+        return
+    print(f"{label}: no state in {folder} can be read, the training starts anew", flush=True)
+    shutil.rmtree(folder)

@@ -1,0 +1,125 @@
+"""Whatever becomes of the states of an unfinished training, it ends with the weights of an undisturbed one."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import UserError
+from folds.fold import run_fold
+from folds.module import SegmentationModule
+from folds.states import load_state
+from folds.task import FoldTask, read_manifest
+from tests.conftest import write_ellipses
+from tests.test_folds_derived import FAULTS
+from tests.tiny_folds import QUICK, TINY, maker
+
+RECIPE = replace(QUICK, epochs=4)
+
+
+def flip_a_weight(path: Path) -> None:
+    """Flip a bit of the largest tensor; between tensors a file has bytes that nobody reads."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+        content = archive.read(largest)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(content, largest.header_offset) + len(content) // 2] ^= 16
+    path.write_bytes(whole)
+
+
+# an empty file and one without a header are read no further than one that is cut off
+DAMAGE = {"missing": FAULTS["missing"], "cut off": FAULTS["cut off"], "a flipped bit": flip_a_weight}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldTask, bytes]:
+    """A fold stopped in its fourth epoch, and the weights that it would have had in the end."""
+    root = tmp_path_factory.mktemp("states")
+    make = maker(write_ellipses(root / "data"), root)
+    whole, stopped = make(TINY, RECIPE, "whole"), make(TINY, RECIPE, "stopped")
+    run_fold(whole)
+    step = SegmentationModule.training_step
+
+    def stop(self: SegmentationModule, batch: Any, index: int) -> object:
+        if self.current_epoch == 3:
+            raise RuntimeError("stopped here")
+        return step(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="stopped here"):
+        patch.setattr(SegmentationModule, "training_step", stop)
+        run_fold(stopped)
+    return stopped, (whole.folder / "weights.safetensors").read_bytes()
+
+
+def copy_of(begun: FoldTask, root: Path) -> FoldTask:
+    shutil.copytree(begun.folder.parent, root / "run")
+    return replace(begun, folder=root / "run" / "fold0", store=root / "run" / "oof.zarr")
+
+
+@pytest.mark.parametrize("fault", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (["last.ckpt"], "goes on from the state an epoch before"),
+        (["previous.ckpt"], ""),
+        (["last.ckpt", "previous.ckpt"], "starts anew"),
+        (["best.ckpt", "best-v1.ckpt"], "starts anew"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_a_damaged_state_costs_an_epoch_or_the_training_and_no_byte(
+    fault: Callable[[Path], object],
+    places: list[str],
+    words: str,
+    begun: tuple[FoldTask, bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = copy_of(begun[0], tmp_path)
+    for place in places:
+        fault(task.resume_folder / place)
+    run_fold(task)
+    assert (task.folder / "weights.safetensors").read_bytes() == begun[1]
+    said = capsys.readouterr().out
+    # a kill, too, leaves a state before without a last one, or best ones without any: that needs no word
+    assert words in said or (fault is Path.unlink and "last.ckpt" in places)
+    assert not task.resume_folder.exists()
+
+
+def test_states_lie_beside_their_place_whatever_tmpdir_is(
+    begun: tuple[FoldTask, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = copy_of(begun[0], tmp_path)
+    shutil.rmtree(task.resume_folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no" / "such" / "folder"))
+    run_fold(task)
+    assert (task.folder / "weights.safetensors").read_bytes() == begun[1]
+
+
+@pytest.mark.parametrize("limit_bytes", [500, 5_000, 20_000])
+def test_a_full_disk_ends_a_training_in_one_sentence_and_then_it_goes_on(
+    limit_bytes: int, begun: tuple[FoldTask, bytes], tmp_path: Path
+) -> None:
+    """The limit falls on the record of what is seen, on the first state, on weights or on logits."""
+    task = copy_of(begun[0], tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        with pytest.raises(UserError, match=r"the disk is full: \S+ could not be written \(it needs"):
+            run_fold(task)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_manifest(task.folder) is None
+    assert not list(tmp_path.rglob(".tmp-*"))
+    for state in task.resume_folder.glob("*.ckpt"):
+        load_state(state)
+    run_fold(task)
+    assert (task.folder / "weights.safetensors").read_bytes() == begun[1]
