@@ -305,23 +305,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path, hint: str) -> Any:
-    """What `write_json` wrote.
-
-    Args:
-        path: the file.
-        hint: what to do where it is damaged, as the end of a sentence.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        UserError: it is damaged, by whatever else than us.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path} is damaged: {hint}.") from None
-
-
 def main(folders: list[str]) -> None:
     """Remove from folders, and from all in them, what killed processes left unfinished; `make clean` does."""
     for folder in folders:

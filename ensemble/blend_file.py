@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
 from command_line import UserError
-from kernels.metrics import Metric, metric_in
+from ensemble.postprocess import STEPS
+from ensemble.voting import LINEAR, VOTES
+from folds.logit_code import LIMIT
+from json_file import Count, Digest, FolderName, Interval, Schema, Share, extensible
+from kernels.metrics import Metric, check_scores, metric_in, score_in
 from path_names import inside
 
 BLEND_FILE = "blend.json"
 # of a convolutional stacker: its weights, and what it is
 STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
 STACKER_FILE = "conv_stacker.json"
+# the two of them, as `vote` names them: without and with the image
+STACKER_VOTES = ("conv-stacker", "conv-stacker-image")
 SUBMISSION_FILE = "submission.csv.gz"
 # its parts while it is made
 SHARDS_DIR = "shards"
@@ -44,7 +53,152 @@ def scores_file(metric: Metric) -> str:
     return f"oof_{metric.name}.csv"
 
 
-def read_blend(folder: Path) -> dict[str, Any]:
+_Weight = Annotated[float, Field(ge=0, le=1 + 1e-6)]
+
+
+@extensible
+class Figures(TypedDict):
+    """Scores of images: the mean, under the metric's name, its interval, the worst."""
+
+    interval: Interval
+    worst: Share
+    nested: NotRequired[list[str]]
+    weights: NotRequired[dict[str, _Weight]]
+
+
+def scored(figures: Mapping[str, Any]) -> Any:
+    """The figures, which must hold a score; for `AfterValidator`. ValueError where they do not."""
+    metric_in(figures)
+    check_scores(figures)
+    return figures
+
+
+_Scored = Annotated[Figures, AfterValidator(scored)]
+
+
+@extensible
+class Gain(TypedDict):
+    """A mean of differences, and its interval."""
+
+    gain: float
+    interval: Interval
+
+
+@extensible
+class ThresholdFit(TypedDict):
+    """A fitted threshold and its worth."""
+
+    fitted: float
+    nested_gain: float
+    interval: Interval
+    kept: bool
+
+
+@extensible
+class RepairFigures(TypedDict):
+    """A repair of the mask and its worth."""
+
+    size_px: Count
+    nested_gain: float
+    interval: Interval
+    kept: bool
+
+
+@extensible
+class ChosenWithout(TypedDict):
+    """What was chosen without a fold."""
+
+    kind: str
+
+
+@extensible
+class Expected(TypedDict):
+    """Where the score of the test set is to be expected."""
+
+    groups: Count
+    interval: Interval
+    averaged_folds: NotRequired[Count]
+    submission_averaged_folds: NotRequired[Count]
+
+
+@extensible
+class FittedRefiner(TypedDict):
+    """A refiner by its name."""
+
+    name: str
+
+
+@extensible
+class FittedBlend(TypedDict):
+    """The content of blend.json; FORMATS.md tells what each field means. What older files lack is `NotRequired`."""
+
+    name: FolderName
+    kind: str
+    vote: NotRequired[str]
+    members: Annotated[list[FolderName], Field(min_length=1)]
+    weights: list[_Weight]
+    threshold: Annotated[float, Field(gt=-LIMIT, lt=LIMIT)]
+    cv: _Scored
+    gains: NotRequired[dict[str, Gain]]
+    chosen_without: NotRequired[dict[str, ChosenWithout]]
+    expected: NotRequired[Expected | None]
+    member_cv: dict[str, _Scored]
+    candidates: dict[str, _Scored]
+    not_searched: NotRequired[list[str]]
+    threshold_fit: ThresholdFit | None
+    postprocess: NotRequired[dict[str, RepairFigures]]
+    postprocess_kept: NotRequired[list[tuple[str, Count]]]
+    refiners: NotRequired[list[FittedRefiner]]
+    stacker_digest: NotRequired[Digest]
+    weights_digests: dict[str, Digest]
+    folds_digest: str
+    data_digest: str
+
+
+def _check(blend: FittedBlend) -> None:
+    members = blend["members"]
+    if len(set(members)) < len(members):
+        double = next(name for name in members if members.count(name) > 1)
+        raise ValueError(f"members names {double!r} twice")
+    if len(blend["weights"]) != len(members):
+        raise ValueError(
+            f"weights has {len(blend['weights'])} entries, expected one for each of {len(members)} members"
+        )
+    if abs(sum(blend["weights"]) - 1) > _ROUNDING:
+        raise ValueError(f"weights sum to {sum(blend['weights']):g}, expected 1")
+    vote, votes = blend.get("vote", LINEAR.label), (LINEAR.label, *VOTES, *STACKER_VOTES)
+    if vote not in votes:
+        raise ValueError(f"vote is {vote!r}, expected one of {', '.join(votes)}")
+    if vote in STACKER_VOTES and "stacker_digest" not in blend:
+        raise ValueError("stacker_digest is missing")
+    for field, known in (("weights_digests", blend["weights_digests"]), ("member_cv", blend["member_cv"])):
+        if lacking := [name for name in members if name not in known]:
+            raise ValueError(f"{field}.{lacking[0]} is missing")
+    for name, _ in blend.get("postprocess_kept", []):
+        if name not in STEPS:
+            raise ValueError(f"postprocess_kept names {name!r}, expected one of {', '.join(STEPS)}")
+
+
+@extensible
+class _TestScore(TypedDict):
+    """The content of test_score.json: `test_` and the metric's name, the score."""
+
+    truth: NotRequired[str]
+
+
+def _check_test_score(content: _TestScore) -> None:
+    check_scores(content, "test_")
+
+
+TEST_SCORE = Schema(_TestScore, "make the submission again (make submission), or remove the file", _check_test_score)
+
+# of weights that were written as decimal fractions
+_ROUNDING = 1e-6
+
+BLEND = Schema(FittedBlend, "choose the blend again (make fit)", _check)
+
+
+def read_blend(folder: Path) -> FittedBlend:
     """The blend that `ensemble.fit` wrote.
 
     Raises:
@@ -52,41 +206,37 @@ def read_blend(folder: Path) -> dict[str, Any]:
     """
     path = folder / BLEND_FILE
     try:
-        blend: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        blend["members"]
+        return BLEND.read(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: choose the blend first (make fit).") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: choose the blend again (make fit).") from None
-    return blend
 
 
 # what a figure says of the choice that it belongs to; blends of before there was an outer loop nested weights alone
 _NESTED_BEFORE = ("weights",)
 
 
-def nested_in(figures: dict[str, Any]) -> str:
+def nested_in(figures: Figures) -> str:
     """What was chosen without the fold that is scored, in words, for a `cv` of blend.json."""
     return ", ".join(figures.get("nested", _NESTED_BEFORE))
 
 
-def averaged_folds_note(expected: dict[str, Any]) -> str:
+def averaged_folds_note(expected: Expected | None) -> str:
     """What an `expected` of blend.json is not about, as a sentence; empty for blends that do not say."""
-    folds = expected.get("submission_averaged_folds", 1)
+    folds = expected.get("submission_averaged_folds", 1) if expected else 1
     if folds == 1:
         return ""
     return f"of networks of one fold each, as they were scored; the submission averages the networks of {folds}"
 
 
-def table_lines(blend: dict[str, Any]) -> list[str]:
+def table_lines(blend: FittedBlend) -> list[str]:
     """The out-of-fold figures of a blend (the content of blend.json), its members and its rivals, as lines of text."""
     metric = metric_in(blend["cv"])
     head = f"out-of-fold {metric.label} at full size"
     lines = [f"{head:36}    mean  95 % interval    worst"]
 
-    def row(label: str, figures: dict[str, Any]) -> str:
+    def row(label: str, figures: Figures) -> str:
         low, high = figures["interval"]
-        return f"{label:36}  {figures[metric.name]:.4f}  {low:.4f}..{high:.4f}  {figures['worst']:.4f}"
+        return f"{label:36}  {score_in(figures):.4f}  {low:.4f}..{high:.4f}  {figures['worst']:.4f}"
 
     lines += [row(label, figures) for label, figures in blend["member_cv"].items()]
     lines.append("ways of blending, each with weights fitted without the fold that is scored")
@@ -113,8 +263,8 @@ def table_lines(blend: dict[str, Any]) -> list[str]:
     if fit is not None:
         verdict = "kept" if fit["kept"] else "not kept, as its interval is not above 0"
         lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
-    for step, figures in blend.get("postprocess", {}).items():
-        verdict = "kept" if figures["kept"] else "not kept, as its interval is not above 0"
-        lines.append(f"{step} ({figures['size_px']} px) gains {figures['nested_gain']:+.6f}: {verdict}")
+    for step, measured in blend.get("postprocess", {}).items():
+        verdict = "kept" if measured["kept"] else "not kept, as its interval is not above 0"
+        lines.append(f"{step} ({measured['size_px']} px) gains {measured['nested_gain']:+.6f}: {verdict}")
     lines.append("intervals: over groups of images; not over seeds, trainings or the choice of the best epoch")
     return lines

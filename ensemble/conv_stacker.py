@@ -7,32 +7,53 @@ the pixel and, if wanted, from the image there. Unfitted, the correction is 0 an
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
+from pydantic import Field
+from typing_extensions import TypedDict
 
 import atomic
 from command_line import UserError
 from competition import Size
-from ensemble.blend_file import STACKER_FILE, STACKER_WEIGHTS_FILE
+from ensemble.blend_file import STACKER_FILE, STACKER_VOTES, STACKER_WEIGHTS_FILE
 from ensemble.correction import Correction, stacked_inputs
 from ensemble.patches import Patches, grid_of, on_grid
+from json_file import Count, Digest, Schema, extensible
 from models.frame import Frame
 
-NAME = "conv-stacker"
-IMAGE_NAME = "conv-stacker-image"
-NAMES = (NAME, IMAGE_NAME)
+NAMES = STACKER_VOTES
+NAME, IMAGE_NAME = NAMES
 
 # pixels that the convolutions see around one; at a window's border they would see padding
 _REACH_PX = 3
 # of a stacker, as its JSON file has them
 _PARAMETERS = ("channels", "steps", "batch", "rate", "seed", "image")
+_CURE = "choose the blend again (make fit)"
+
+
+@extensible
+class _Saved(TypedDict):
+    """The content of conv_stacker.json."""
+
+    members: list[str]
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    steps: Count
+    batch: Count
+    rate: float
+    seed: int
+    # a stacker of before there were images looks at none
+    image: NotRequired[bool]
+    digest: Digest
+
+
+_SAVED = Schema(_Saved, _CURE)
 
 
 class ConvStacker:
@@ -211,22 +232,21 @@ def load(folder: Path, name: str, names: Sequence[str], digest: str) -> _OfNetwo
     Raises:
         UserError: a file is missing or damaged, of another fit than the blend, or `names` lacks a member.
     """
-    cure = "choose the blend again (make fit)."
     try:
-        facts = json.loads((folder / STACKER_FILE).read_text())
+        saved = _SAVED.read(folder / STACKER_FILE)
         state = safetensors.numpy.load_file(folder / STACKER_WEIGHTS_FILE)
-        members = facts["members"]
-        # a stacker of before there were images looks at none
-        stacker = ConvStacker(**{key: facts[key] for key in _PARAMETERS if key in facts or key != "image"})
+        parameters: dict[str, Any] = {key: value for key, value in saved.items() if key in _PARAMETERS}
+        stacker = ConvStacker(**parameters)
         stacker.weights_ = state.pop("weights")
         stacker.state_ = state
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename or folder / STACKER_WEIGHTS_FILE} is missing: {cure}") from None
-    except (ValueError, KeyError, safetensors.SafetensorError):
-        raise UserError(f"the stacker in {folder} is damaged: {cure}") from None
+        raise UserError(f"{error.filename or folder / STACKER_WEIGHTS_FILE} is missing: {_CURE}.") from None
+    except (KeyError, safetensors.SafetensorError):
+        raise UserError(f"{folder / STACKER_WEIGHTS_FILE} is damaged: {_CURE}.") from None
     if stacker.digest() != digest:
-        raise UserError(f"{folder / STACKER_WEIGHTS_FILE} is not of the fit that wrote the blend: {cure}")
+        raise UserError(f"{folder / STACKER_WEIGHTS_FILE} is not of the fit that wrote the blend: {_CURE}.")
+    members = saved["members"]
     lacking = [member for member in members if member not in names]
     if lacking:
-        raise UserError(f"the stacker in {folder} needs {lacking[0]}, which is not among the networks: {cure}")
+        raise UserError(f"the stacker in {folder} needs {lacking[0]}, which is not among the networks: {_CURE}.")
     return _OfNetworks(f"{name} {digest}", stacker, tuple(names.index(member) for member in members))

@@ -17,7 +17,7 @@ import provenance
 from command_line import UserError, program
 from competition import find_competition
 from ensemble import conv_stacker as conv
-from ensemble.blend_file import BLEND_FILE, blend_folder, scores_file, table_lines
+from ensemble.blend_file import BLEND, BLEND_FILE, blend_folder, scores_file, table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
@@ -256,8 +256,9 @@ def main(
     # 6) what was found, for people and for what predicts
     fit = _Fit(oof, singles, searched, candidates, outcome)
     result = fit.to_json(name, training)
+    written = BLEND.of(result)
     fit.write(folder, result)
-    for line in table_lines(result):
+    for line in table_lines(written):
         print(line)
     print(f"written: {folder / BLEND_FILE}")
 

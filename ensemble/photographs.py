@@ -6,6 +6,7 @@ import models.torchvision_compat  # noqa: F401
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -17,6 +18,7 @@ from competition import find_competition
 from ensemble.blend import find_blend
 from ensemble.photograph_files import CUTOUT_SUFFIX, MASK_SUFFIX, cut_out, list_photographs, write_png
 from folds.logit_code import rounded
+from json_file import Schema
 from models.image_file import decode
 from predict.blocks import Place, places, raise_unreadable
 from predict.photographs import PhotographLogits, load, network_logits
@@ -26,6 +28,7 @@ from predict.replicas import ReplicaPool
 
 # what the folder's masks were made with
 STATE_FILE = "made_with.json"
+_STATE = Schema(dict[str, Any], "choose another folder (OUT=...), or empty it")
 
 
 @program
@@ -55,10 +58,8 @@ def main(
     folder, names, not_images = list_photographs(images)
     if out.resolve() == folder.resolve():
         raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
-    if (out / STATE_FILE).exists():
-        hint = "choose another folder (OUT=...), or empty it"
-        if atomic.read_json(out / STATE_FILE, hint) != chosen.state():
-            raise UserError(f"{out} holds masks of another blend or variant: {hint}.")
+    if (out / STATE_FILE).exists() and _STATE.read(out / STATE_FILE) != chosen.state():
+        raise UserError(f"{out} holds masks of another blend or variant: {_STATE.hint}.")
     atomic.write_json(out / STATE_FILE, chosen.state())
 
     def outputs(name: str) -> list[Path]:

@@ -11,17 +11,20 @@ import models.torchvision_compat  # noqa: F401
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import tyro
+from pydantic import AfterValidator, Field
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 import atomic
 import provenance
 from command_line import UserError, program
 from competition import Size, find_competition
+from ensemble.blend_file import scored
 from ensemble.intervals import mean_interval
 from folds import split
 from folds.images import find_training_set
@@ -29,6 +32,7 @@ from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, TTA_FILE
 from folds.scoring import full_size_score
 from folds.truth import Truth, load_truth
+from json_file import Interval, Schema, extensible
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models import checkpoint
 from models.prediction import torch_network
@@ -143,6 +147,38 @@ def value_of_transforms(
         "chosen": _entry(chosen_set, size, chosen_scores, plain, groups, metric),
         "variant_tta": list(member.variant.tta),
     }
+
+
+@extensible
+class _Plain(TypedDict):
+    interval: Interval
+
+
+@extensible
+class Entry(TypedDict):
+    """What a set of transforms gives; the score stands under the metric's name."""
+
+    transforms: list[str]
+    gain: float
+    interval: Interval
+    passes: Annotated[float, Field(ge=0)]
+
+
+_Scored = Annotated[Entry, AfterValidator(scored)]
+
+
+@extensible
+class TtaGains(TypedDict):
+    """The content of tta.json."""
+
+    variant: str
+    plain: Annotated[_Plain, AfterValidator(scored)]
+    each: list[_Scored]
+    all: _Scored
+    chosen: _Scored
+
+
+TTA_GAINS = Schema(TtaGains, "measure them again (python -m ensemble.tta_gain --measure VARIANT), or remove the file")
 
 
 def table_lines(result: dict[str, Any]) -> list[str]:

@@ -9,12 +9,23 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from typing_extensions import TypedDict
 
 import atomic
 from command_line import UserError
+from json_file import Count, Digest, FolderName, Schema, closed
 
 CHECKSUMS_FILE = "checksums.json"
 _BLOCK_BYTES = 1 << 22
+
+
+@closed
+class _File(TypedDict):
+    bytes: Count
+    crc32c: Digest
+
+
+_CHECKSUMS = Schema(dict[FolderName, _File], "remove the folder that it is in")
 
 
 def checksum(path: Path) -> str:
@@ -55,9 +66,8 @@ def damaged_files(folder: Path, *, content: bool = True) -> list[str]:
         content: compare what they hold; otherwise their lengths alone.
     """
     try:
-        known = atomic.read_json(folder / CHECKSUMS_FILE, "")
-        facts = {name: (int(fact["bytes"]), str(fact["crc32c"])) for name, fact in known.items()}
-    except (FileNotFoundError, UserError, AttributeError, TypeError, KeyError, ValueError):
+        known = _CHECKSUMS.read(folder / CHECKSUMS_FILE)
+    except (FileNotFoundError, UserError):
         return [CHECKSUMS_FILE]
 
     def is_whole(path: Path, size_bytes: int, crc: str) -> bool:
@@ -66,7 +76,7 @@ def damaged_files(folder: Path, *, content: bool = True) -> list[str]:
         except FileNotFoundError:
             return False
 
-    return [name for name, (size_bytes, crc) in facts.items() if not is_whole(folder / name, size_bytes, crc)]
+    return [name for name, file in known.items() if not is_whole(folder / name, file["bytes"], file["crc32c"])]
 
 
 def derive(folder: Path, fill: Callable[[Path], None], *, needed_bytes: int = 0, content: bool = True) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from command_line import UserError
+from json_file import Schema, extensible
 from kernels.metrics import Metric
 
 Optimiser = Literal["adamw", "rmsprop", "sgd"]
@@ -15,6 +16,7 @@ Monitor = Literal["val_dice", "val_loss"]
 Keep = Literal["best", "last"]
 
 
+@extensible
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
@@ -92,6 +94,15 @@ class Recipe:
         """What `monitor` is called in a competition of that metric, and which way it gets better."""
         return ("val_loss", "min") if self.monitor == "val_loss" else (metric.logged, "max")
 
+
+def _check(value: dict[str, Any]) -> None:
+    _FIELDS.of(value)
+
+
+_HINT = "put a good copy back, or remove the folder that it is in and train the fold again"
+_FIELDS = Schema(Recipe, _HINT)
+# as it was written: a recipe of another version may have fields that this one's has not
+RECIPE = Schema(dict[str, Any], _HINT, _check)
 
 # what the three published systems have in common: nothing is clipped or averaged, plain float32
 _PUBLISHED: dict[str, Any] = {"weight_decay": 0.0, "clip": 0.0, "precision": "float32"}

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 import atomic
-from command_line import UserError
 from folds.images import IMAGE_DIGEST, TrainingSet
 from folds.run_layout import SEEN_FILE
+from json_file import Schema, closed
 
-_HINT = "put a good copy back, or train the fold again"
+
+@closed
+class _Record(TypedDict):
+    """The content of seen.json."""
+
+    digest: NotRequired[str]
+    groups: dict[str, str]
+
+
+_RECORD = Schema(_Record, "put a good copy back, or train the fold again")
 
 
 @dataclass(frozen=True)
@@ -66,14 +78,7 @@ class Seen:
         Raises:
             UserError: the file is damaged.
         """
-        path = folder / SEEN_FILE
-        try:
-            value = atomic.read_json(path, _HINT)
-        except FileNotFoundError:
+        record = _RECORD.read_if_there(folder / SEEN_FILE)
+        if record is None or record.get("digest") != IMAGE_DIGEST:
             return None
-        groups = value.get("groups") if isinstance(value, dict) else None
-        if not isinstance(groups, dict) or not all(isinstance(digests, str) for digests in groups.values()):
-            raise UserError(f"{path} is damaged: {_HINT}.")
-        if value.get("digest") != IMAGE_DIGEST:
-            return None
-        return Seen({name: frozenset(digests.split()) for name, digests in groups.items()})
+        return Seen({name: frozenset(digests.split()) for name, digests in record["groups"].items()})

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from pydantic import AfterValidator
+from typing_extensions import TypedDict
 
-import atomic
 from command_line import UserError
 from competition import Size
 from folds.heads import HeadTruth
 from folds.images import TrainingSet
 from folds.inputs import Inputs
-from folds.recipes import Recipe
+from folds.recipes import RECIPE, Recipe
 from folds.run_layout import LAST_STATE_FILE, MANIFEST_FILE, RECIPE_FILE, RESUME_DIR
 from folds.seen import Seen
-from kernels.metrics import Metric, find_metric
+from json_file import Count, Schema, extensible, holding
+from kernels.metrics import Metric, check_scores, find_metric
 from models.frame import frame_of
-from models.variants import Variant
+from models.variants import VARIANT, Variant
 
 _HINT = "put a good copy back, or remove the folder that it is in and train the fold again"
 
@@ -87,13 +89,44 @@ class FoldTask:
         return self.resume_folder / LAST_STATE_FILE
 
 
+@extensible
+class Images(TypedDict):
+    """How many images a fold was trained on, and held out."""
+
+    train: Count
+    held_out: Count
+
+
+@extensible
+class Manifest(TypedDict):
+    """The manifest of a completed fold. What older ones lack is `NotRequired`."""
+
+    variant: Annotated[dict[str, Any], AfterValidator(holding(VARIANT))]
+    recipe: NotRequired[Annotated[dict[str, Any], AfterValidator(holding(RECIPE))]]
+    fold: Count
+    seed: NotRequired[int]
+    frame_version: NotRequired[int]
+    data_digest: str
+    folds_digest: str
+    images: Images
+
+
+def _check(manifest: Manifest) -> None:
+    check_scores(manifest)
+    check_scores(manifest, "last_")
+
+
+MANIFEST = Schema(Manifest, _HINT, _check)
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a completed fold; None where there is none."""
-    try:
-        value: dict[str, Any] = atomic.read_json(folder / MANIFEST_FILE, _HINT)
-    except FileNotFoundError:
-        return None
-    return value
+    """The manifest of a completed fold; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    manifest = MANIFEST.read_if_there(folder / MANIFEST_FILE)
+    return None if manifest is None else dict(manifest)
 
 
 def check_frame(manifest: dict[str, Any], folder: Path, variant: Variant, full: Size) -> None:
@@ -129,10 +162,11 @@ def mean_over_images(manifests: Sequence[dict[str, Any]], key: str) -> float | N
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:
-    """The recipe that a fold was begun with, whole as today's; None where there is none."""
-    try:
-        value: dict[str, Any] = atomic.read_json(folder / RECIPE_FILE, _HINT)
-    except FileNotFoundError:
-        return None
+    """The recipe that a fold was begun with, whole as today's; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    value = RECIPE.read_if_there(folder / RECIPE_FILE)
     # one from before a field existed was trained with what is now its default
-    return {**Recipe(name="", epochs=0, batch=0).to_json(), **value}
+    return None if value is None else {**Recipe(name="", epochs=0, batch=0).to_json(), **value}

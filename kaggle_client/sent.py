@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import atomic
-from command_line import UserError
+from json_file import Schema, Share, closed
 
 
+@closed
 @dataclass(frozen=True)
 class Sent:
     """One submission.
@@ -42,7 +42,7 @@ class Sent:
     file: str
     rows: int | None = None
     blend: Any = None
-    cv_score: float | None = None
+    cv_score: Share | None = None
     metric: str = "dice"
     git_commit: str | None = None
     ref: int | None = None
@@ -61,12 +61,12 @@ class Sent:
         """The submission of such an entry.
 
         Raises:
-            TypeError: a field is unknown or missing.
+            ValueError: a field is unknown, missing, or of another type or range.
         """
         values = dict(entry)
         for key in [key for key in values if key.startswith("cv_")]:
             values |= {"cv_score": values.pop(key), "metric": key.removeprefix("cv_")}
-        return Sent(**values)
+        return _ENTRY.of(values)
 
     def listed(self, submission: dict[str, Any]) -> Sent:
         """With what Kaggle's list says of it."""
@@ -81,20 +81,25 @@ class Sent:
         )
 
 
+def _check(entries: list[dict[str, Any]]) -> None:
+    for k, entry in enumerate(entries):
+        try:
+            Sent.from_json(entry)
+        except ValueError as error:
+            raise ValueError(f"{k}.{error}") from None
+
+
+_HINT = "put a good copy back, or move it away to begin a new record"
+_ENTRY = Schema(Sent, _HINT)
+_SENT = Schema(list[dict[str, Any]], _HINT, _check)
+
+
 class SentLedger:
     """Every submission of one competition, oldest first. Each change is written at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            self.entries = [Sent.from_json(entry) for entry in entries]
-        except FileNotFoundError:
-            self.entries = []
-        except (ValueError, TypeError):
-            raise UserError(
-                f"{path} is damaged: put a good copy back, or move it away to begin a new record."
-            ) from None
+        self.entries = [Sent.from_json(entry) for entry in _SENT.read_if_there(path) or []]
 
     def find(self, content_sha256: str) -> Sent | None:
         """The latest submission of that content."""

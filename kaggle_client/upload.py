@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def main(
         return
     path = file or blend_folder(runs / facts.name, name) / SUBMISSION_FILE
     file_sha256, content_sha256 = digests(path)
-    manifest = read_manifest(path, file_sha256, needed=file is None)
+    manifest: Mapping[str, Any] = read_manifest(path, file_sha256, needed=file is None) or {}
     before = ledger.find(content_sha256)
     if not again:
         _refuse_second(before, path, slug, ledger, credentials)

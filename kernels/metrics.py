@@ -127,6 +127,26 @@ def metric_in(figures: Mapping[str, Any]) -> Metric:
     raise ValueError(f"no score among {', '.join(map(str, figures))}; known metrics: {', '.join(METRICS)}")
 
 
+def score_in(figures: Mapping[str, Any]) -> float:
+    """The score among figures that were read from a file; ValueError where there is none."""
+    return float(figures[metric_in(figures).name])
+
+
+def check_scores(figures: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse figures from a file with a score, under `prefix` and its metric's name, that none can be.
+
+    Raises:
+        ValueError: one is no number from 0 to 1.
+
+    >>> check_scores({"worst": 7, "cv_dice": 0.9}, "cv_")
+    """
+    for name in METRICS:
+        score = figures.get(prefix + name, 0.0)
+        number = isinstance(score, int | float) and not isinstance(score, bool)
+        if not number or not 0 <= score <= 1:
+            raise ValueError(f"{prefix}{name} is {score!r}, expected a number from 0 to 1")
+
+
 def find_metric(name: str) -> Metric:
     """The metric of that name.
 

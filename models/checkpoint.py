@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import safetensors
@@ -12,7 +11,7 @@ import torch
 import atomic
 from command_line import UserError
 from models.build import build
-from models.variants import VARIANT_FILE, WEIGHTS_FILE, Variant
+from models.variants import VARIANT, VARIANT_FILE, WEIGHTS_FILE, Variant
 
 
 def save(folder: Path, network: torch.nn.Module, variant: Variant) -> None:
@@ -31,11 +30,9 @@ def load_variant(folder: Path) -> Variant:
     """
     path = folder / VARIANT_FILE
     try:
-        return Variant.from_json(json.loads(path.read_text()))
+        return VARIANT.read(path).with_tuples()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: train the fold first (make fold V=... F=...).") from None
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not describe a variant ({error}): train the fold again.") from None
 
 
 def parse_weights(data: bytes, folder: Path) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from command_line import UserError
 from competition import Size
+from json_file import FolderName, Schema, closed
 
 Fit = Literal["resize", "pad"]
 
@@ -19,6 +20,7 @@ VARIANT_FILE = "variant.json"
 WEIGHTS_FILE = "weights.safetensors"
 
 
+@closed
 @dataclass(frozen=True)
 class Head:
     """One output of a network: `channels` logit planes named `name`."""
@@ -27,6 +29,7 @@ class Head:
     channels: int = 1
 
 
+@closed
 @dataclass(frozen=True)
 class Variant:
     """What a network is: enough to build it and to feed it.
@@ -47,7 +50,7 @@ class Variant:
         fitted: True where the network is fitted in one pass over the training masks and not trained by gradient.
     """
 
-    name: str
+    name: FolderName
     network: str
     size: Size
     recipe: str
@@ -103,14 +106,23 @@ class Variant:
         """The variant that `to_json` wrote.
 
         Raises:
-            TypeError: a field is unknown or missing.
+            ValueError: a field is unknown, missing, or of another type or range.
         """
-        lists: dict[str, Any] = {name: tuple(value[name]) for name in ("size", "mean", "std", "tta") if name in value}
-        if "heads" in value:
-            lists["heads"] = tuple(Head(**head) for head in value["heads"])
-        # JSON has no tuples, and constructors that were given one may insist on it
-        options = {key: tuple(v) if isinstance(v, list) else v for key, v in value.get("options", {}).items()}
-        return Variant(**{**value, "options": options, **lists})
+        return VARIANT.of(value).with_tuples()
+
+    def with_tuples(self) -> Variant:
+        """It as before it went through JSON, which has no tuples: constructors that take one may insist on it."""
+        return replace(self, options={k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()})
+
+
+def _check(variant: Variant) -> None:
+    if min(variant.size) < 1 or variant.in_channels < 1 or any(head.channels < 1 for head in variant.heads):
+        raise ValueError("size, in_channels or the channels of a head are below 1, expected at least 1")
+    if not len(variant.mean) == len(variant.std) == variant.in_channels:
+        raise ValueError(f"mean and std have {len(variant.mean)} and {len(variant.std)} entries, expected in_channels")
+
+
+VARIANT = Schema(Variant, "put a good copy back, or train the fold again", _check)
 
 
 def _plain(name: str, network: str, size: Size, recipe: str, **more: Any) -> Variant:

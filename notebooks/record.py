@@ -8,8 +8,10 @@ from pathlib import Path
 
 import atomic
 from folds.run_layout import JOBS_DIR
+from json_file import Schema, closed
 
 
+@closed
 @dataclass(frozen=True)
 class Pushed:
     """One job.
@@ -37,10 +39,9 @@ class Pushed:
         atomic.write_json(self.path(root), dataclasses.asdict(self))
 
 
+_PUSHED = Schema(Pushed, "remove it; the job can still be fetched from Kaggle by hand")
+
+
 def read_all(root: Path) -> list[Pushed]:
     """All jobs of `runs/<competition>`, oldest first."""
-    found = [
-        Pushed(**atomic.read_json(path, "remove it; the job can still be fetched from Kaggle by hand"))
-        for path in (root / JOBS_DIR).glob("*.json")
-    ]
-    return sorted(found, key=lambda job: job.when)
+    return sorted(map(_PUSHED.read, (root / JOBS_DIR).glob("*.json")), key=lambda job: job.when)

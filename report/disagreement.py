@@ -29,7 +29,7 @@ from ensemble.blend_file import (
 from folds.images import list_images
 from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
-from kernels.metrics import metric_in
+from kernels.metrics import score_in
 from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
 from report import page
@@ -137,7 +137,7 @@ def main(
     root = runs / facts.name
     folder = blend_folder(root, name)
     blend = read_blend(folder)
-    scores = {network: figures[metric_in(figures).name] for network, figures in blend["member_cv"].items()}
+    scores = {network: score_in(figures) for network, figures in blend["member_cv"].items()}
     wanted = [part.strip() for part in members.split(",") if part.strip()]
     unknown = [part for part in wanted if part not in scores]
     if unknown:

@@ -3,7 +3,6 @@ is."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import pandas as pd
 
 from competition import Competition
 from ensemble.intervals import figures, mean_interval
+from ensemble.tta_gain import TTA_GAINS
 from folds.run_layout import METRICS_FILE, TTA_FILE, fold_folder
-from kernels.metrics import DICE, Metric, find_metric, metric_in
+from kernels.metrics import DICE, Metric, find_metric, score_in
 
 _FIXED = ("image", "group", "fold", "nested")
 
@@ -108,15 +108,14 @@ def tta_tables(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """
     tables = []
     for name in names:
-        path = folder / name / TTA_FILE
-        if not path.exists():
+        content = TTA_GAINS.read_if_there(folder / name / TTA_FILE)
+        if content is None:
             continue
-        content = json.loads(path.read_text())
-        rows = [{"label": " + ".join(entry["transforms"]), **entry} for entry in content["each"]]
+        rows: list[dict[str, Any]] = [{"label": " + ".join(entry["transforms"]), **entry} for entry in content["each"]]
         rows.append({"label": "all of them", **content["all"]})
         if content["chosen"]["transforms"]:
             rows.append({"label": f"chosen: {', '.join(content['chosen']['transforms'])}", **content["chosen"]})
-        tables.append({"name": name, "plain": content["plain"][metric_in(content["plain"]).name], "rows": rows})
+        tables.append({"name": name, "plain": score_in(content["plain"]), "rows": rows})
     return tables
 
 

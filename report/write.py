@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from ensemble.blend_file import (
     REPORT_PICTURES_DIR,
     SCORE_FILE,
     SUBMISSION_FILE,
+    TEST_SCORE,
+    FittedBlend,
     averaged_folds_note,
     blend_folder,
     nested_in,
@@ -48,7 +50,7 @@ def _sheet_rows(scores: pd.DataFrame) -> list[tuple[str, float]]:
     return [(str(ranked.iloc[i]["image"]), float(ranked.iloc[i]["nested"])) for i in picked if i >= 0]
 
 
-def _reader(blend: dict[str, Any], root: Path, names: list[str], folds: int, training: TrainingSet) -> StoredMasks:
+def _reader(blend: FittedBlend, root: Path, names: list[str], folds: int, training: TrainingSet) -> StoredMasks:
     """Every network that the blend was chosen from, best first, with its weight in the blend."""
     members = find_members(root, names, folds)
     return StoredMasks(
@@ -138,8 +140,8 @@ def main(
     trusted = trusted_networks(scores[names].to_numpy().mean(0))
     truth = load_truth(training, root / CACHE_DIR, jobs=jobs)
     found = scan(reader, training.names, truth, trusted, metric=metric, jobs=jobs)
-    score_file = folder / SCORE_FILE
-    test_score = json.loads(score_file.read_text())[f"test_{metric.name}"] if score_file.exists() else None
+    told: Mapping[str, Any] = TEST_SCORE.read_if_there(folder / SCORE_FILE) or {}
+    test_score = told.get(f"test_{metric.name}")
     curves = gathered.learning_curves(root, names, folds, metric)
     page.write(
         folder / REPORT_FILE,
@@ -148,7 +150,7 @@ def main(
         blend=blend,
         metric=metric,
         nested=nested_in(blend["cv"]),
-        expected_note=averaged_folds_note(blend.get("expected") or {}),
+        expected_note=averaged_folds_note(blend.get("expected")),
         images=len(scores),
         groups=scores["group"].nunique(),
         folds=folds,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import joblib
@@ -17,11 +17,13 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, check_seed, program
 from competition import COMPETITIONS, Competition
+from json_file import Schema
 from studio.cars import Car, build, draw_car, palette
 from studio.scene import VIEWS, background, draw_camera, noise_tile, picture
 
 MANIFEST_FILE = "manifest.json"
 _PARAMETERS_FILE = "parameters.json"
+_PARAMETERS = Schema(dict[str, Any], "remove the folder, or choose another --out")
 # what decides the pictures, beside the parameters: raise it when they change
 _VERSION = 1
 _JPEG_QUALITY = 90
@@ -163,7 +165,7 @@ def render_competition(
     }  # fmt: skip
     state = out / _PARAMETERS_FILE
     if state.exists():
-        if json.loads(state.read_text()) != parameters:
+        if _PARAMETERS.read(state) != parameters:
             raise UserError(f"{out} was rendered with other parameters: remove the folder, or choose another --out.")
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out} holds other files: choose an empty --out, or remove the folder.")

@@ -21,6 +21,7 @@ from command_line import UserError
 from ensemble.blend import Blend
 from folds.logit_code import rounded
 from folds.workers import process_count, run_all
+from json_file import Schema
 from models.frame import Frame, load_for
 from predict.blocks import Place, names_by_slot, places, raise_unreadable, stacked
 from predict.pipeline import streamed
@@ -33,7 +34,7 @@ _Fault = tuple[str, UserError]
 # an image's name, its logits by each member, and the image itself in the frames in which the blend looks at it
 _Passed = tuple[str, list[np.ndarray], dict[Frame, np.ndarray]]
 
-_HINT = "remove the folder that it is in"
+_EMPTY_ROWS = Schema(list[str], "remove the folder that it is in")
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def empty_rows(stream: SubmissionStream) -> list[str]:
     """Names of the images that could not be read and have become empty rows."""
     whole = {_empty_path(stream, k) for k in set(range(stream.shard_count)) - set(stream.missing())}
     paths = sorted(path for path in stream.folder.glob("empty-*.json") if path in whole)
-    return [name for path in paths for name in atomic.read_json(path, _HINT)]
+    return [name for path in paths for name in _EMPTY_ROWS.read(path)]
 
 
 def drop_empty_rows(stream: SubmissionStream, readable: Callable[[str], bool] = lambda name: True) -> None:
@@ -166,7 +167,7 @@ def drop_empty_rows(stream: SubmissionStream, readable: Callable[[str], bool] = 
     """
     for shard in range(stream.shard_count):
         path = _empty_path(stream, shard)
-        if path.exists() and any(readable(name) for name in atomic.read_json(path, _HINT)):
+        if path.exists() and any(readable(name) for name in _EMPTY_ROWS.read(path)):
             stream.shard_path(shard).unlink(missing_ok=True)
             path.unlink()
 

@@ -19,12 +19,12 @@ import provenance
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from ensemble.blend import Blend, find_blend
-from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, blend_folder, read_blend
+from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, FittedBlend, blend_folder, read_blend
 from folds.images import list_images
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from folds.workers import check_address, run_all
-from kernels.metrics import find_metric
+from kernels.metrics import find_metric, score_in
 from models.frame import load_for
 from predict import blocks
 from predict.blocks import UnreadableImagesError
@@ -150,12 +150,12 @@ def _fingerprint(name: str, blend: Blend, images: Path | None, empty: Collection
     return fingerprint
 
 
-def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: dict[str, Any], empty: list[str]) -> None:
+def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: FittedBlend, empty: list[str]) -> None:
     """Join the shards to the submission, with its manifest, and check it."""
     entries: dict[str, Any] = {
         "competition": facts.name,
         "blend": fitted,
-        f"cv_{facts.metric}": fitted["cv"][facts.metric],
+        f"cv_{facts.metric}": score_in(fitted["cv"]),
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }

@@ -20,11 +20,13 @@ import atomic
 from command_line import UserError
 from competition import Order, Size
 from folds.run_layout import MANIFEST_FILE
+from json_file import Schema
 from kernels.rle import encode_logits_text, encode_text
 from submit.writer import explained, write_submission
 
 _STATE_FILE = "stream.json"
 _NAMES_FILE = "names.txt"
+_STATE = Schema(dict[str, Any], "remove the folder that it is in")
 
 Row = tuple[str, bytes | np.ndarray]
 
@@ -105,7 +107,7 @@ class SubmissionStream:
             "fingerprint": self.fingerprint,
         }
         path = folder / _STATE_FILE
-        if path.exists() and atomic.read_json(path, "remove the folder that it is in") != state:
+        if path.exists() and _STATE.read(path) != state:
             if not restart:
                 raise UserError(
                     f"{folder} holds the shards of another submission (other images, blend or weights): remove the "

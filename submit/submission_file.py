@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 from isal import igzip as _igzip
+from pydantic import Field
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 import atomic
 from command_line import UserError
 from folds.run_layout import MANIFEST_FILE
+from json_file import Count, Schema, extensible
+from kernels.metrics import check_scores
 from submit.writer import BLOCK_BYTES, open_rows, packing
 
 igzip: Any = _igzip  # it has no types
@@ -39,29 +42,45 @@ def digests(path: Path) -> tuple[str, str]:
     return file_hash.hexdigest(), content_hash.hexdigest()
 
 
-def read_manifest(path: Path, file_sha256: str, *, needed: bool) -> dict[str, Any]:
+@extensible
+class Manifest(TypedDict):
+    """The manifest of a finished submission, as `submit.stream` and `submit.make` write it."""
+
+    file: NotRequired[str]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: NotRequired[Count]
+    rows: NotRequired[Count]
+    blend: NotRequired[Any]
+    git_commit: NotRequired[str]
+
+
+def _check(manifest: Manifest) -> None:
+    check_scores(manifest, "cv_")
+
+
+_MANIFEST = Schema(Manifest, "make the submission again (make submission)", _check)
+
+
+def read_manifest(path: Path, file_sha256: str, *, needed: bool) -> Manifest | None:
     """The manifest beside a submission, whose digest must be the file's.
 
     Args:
         path: the submission.
         file_sha256: its digest.
-        needed: refuse where there is none; otherwise that gives an empty one.
+        needed: refuse where there is none; otherwise that gives None.
 
     Raises:
-        UserError: missing, unreadable, or for other bytes.
+        UserError: missing, damaged, or for other bytes.
     """
     manifest = path.with_name(MANIFEST_FILE)
-    try:
-        value: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    value = _MANIFEST.read_if_there(manifest)
+    if value is None:
         if needed:
             raise UserError(
                 f"{manifest} is missing, so {path.name} was not finished: make the submission again (make submission)."
-            ) from None
-        return {}
-    except ValueError:
-        raise UserError(f"{manifest} is damaged: make the submission again (make submission).") from None
-    if value.get("sha256") != file_sha256:
+            )
+        return None
+    if value["sha256"] != file_sha256:
         raise UserError(
             f"{path} does not have the bytes its manifest was written for: it was changed since; make the submission "
             "again (make submission)."

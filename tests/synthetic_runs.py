@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,6 +45,8 @@ def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: object
         checkpoint.save(folder, network, variant)
         facts = {
             "variant": variant.to_json(),
+            "fold": k,
+            "images": {"train": 2, "held_out": 1},
             "folds_digest": "f",
             "data_digest": "d",
             "frame_version": frame_of(variant).version(COMPETITIONS["carvana"].size),
@@ -52,19 +56,38 @@ def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: object
     return find_members(root, [variant.name], folds)[0]
 
 
+def fitted_blend(
+    digests: Mapping[str, str], weights: Sequence[float], threshold: float = 0.0, **entries: object
+) -> dict[str, Any]:
+    """The least that a blend.json holds, with figures that nobody measured; `entries` are more of it.
+
+    Args:
+        digests: of the members' weights, by name.
+        weights, threshold: of the blend.
+    """
+    figures = {"dice": 0.5, "interval": [0.4, 0.6], "worst": 0.3}
+    return {
+        "name": "blend",
+        "kind": "dice-weights",
+        "members": list(digests),
+        "weights": list(weights),
+        "threshold": threshold,
+        "cv": figures,
+        "member_cv": dict.fromkeys(digests, figures),
+        "candidates": {"dice-weights": figures},
+        "threshold_fit": None,
+        "weights_digests": dict(digests),
+        "folds_digest": "f",
+        "data_digest": "d",
+        **entries,
+    }
+
+
 def save_blend(
     root: Path, members: list[Member], weights: list[float], threshold: float = 0.0, **entries: object
 ) -> None:
-    """Write the part of a blend that prediction reads; `entries` are more of blend.json."""
-    blend = {
-        "name": "blend",
-        "members": [m.name for m in members],
-        "weights": weights,
-        "threshold": threshold,
-        "weights_digests": {m.name: m.weights_digest for m in members},
-        "cv": {"dice": 0.5},
-        **entries,
-    }
+    """Write a blend of these members; `entries` are more of blend.json."""
+    blend = fitted_blend({m.name: m.weights_digest for m in members}, weights, threshold, **entries)
     atomic.write_json(root / "blend" / "blend.json", blend)
 
 

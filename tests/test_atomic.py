@@ -39,18 +39,6 @@ def test_missing_folders_are_made_and_the_suffixes_kept(tmp_path: Path) -> None:
     assert target.read_bytes() == b"x"
 
 
-def test_what_is_read_back_is_what_was_written_or_a_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    with pytest.raises(FileNotFoundError):
-        atomic.read_json(path, "mend it")
-    atomic.write_json(path, {"a": [1, None]})
-    assert atomic.read_json(path, "mend it") == {"a": [1, None]}
-    for damage in (path.read_bytes()[:-4], b"", b"\xff\xfe"):
-        path.write_bytes(damage)
-        with pytest.raises(UserError, match=r"a\.json is damaged: mend it\.$"):
-            atomic.read_json(path, "mend it")
-
-
 LIMIT_BYTES = 16384
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 111, 3)).astype(np.uint8)
 

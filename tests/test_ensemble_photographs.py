@@ -186,7 +186,7 @@ def test_what_cannot_be_meant_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="masks of another blend or variant"):
         call(runs, folder, out, variant="tiny-unet")
     (out / "made_with.json").write_text("{")
-    with pytest.raises(SystemExit, match=r"made_with\.json is damaged: choose another folder"):
+    with pytest.raises(SystemExit, match=r"made_with\.json is damaged .*: choose another folder"):
         call(runs, folder, out)
     write_photograph(folder / "a.png", 80, 120)
     with pytest.raises(SystemExit, match=r"holds both a\.jpg and a\.png"):

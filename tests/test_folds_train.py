@@ -113,6 +113,7 @@ def test_a_fold_that_another_process_trains_is_waited_for(
             other = pool.submit(train._train, task)
             while "trained by another process" not in capsys.readouterr().out:
                 assert not other.done()
-            atomic.write_json(task.folder / MANIFEST_FILE, {"dice": 1.0})
-        assert other.result() == {"dice": 1.0}
+            done = {"variant": TINY.to_json(), "fold": 0, "images": {"train": 1, "held_out": 1}, "dice": 1.0}
+            atomic.write_json(task.folder / MANIFEST_FILE, {**done, "data_digest": "d", "folds_digest": "f"})
+        assert other.result()["dice"] == 1.0
     assert trained == []

@@ -19,6 +19,7 @@ from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials
 from notebooks import on_kaggle, pack, pull, push
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
+from tests.synthetic_runs import fitted_blend
 
 KERNEL = f"{USER}/carvana-a-cnn-128-fold-0"
 DATASET = f"{KERNEL}-code"
@@ -264,7 +265,7 @@ def test_blend_takes_its_members_along(tmp_path: Path) -> None:
         "a-cnn-128/oof.zarr/c.0",
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(json.dumps({"members": ["a-cnn-128"]}))
+        (root / name).write_text(json.dumps(fitted_blend({"a-cnn-128": "0123"}, [1.0])))
     assert [name for name, _ in pack.blend_files(root, "blend")] == [
         "runs/carvana/blend/blend.json",
         "runs/carvana/a-cnn-128/fold0/manifest.json",

@@ -78,7 +78,8 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (root / "average-mask" / "tta.json").write_text(
         json.dumps(
             {
-                "plain": {"dice": 0.9},
+                "variant": "average-mask",
+                "plain": {"dice": 0.9, "interval": [0.85, 0.95]},
                 "each": [
                     {"transforms": ["hflip"], "dice": 0.91, "gain": 0.01, "interval": [0.005, 0.015], "passes": 2.0}
                 ],

@@ -173,6 +173,6 @@ def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path], image
         np.testing.assert_array_equal(mask_of(text), logits > 0)
         full = [naive.bilinear(store.read(name)[0], STUDIO.size) for store in stores]
         assert (mask_of(text) != (naive_ensemble.combined("logits", full, [0.4, 0.6]) > 0)).any()
-    save_blend(root, members, [0.4, 0.6], vote=vote, stacker_digest="another")
+    save_blend(root, members, [0.4, 0.6], vote=vote, stacker_digest="0123")
     with pytest.raises(SystemExit, match="not of the fit that wrote the blend"):
         call(case)
