@@ -50,6 +50,12 @@ AUGMENTATIONS: dict[str, Callable[[], list[A.BasicTransform]]] = {
         _affine(translate_percent=(-0.06, 0.06), scale=(0.9, 1.1), rotate=(-4, 4)),
         _hsv(20, 25, 20),
     ],
+    # for grey images
+    "flip-affine-light": lambda: [
+        _flip(),
+        _affine(translate_percent=(-0.08, 0.08), scale=(0.85, 1.15), rotate=(-8, 8)),
+        A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.15, p=0.5),
+    ],
     # system A
     "hsv-shift-scale-rotate-flip": lambda: [
         _hsv(25, 15, 25),

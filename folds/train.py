@@ -31,7 +31,7 @@ from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
 from folds.workers import check_address, process_count, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
-from models.build import build
+from models.build import at_size_of, build
 from models.variants import Variant, parse_variants
 
 
@@ -197,7 +197,8 @@ def main(
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     check_seed(seed)
     facts: Competition = find_competition(competition)
-    variants = [with_tag(with_weights(each, weights), tag) for each in parse_variants(variant)]
+    named = [with_tag(with_weights(each, weights), tag) for each in parse_variants(variant)]
+    variants = [at_size_of(each, facts.size) for each in named]
     changes: dict[str, Any] = {
         key: value
         for key, value in (

@@ -6,19 +6,21 @@ import models.torchvision_compat  # noqa: F401
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import segmentation_models_pytorch as smp
 import torch
 
 from command_line import UserError
 from competition import Size
+from models.frame import frame_of
 from models.networks.average_mask import AverageMask
 from models.networks.dilated_unet import DilatedUNet
+from models.networks.folded_unet import FoldedUNet
 from models.networks.simple_cnn import SimpleCNN
 from models.networks.unet import UNet
 from models.pretrained import with_weights
-from models.variants import Variant
+from models.variants import ENLARGED, Variant
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ NETWORKS = {
     "simple-cnn": Network(lambda v: SimpleCNN(v.in_channels, v.out_channels), lambda v: 1),
     "unet": Network(
         lambda v: UNet(v.in_channels, v.out_channels, **v.options), lambda v: UNet.divisor(v.options["widths"])
+    ),
+    "folded-unet": Network(
+        lambda v: FoldedUNet(v.in_channels, v.out_channels, **v.options), lambda v: FoldedUNet.divisor(**v.options)
     ),
     "dilated-unet": Network(
         lambda v: DilatedUNet(v.in_channels, v.out_channels, **v.options),
@@ -76,7 +81,7 @@ def check_size(variant: Variant, full: Size | None = None) -> None:
             that works.
     """
     step = divisor(variant)
-    padded_from = full if full is not None and variant.fit == "pad" else (1, 1)
+    padded_from = frame_of(variant).enlarged(full) if full is not None and variant.fit in ENLARGED else (1, 1)
     height, width = (-(-max(s, f) // step) * step for s, f in zip(variant.size, padded_from, strict=True))
     if (height, width) == variant.size:
         return
@@ -86,6 +91,20 @@ def check_size(variant: Variant, full: Size | None = None) -> None:
     else:
         fault = f"pads frames to {shown}, and these are {padded_from[0]}x{padded_from[1]} (height x width)"
     raise UserError(f"{variant.name} {fault}: give it the size {height}x{width} in models/variants.py.")
+
+
+def at_size_of(variant: Variant, full: Size) -> Variant:
+    """The variant for frames of another size: one with fit "pad" has the frame's own, rounded up as its network needs.
+
+    Args:
+        variant: any; one that does not pad so has a size of its own, and is returned as it is.
+        full: (height, width) of the frames.
+    """
+    if variant.fit != "pad":
+        return variant
+    step = divisor(variant)
+    height, width = (-(-side // step) * step for side in full)
+    return variant if variant.size == (height, width) else replace(variant, size=(height, width))
 
 
 def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:

@@ -1,10 +1,13 @@
 """The only place that knows how a full frame becomes a network's input, and a network's logits the full frame.
 
-Two ways to fit a frame to a network:
+Ways to fit a frame to a network:
 - "resize": the JPEG is decoded at the smallest of the codec's reduced sizes that is still large enough, then the part
   of it that the image covers is reduced by area; logits come back by bilinear interpolation (pixel centres aligned, as
   `align_corners=False`).
 - "pad": the frame keeps its pixels and is padded at the right and the bottom (1918 -> 1920); logits are cropped.
+- "reflect": the frame keeps its pixels and is padded on all sides by its own reflection, which a small image has more
+  of than a large one (101 -> 128); logits are cropped.
+- "reflect-2x": the same of the frame at twice its size (101 -> 202 -> 256), bilinear both ways.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 from command_line import UserError
 from competition import Size
 from models.image_file import ImageFile, reduction
-from models.variants import Fit, Variant
+from models.variants import ENLARGED, Fit, Variant
 
 # of the geometry between a full frame and a network's input. 1: a JPEG decoded at 1/4 or 1/8 was resized as if it
 # covered the image, which it exceeds by some pixels wherever the size is no multiple of 4 or 8
@@ -45,7 +48,7 @@ class Frame:
         Args:
             full: (H, W) of the images.
         """
-        factor = 1 if self.fit == "pad" else reduction(full, self.size)
+        factor = reduction(full, self.size) if self.fit == "resize" else 1
         return 1 if all(side % factor == 0 for side in full) else _VERSION
 
     def input_of(self, file: ImageFile) -> np.ndarray:
@@ -53,12 +56,35 @@ class Frame:
         reduced = file.reduced(self.size) if self.fit == "resize" else None
         return self.apply(file.image()) if reduced is None else reduced
 
-    def _check_pad(self, full: Size) -> None:
-        if full[0] > self.size[0] or full[1] > self.size[1]:
+    def enlarged(self, full: Size) -> Size:
+        """(H, W) that an image of `full` has within a frame that pads."""
+        factor = ENLARGED[self.fit]
+        return full[0] * factor, full[1] * factor
+
+    def exceeded_by(self, full: Size) -> bool:
+        """Whether the network takes an image of `full` in tiles alone: it pads, and the image is too large for that."""
+        if self.fit == "resize":
+            return False
+        inner = self.enlarged(full)
+        return inner[0] > self.size[0] or inner[1] > self.size[1]
+
+    def enlarge(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W) or (H, W, C) at the size that it has within a frame that pads; itself where that is it."""
+        height, width = self.enlarged((image.shape[0], image.shape[1]))
+        if image.shape[:2] == (height, width):
+            return image
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    def _inside(self, full: Size) -> tuple[slice, slice]:
+        """The rows and columns that an image of `full` takes within a frame that pads."""
+        if self.exceeded_by(full):
             raise UserError(
                 f"an image of {full[0]}x{full[1]} pixels does not fit a network of {self.size[0]}x{self.size[1]} that "
                 "pads: choose a variant with fit='resize', or predict in tiles."
             )
+        inner = self.enlarged(full)
+        above, left = (0, 0) if self.fit == "pad" else ((s - i) // 2 for s, i in zip(self.size, inner, strict=True))
+        return slice(above, above + inner[0]), slice(left, left + inner[1])
 
     def load(self, path: Path, expected: Size | None = None) -> tuple[np.ndarray, Size]:
         """Read an image file as the network's input.
@@ -84,13 +110,14 @@ class Frame:
             image: (H, W) or (H, W, C) uint8 or float32; not modified.
 
         Returns:
-            (h, w) or (h, w, C) of the same dtype. Padding repeats the border pixels.
+            (h, w) or (h, w, C) of the same dtype. "pad" repeats the border pixels, "reflect" all but them.
         """
         height, width = self.size
-        if self.fit == "pad":
-            self._check_pad((image.shape[0], image.shape[1]))
-            below, right = height - image.shape[0], width - image.shape[1]
-            return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        if self.fit != "resize":
+            rows, columns = self._inside((image.shape[0], image.shape[1]))
+            border = cv2.BORDER_REPLICATE if self.fit == "pad" else cv2.BORDER_REFLECT_101
+            sides = rows.start, height - rows.stop, columns.start, width - columns.stop
+            return cv2.copyMakeBorder(self.enlarge(image), *sides, border)
         if image.shape[:2] == self.size:
             return image
         grows = image.shape[0] < height or image.shape[1] < width
@@ -121,9 +148,8 @@ class Frame:
         """
         if logits.shape != self.size:
             raise ValueError(f"logits of shape {logits.shape} do not belong to a network of {self.size}")
-        if self.fit == "pad":
-            self._check_pad(full)
-            return logits[: full[0], : full[1]]
+        if self.fit != "resize":
+            logits = logits[self._inside(full)]
         if logits.shape == full:
             return logits
         return cv2.resize(logits, (full[1], full[0]), interpolation=cv2.INTER_LINEAR)

@@ -76,6 +76,11 @@ def lovasz(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return _lovasz(logits, (target > 0.5).to(logits.dtype))
 
 
+def bce_lovasz(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """BCE + half the Lovasz hinge: from random weights the hinge alone is slow to begin. Returns a scalar."""
+    return bce(logits, target) + 0.5 * lovasz(logits, target)
+
+
 def focal_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Focal loss (gamma 2, both classes alike) + (1 - soft Dice). Returns a scalar."""
     return _focal(logits, target) + 1 - soft_dice(logits, target)
@@ -109,6 +114,7 @@ LOSSES: dict[str, Loss] = {
     "bce-log-dice": bce_log_dice,
     "bce-jaccard": bce_jaccard,
     "lovasz": lovasz,
+    "bce-lovasz": bce_lovasz,
     "focal-dice": focal_dice,
     "border-bce-dice": border_bce_dice,
 }

@@ -9,7 +9,9 @@ from command_line import UserError
 from competition import Size
 from json_file import FolderName, Schema, closed
 
-Fit = Literal["resize", "pad"]
+Fit = Literal["resize", "pad", "reflect", "reflect-2x"]
+# the ways that pad a frame, and how much larger each makes it before
+ENLARGED: dict[Fit, int] = {"pad": 1, "reflect": 1, "reflect-2x": 2}
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,7 +43,8 @@ class Variant:
         recipe: name of the recipe it is trained with unless another is asked for.
         architecture, encoder: smp's names; empty for our own networks.
         options: further keyword arguments of the network's constructor.
-        fit: "resize" reduces the full frame to `size`; "pad" keeps its pixels and pads it up to `size`.
+        fit: "resize" reduces the full frame to `size`; "pad" keeps its pixels and pads it up to `size`; "reflect" pads
+            on all sides by reflection; "reflect-2x" doubles the frame before (models/frame.py).
         weights: the encoder's starting weights: "imagenet" or "none".
         in_channels: planes of the input; 3 is one RGB image.
         heads: the network's outputs, in the order of its output channels.
@@ -145,6 +148,12 @@ def _three_sizes(name: str, architecture: str, encoder: str) -> tuple[Variant, .
     )
 
 
+def _grey(name: str, network: str, size: Size, fit: Fit, recipe: str = "small", **more: Any) -> Variant:
+    """A network from scratch for small grey images, of about their brightness."""
+    grey: dict[str, Any] = {"in_channels": 1, "mean": (0.47,), "std": (0.16,)}
+    return Variant(name=name, network=network, size=size, fit=fit, recipe=recipe, **grey, **more)
+
+
 _UNET_MOBILENETV3 = Variant(
     name="unet-mobilenetv3",
     network="smp",
@@ -179,6 +188,53 @@ VARIANTS = {
             encoder="resnet18",
             size=(128, 192),
             recipe="demo",
+        ),
+        # small images: reflected to 128x128 or, doubled, to 256x256, or reduced; the last two from ImageNet weights
+        _grey(
+            "folded-unet-128", "folded-unet", (128, 128), "reflect", options={"widths": (48, 96, 192, 256), "fold": 4}
+        ),
+        _grey(
+            "folded-unet-fine-128",
+            "folded-unet",
+            (128, 128),
+            "reflect",
+            options={"widths": (16, 32, 64, 128, 192), "fold": 2},
+        ),
+        _grey(
+            "folded-unet-256",
+            "folded-unet",
+            (256, 256),
+            "reflect-2x",
+            options={"widths": (16, 32, 64, 128, 192), "fold": 4},
+        ),
+        _grey(
+            "unet-regnetx-64",
+            "smp",
+            (64, 64),
+            "resize",
+            architecture="Unet",
+            encoder="tu-regnetx_002",
+            options={"decoder_channels": (128, 64, 48, 32, 16)},
+        ),
+        Variant(
+            name="unet-resnet34-reflect-128",
+            network="smp",
+            architecture="Unet",
+            encoder="resnet34",
+            weights="imagenet",
+            size=(128, 128),
+            fit="reflect",
+            recipe="strong",
+        ),
+        Variant(
+            name="unet-resnet34-reflect-256",
+            network="smp",
+            architecture="Unet",
+            encoder="resnet34",
+            weights="imagenet",
+            size=(256, 256),
+            fit="reflect-2x",
+            recipe="strong",
         ),
         # the networks of the published systems: A's baseline and U-Net, B's U-Net and what its author meant to try
         # next, C's U-Net

@@ -35,10 +35,6 @@ class Photograph:
     inputs: dict[Frame, np.ndarray]
 
 
-def _in_tiles(frame: Frame, size: Size) -> bool:
-    return frame.fit == "pad" and (size[0] > frame.size[0] or size[1] > frame.size[1])
-
-
 def load(
     path: Path, frames: Sequence[Frame], further: Callable[[Size], Sequence[Frame]] = lambda size: ()
 ) -> Photograph:
@@ -54,7 +50,9 @@ def load(
     """
     file = ImageFile(path)
     wanted = dict.fromkeys((*frames, *further(file.size)))
-    inputs = {frame: file.image() if _in_tiles(frame, file.size) else frame.input_of(file) for frame in wanted}
+    inputs = {
+        frame: frame.enlarge(file.image()) if frame.exceeded_by(file.size) else frame.input_of(file) for frame in wanted
+    }
     return Photograph(file.size, inputs)
 
 
@@ -83,16 +81,17 @@ def network_logits(pool: ReplicaPool, photographs: Sequence[tuple[Place, Photogr
     with pool.take() as replicas:
         for replica in replicas:
             frame, mask = replica.frame, replica.variant.planes_of("mask")
-            whole = [(place, p.inputs[frame]) for place, p in photographs if not _in_tiles(frame, p.size)]
+            whole = [(place, p.inputs[frame]) for place, p in photographs if not frame.exceeded_by(p.size)]
             logits = replica.logits(stacked(whole), block_names) if whole else np.empty(0)
             for result, (place, photograph) in zip(results, photographs, strict=True):
-                if _in_tiles(frame, photograph.size):
+                if frame.exceeded_by(photograph.size):
                     forward = partial(replica.logits, names=[place.name] * _TILES)
                     tiled = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
-                    # tiles are put together at the photograph's own size
+                    # tiles are put together at the photograph's own size, or twice that
+                    whole_frame = Frame(frame.enlarged(photograph.size))
                     result.planes.append(tiled[mask][0])
-                    result.frames.append(Frame(photograph.size))
-                    result.images[Frame(photograph.size)] = photograph.inputs[frame]
+                    result.frames.append(whole_frame)
+                    result.images[whole_frame] = photograph.inputs[frame]
                 else:
                     result.planes.append(logits[place.slot, mask][0])
                     result.frames.append(frame)

@@ -24,8 +24,43 @@ def test_crop_undoes_pad(full: tuple[int, int]) -> None:
 
 
 def test_pad_refuses_what_is_larger() -> None:
-    with pytest.raises(UserError, match="does not fit a network"):
-        Frame((10, 10), "pad").apply(np.zeros((11, 9), np.uint8))
+    for frame in (Frame((10, 10), "pad"), Frame((10, 10), "reflect"), Frame((20, 20), "reflect-2x")):
+        with pytest.raises(UserError, match="does not fit a network"):
+            frame.apply(np.zeros((11, 9), np.uint8))
+
+
+@pytest.mark.parametrize("full", [(101, 101), (100, 101), (64, 96), (5, 7), (1, 1)])
+def test_reflection_continues_the_image_on_all_sides_and_is_cropped_again(full: Size) -> None:
+    frame = Frame((128, 160), "reflect")
+    image = np.random.default_rng(0).normal(size=full).astype(np.float32)
+    padded = frame.apply(image)
+    np.testing.assert_array_equal(frame.invert(padded, full), image)
+    before = [(side - own) // 2 for side, own in zip(frame.size, full, strict=True)]
+    after = [side - own - start for side, own, start in zip(frame.size, full, before, strict=True)]
+    np.testing.assert_array_equal(padded, np.pad(image, list(zip(before, after, strict=True)), mode="reflect"))
+
+
+@pytest.mark.parametrize("full", [(101, 101), (97, 64)])
+@pytest.mark.parametrize("size", [(224, 224), (256, 256), (202, 202)])
+def test_a_doubled_frame_comes_back_where_it_was(full: Size, size: Size) -> None:
+    frame = Frame(size, "reflect-2x")
+    y, x = np.mgrid[: full[0], : full[1]].astype(np.float32)
+    ramp = 0.3 * y - 0.2 * x
+    back = frame.invert(frame.apply(ramp), full)
+    # bilinear both ways: a straight ramp stays one, but for the border's repeated pixels
+    np.testing.assert_allclose(back[1:-1, 1:-1], ramp[1:-1, 1:-1], atol=1e-4)
+    # and every pixel, the borders' too, lies as far from one border as from the other
+    np.testing.assert_array_equal(frame.invert(frame.apply(ramp[:, ::-1].copy()), full)[:, ::-1], back)
+
+
+def test_logits_of_a_frame_that_reflects_reach_any_other() -> None:
+    full = (101, 101)
+    wave = np.sin(np.mgrid[:101, :101].astype(np.float32) / 15).sum(0)
+    doubled, padded, reduced = Frame((256, 256), "reflect-2x"), Frame((128, 128), "reflect"), Frame((101, 101))
+    for source in (doubled, padded, reduced):
+        for target in (doubled, padded, reduced):
+            moved = target.invert(source.transfer(source.apply(wave), target, full), full)
+            np.testing.assert_allclose(moved[2:-2, 2:-2], wave[2:-2, 2:-2], atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(320, 480), (160, 256), (128, 128), (640, 960)])

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from command_line import UserError
+from competition import COMPETITIONS, Size
 from models import checkpoint
-from models.build import build, check_size, divisor, parameter_count
+from models.build import at_size_of, build, check_size, divisor, parameter_count
 from models.variants import VARIANTS, Head, Variant, find_variant, parse_variants
 
 SMALL = ("average-mask", "unet-mobilenetv3", "fpn-regnetx", "unet-resnet18", "a-cnn-128")
@@ -30,12 +31,30 @@ def test_a_variant_comes_back_from_disk(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(again(batch), logits)
 
 
+def _suits(variant: Variant, full: Size) -> bool:
+    try:
+        check_size(variant, full)
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.fit == "pad"])
+def test_a_variant_that_pads_has_the_size_of_the_frames_at_hand(name: str) -> None:
+    variant = VARIANTS[name]
+    # the registry's own size is the first competition's
+    assert at_size_of(variant, next(iter(COMPETITIONS.values())).size) is variant
+    for competition in COMPETITIONS.values():
+        assert _suits(at_size_of(variant, competition.size), competition.size)
+    assert at_size_of(VARIANTS["unet-resnet18"], (101, 101)) is VARIANTS["unet-resnet18"]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_gives_logits_for_other_planes_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # on the meta device nothing is computed, only shapes; one encoder reads numbers from a linspace while it is built
     monkeypatch.setattr(torch, "linspace", functools.partial(torch.linspace, device="cpu"))
     variant = VARIANTS[name]
-    check_size(variant, (1280, 1918))
+    assert any(_suits(variant, competition.size) for competition in COMPETITIONS.values())
     if not variant.fitted:
         variant = replace(variant, in_channels=6, heads=(Head("mask"), Head("depth", 2)))
     with torch.device("meta"):

@@ -1,0 +1,76 @@
+"""A U-Net for small images that costs little: its pixels are folded into planes before the first convolution.
+
+Squares of `fold` x `fold` pixels become planes of one pixel, and the planes of the last convolution become such squares
+again, so the logits have the full resolution and no convolution has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def _conv(in_channels: int, channels: int) -> torch.nn.Sequential:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+        torch.nn.BatchNorm2d(channels),
+        torch.nn.ReLU(inplace=True),
+    )
+
+
+class _Residual(torch.nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.first = _conv(in_channels, channels)
+        self.second = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(channels)
+        same = in_channels == channels
+        self.shortcut = torch.nn.Identity() if same else torch.nn.Conv2d(in_channels, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.shortcut(x) + self.norm(self.second(self.first(x))))
+
+
+class FoldedUNet(torch.nn.Module):
+    """A U-Net of residual blocks on folded pixels, with batch norm.
+
+    Maps (N, in_channels, h, w) float to logits (N, out_channels, h, w); h and w divisible by `divisor`.
+
+    Args:
+        in_channels, out_channels: planes of input and logits.
+        widths: planes of each level, the finest first, the centre last.
+        fold: side of the squares of pixels that become planes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, widths: Sequence[int], fold: int) -> None:
+        super().__init__()
+        self.fold = fold
+        self.stem = _conv(in_channels * fold**2, widths[0])
+        self.down = torch.nn.ModuleList(
+            _Residual(before, width) for before, width in zip((widths[0], *widths[:-1]), widths, strict=True)
+        )
+        self.up = torch.nn.ModuleList(
+            _conv(widths[i] + widths[i + 1], widths[i]) for i in reversed(range(len(widths) - 1))
+        )
+        self.logits = torch.nn.Conv2d(widths[0], out_channels * fold**2, 3, padding=1)
+
+    @staticmethod
+    def divisor(widths: Sequence[int], fold: int) -> int:
+        """What height and width must be divisible by."""
+        return int(fold * 2 ** (len(widths) - 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, h, w) to logits (N, out_channels, h, w)."""
+        x = self.stem(F.pixel_unshuffle(x, self.fold))
+        kept: list[torch.Tensor] = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if level else x)
+            kept.append(x)
+        x = kept.pop()
+        for block in self.up:
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), kept.pop()], 1))
+        return F.pixel_shuffle(self.logits(x), self.fold)
