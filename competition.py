@@ -137,13 +137,18 @@ class Competition:
         """
         return self._match(name).groupdict().get("view")
 
+    @property
+    def row_suffix(self) -> str:
+        """What a row leaves off the name of its image; nothing where it names the file."""
+        return "" if self.row_key == "name" else self.image_suffix
+
     def key(self, name: str) -> str:
         """What stands for an image in a row of the submission.
 
         >>> COMPETITIONS["carvana"].key("00087a6bd4dc_01.jpg"), COMPETITIONS["salt"].key("575d24d81d.png")
         ('00087a6bd4dc_01.jpg', '575d24d81d')
         """
-        return name if self.row_key == "name" else name.removesuffix(self.image_suffix)
+        return name.removesuffix(self.row_suffix)
 
     def image_name(self, key: str) -> str:
         """The file name of the image that a row names: the opposite of `key`.
@@ -151,7 +156,7 @@ class Competition:
         >>> COMPETITIONS["salt"].image_name("575d24d81d")
         '575d24d81d.png'
         """
-        return key if self.row_key == "name" else key + self.image_suffix
+        return key + self.row_suffix
 
     def mask_name(self, name: str) -> str:
         """The file name of an image's mask.

@@ -61,6 +61,7 @@ class Clock:
 def measure(pool: Path, rows: int, workers: int, packed: bool) -> None:
     """Write one submission and print what it took: run in a process of its own."""
     masks = np.load(pool)
+    carvana = COMPETITIONS["carvana"]
     names = [f"{k // 16:012x}_{k % 16 + 1:02}.jpg" for k in range(rows)]
     clock = Clock()
     # the steps are told apart where the stream calls them
@@ -77,7 +78,7 @@ def measure(pool: Path, rows: int, workers: int, packed: bool) -> None:
     with tempfile.TemporaryDirectory(dir=pool.parent) as scratch:
         folder = Path(scratch)
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        stream = SubmissionStream(folder / SHARDS_DIR, names, size=size, fingerprint={})
+        stream = SubmissionStream(folder / SHARDS_DIR, names, header=carvana.header, size=size, fingerprint={})
         given: Iterable[tuple[str, np.ndarray]] = ((name, masks[k % len(masks)]) for k, name in enumerate(names))
         spool.write_all(stream, given, workers=workers)
         shards_s = time.perf_counter() - begin
@@ -87,7 +88,7 @@ def measure(pool: Path, rows: int, workers: int, packed: bool) -> None:
         peak_kb = _peak_kb()
         content_bytes = sum(stream.shard_path(k).stat().st_size for k in range(stream.shard_count))
         # a sample of what was written is right
-        few = check(path, competition=COMPETITIONS["carvana"], names=names) if rows <= 20_000 else None
+        few = check(path, competition=carvana, names=names) if rows <= 20_000 else None
         if few is not None and not few.ok:
             raise UserError(f"the stream wrote faults: {few}")
     spent = clock.seconds

@@ -95,8 +95,8 @@ def different_groups(training: TrainingSet, count: int) -> list[str]:
     if not 1 <= count <= len(training.names):
         raise UserError(f"--images {count} cannot be had: {training.data} has {len(training.names)}.")
     views: dict[str, list[str]] = {}
-    for name in training.names:
-        views.setdefault(training.competition.group(name), []).append(name)
+    for name, group in zip(training.names, training.groups().tolist(), strict=True):
+        views.setdefault(group, []).append(name)
     rounds = [
         # turned a little further from car to car, so that not all look the same way
         views[group][(turn + k) % len(views[group])]

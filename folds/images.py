@@ -15,6 +15,7 @@ from pathlib import Path
 import google_crc32c
 import joblib
 import numpy as np
+import pandas as pd
 import tyro
 from PIL import Image
 from tqdm import tqdm
@@ -134,6 +135,7 @@ class TrainingSet:
         names: image names, sorted.
         digest: identifies the data: 16 hex digits over every image's and mask's name, size in bytes and CRC-32C.
         image_digests: identify each image file whatever its name (`image_digest`), in the order of `names`.
+        own_groups: the group of every image, in the same order, where a table says it; empty where the names do.
     """
 
     competition: Competition
@@ -141,6 +143,7 @@ class TrainingSet:
     names: tuple[str, ...]
     digest: str
     image_digests: tuple[str, ...]
+    own_groups: tuple[str, ...] = ()
 
     def image_path(self, name: str) -> Path:
         """Where the image is."""
@@ -152,7 +155,7 @@ class TrainingSet:
 
     def groups(self) -> np.ndarray:
         """(N,) str: the group (car) of every image, in the order of `names`."""
-        return np.array([self.competition.group(name) for name in self.names])
+        return np.array(self.own_groups or [self.competition.group(name) for name in self.names])
 
 
 # what `image_digest` is: digests of one kind are never compared with those of another
@@ -175,11 +178,33 @@ def _digests(path: Path) -> tuple[bytes, str]:
     return part, image_digest(content)
 
 
+def _read_groups(path: Path, competition: Competition, names: Sequence[str]) -> tuple[str, ...]:
+    """The group of every image from a table of the columns `image`, by key, and `group`; it may know more images."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise UserError(f"{path} is not a CSV file: give one with the columns image and group.") from None
+    if not {"image", "group"} <= set(table.columns):
+        raise UserError(f"{path} needs the columns image and group; it has {', '.join(map(str, table.columns))}.")
+    doubles = table["image"][table["image"].duplicated()]
+    if len(doubles):
+        raise UserError(f"{path} lists {doubles.iloc[0]} twice: keep one row an image.")
+    groups = dict(zip(table["image"], table["group"], strict=True))
+    lacking = [key for key in map(competition.key, names) if not groups.get(key)]
+    if lacking:
+        raise UserError(
+            f"{path} gives no group for {lacking[0]} ({len(lacking)} of {len(names)} images): add the row, or remove "
+            "the file to have every image be its own group."
+        )
+    return tuple(groups[competition.key(name)] for name in names)
+
+
 def find_training_set(competition: Competition, data: Path) -> TrainingSet:
     """List the training images and check that each has a mask and each mask an image.
 
     Raises:
-        UserError: a folder is missing or empty, or images and masks do not pair up; the message names the first.
+        UserError: a folder is missing or empty, images and masks do not pair up, or a table of groups lacks an image or
+            lists one twice; the message names the first.
     """
     names = list_images(data / competition.train_dir, competition)
     masks_dir = data / competition.masks_dir
@@ -205,7 +230,9 @@ def find_training_set(competition: Competition, data: Path) -> TrainingSet:
     for part, _ in found:
         digest.update(part)
     image_digests = tuple(each for _, each in found[: len(names)])
-    return TrainingSet(competition, data, tuple(names), digest.hexdigest(), image_digests)
+    groups_path = data / (competition.groups_file or "")
+    groups = _read_groups(groups_path, competition, names) if groups_path.is_file() else ()
+    return TrainingSet(competition, data, tuple(names), digest.hexdigest(), image_digests, groups)
 
 
 def _faults(training: TrainingSet, names: Sequence[str]) -> list[str]:

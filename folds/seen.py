@@ -43,9 +43,9 @@ class Seen:
     def of(training: TrainingSet, positions: Iterable[int]) -> Seen:
         """Some images of a training set, by their positions in its names."""
         groups: dict[str, set[str]] = {}
+        group_of = training.groups().tolist()
         for position in positions:
-            group = training.competition.group(training.names[position])
-            groups.setdefault(group, set()).add(training.image_digests[position])
+            groups.setdefault(group_of[position], set()).add(training.image_digests[position])
         return Seen({group: frozenset(digests) for group, digests in groups.items()})
 
     def __or__(self, other: Seen) -> Seen:
@@ -63,8 +63,12 @@ class Seen:
                 names of two groups.)
         """
         digests = frozenset().union(*self.groups.values()) - frozenset().union(*but.groups.values())
-        names = ((training.names[position], training.image_digests[position]) for position in positions)
-        return [name for name, own in names if training.competition.group(name) in self.groups or own in digests]
+        group_of = training.groups().tolist()
+        return [
+            training.names[position]
+            for position in positions
+            if group_of[position] in self.groups or training.image_digests[position] in digests
+        ]
 
     def write(self, folder: Path) -> None:
         """Write `seen.json` into a fold's folder: one line a group, the digests in order, separated by spaces."""

@@ -104,7 +104,7 @@ def _test_names(members: Sequence[Member], data: Path, competition: Competition)
             return LogitStore.open(member.folder / TEST_STORE).names
     sample = data / competition.sample_file
     if sample.exists():
-        return pd.read_csv(sample, dtype=str)[competition.header[0]].tolist()
+        return pd.read_csv(sample, dtype=str)[competition.header[0]].map(competition.image_name).tolist()
     return list_images(data / competition.test_dir, competition)
 
 

@@ -63,7 +63,7 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
     Args:
         path: `.csv`, `.csv.gz` or `.zip`.
         competition: its header, size and pixel order.
-        names: the images it must have, in order.
+        names: the images it must have, in order, by the names of their files.
 
     Returns:
         The report; row 1 is the first after the header.
@@ -72,7 +72,8 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
         UserError: the file is missing, damaged or cut off.
     """
     report = Report(path)
-    position = {name: i for i, name in enumerate(names)}
+    keys = [competition.key(name) for name in names]
+    position = {key: i for i, key in enumerate(keys)}
     seen = bytearray(len(names))
     before = -1
     with open_rows(path) as lines:
@@ -96,7 +97,7 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
                 report.add(f"{where}: the image is listed twice")
             elif place < before:
                 # against the row before, not against the row's number: one lost row is one fault, not thousands
-                report.add(f"{where}: out of order, it belongs before {names[before]}")
+                report.add(f"{where}: out of order, it belongs before {keys[before]}")
             if place is not None:
                 seen[place] = 1
                 before = place
@@ -106,12 +107,12 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
                 report.add(f"{where}: {error}")
     for place, found in enumerate(seen):
         if not found:
-            report.add(f"{names[place]}: no row")
+            report.add(f"{keys[place]}: no row")
     return report
 
 
 def sample_names(data: Path, competition: Competition) -> list[str]:
-    """Image names of `sample_submission.csv`, in order.
+    """Image names of the competition's sample submission, in order.
 
     Raises:
         UserError: the file is missing, is no sample submission, or names no image, or one twice.
@@ -125,9 +126,15 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
         raise UserError(f"{path} is not a sample submission: copy it again.") from None
     if b"".join(split_row(header.encode())).decode() != ",".join(competition.header):
         raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: copy it again.")
-    names = [split_row(row.encode())[0].decode() for row in rows if row]
-    if not names:
+    keys = [split_row(row.encode())[0].decode() for row in rows if row]
+    if not keys:
         raise UserError(f"{path} names no image: copy it again.")
+    suffix = competition.row_suffix
+    if suffix and (key := next((key for key in keys if key.endswith(suffix)), None)):
+        raise UserError(
+            f"{path} names {key} by its file, and a row of {competition.name} leaves the {suffix} off: copy it again."
+        )
+    names = [competition.image_name(key) for key in keys]
     for row, name in enumerate(names, 1):
         if reason := why_not(name):
             raise UserError(f"{path} names {shown(name)} in row {row}, no image's name, as {reason}: copy it again.")
@@ -144,12 +151,12 @@ def main(
     data: Path | None = None,
     images: Path | None = None,
 ) -> None:
-    """Check a submission against sample_submission.csv; exit status 1 if it has a fault.
+    """Check a submission against the competition's sample submission; exit status 1 if it has a fault.
 
     Args:
         file: the submission, .csv, .csv.gz or .zip.
         competition: a name from competition.py.
-        data: the folder of sample_submission.csv; data/<competition> by default.
+        data: the folder of the sample submission; data/<competition> by default.
         images: a folder of images instead: the submission must have a row for each, sorted by name.
     """
     facts = find_competition(competition)

@@ -220,6 +220,7 @@ def main(
         home / SHARDS_DIR,
         names,
         header=facts.header,
+        row_suffix=facts.row_suffix,
         size=facts.size,
         order=facts.order,
         shard_rows=blocks.PART_IMAGES,

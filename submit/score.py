@@ -58,7 +58,7 @@ def _rows(path: Path, competition: Competition) -> Iterator[tuple[str, np.ndarra
                 if not name or name in seen:
                     raise ValueError("the image is listed twice" if name else "it names no image")
                 seen.add(name)
-                yield name.decode(), parse(text, size=competition.size)
+                yield competition.image_name(name.decode()), parse(text, size=competition.size)
             except (ValueError, UnicodeDecodeError) as error:
                 raise UserError(f"{path}, row {row} ({name[:60]!r}): {error}; check the file (submit.check).") from None
 

@@ -61,6 +61,7 @@ class SubmissionStream:
         folder: for the shards; its own, made if need be.
         names: image names in the order of the submission, each once.
         header: the two columns.
+        row_suffix: what a row leaves off its image's name.
         size: (H, W) of every image.
         order: of the pixels.
         shard_rows: rows a shard.
@@ -78,7 +79,8 @@ class SubmissionStream:
         folder: Path,
         names: Sequence[str],
         *,
-        header: tuple[str, str] = ("img", "rle_mask"),
+        header: tuple[str, str],
+        row_suffix: str = "",
         size: Size,
         order: Order = "row",
         shard_rows: int = 1000,
@@ -93,6 +95,7 @@ class SubmissionStream:
         self.size = size
         self.order: Order = order
         self.header = header
+        self.row_suffix = row_suffix
         self.shard_rows = shard_rows
         self.count = len(names)
         self._names: list[str] | None = list(names)
@@ -106,6 +109,8 @@ class SubmissionStream:
             "names_sha256": hashlib.sha256(listing.encode()).hexdigest(),
             "fingerprint": self.fingerprint,
         }
+        if row_suffix:
+            state["row_suffix"] = row_suffix
         path = folder / _STATE_FILE
         if path.exists() and _STATE.read(path) != state:
             if not restart:
@@ -177,7 +182,8 @@ class SubmissionStream:
             )
         path = self.shard_path(shard)
         with explained(path), atomic.replacing(path) as temporary, temporary.open("wb") as file:
-            file.writelines(b"%s,%s\n" % (name.encode(), texts[name]) for name in wanted)
+            keys = (name.removesuffix(self.row_suffix).encode() for name in wanted)
+            file.writelines(b"%s,%s\n" % (key, texts[name]) for key, name in zip(keys, wanted, strict=True))
 
     def _parts(self) -> Iterator[bytes]:
         yield (",".join(self.header) + "\n").encode()

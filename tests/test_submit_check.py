@@ -195,7 +195,9 @@ def test_damaged_and_missing_files_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_what_the_stream_writes_passes(tmp_path: Path) -> None:
-    stream = SubmissionStream(tmp_path / "shards", NAMES, size=FACTS.size, shard_rows=7, fingerprint={})
+    stream = SubmissionStream(
+        tmp_path / "shards", NAMES, header=FACTS.header, size=FACTS.size, shard_rows=7, fingerprint={}
+    )
     rng = np.random.default_rng(0)
     for shard in stream.missing():
         stream.write_shard(shard, [(name, rng.random(FACTS.size) > 0.5) for name in stream.shard_names(shard)])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from command_line import UserError
-from competition import Order
+from competition import COMPETITIONS, Order
 from submit import spool
 from submit.spool import write_all
 from submit.stream import Row, SubmissionStream, row_text
@@ -26,6 +26,7 @@ from tests import naive
 
 ROOT = Path(__file__).parents[1]
 SIZE = (24, 37)
+HEADER = COMPETITIONS["carvana"].header
 NAMES = [f"{k:012x}_01.jpg" for k in range(53)]
 
 
@@ -49,7 +50,13 @@ def expected_bytes() -> bytes:
 
 
 def new_stream(folder: Path, **changes: object) -> SubmissionStream:
-    arguments = {"names": NAMES, "size": SIZE, "shard_rows": 10, "fingerprint": {"blend": "mean", "k": [1, 2]}}
+    arguments = {
+        "names": NAMES,
+        "header": HEADER,
+        "size": SIZE,
+        "shard_rows": 10,
+        "fingerprint": {"blend": "mean", "k": [1, 2]},
+    }
     return SubmissionStream(folder, **{**arguments, **changes})  # type: ignore[arg-type]
 
 
