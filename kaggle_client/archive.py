@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,6 +21,14 @@ _BLOCK_BYTES = 1 << 20
 # errno of a full disk, of an exhausted quota, of a file above the file system's limit
 # room that stays free, for what else the machine writes
 _SPARE_BYTES = 50 << 20
+
+
+# what the standard library raises for a ZIP archive that is damaged, by way of its decoders
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OverflowError)
+
+
+class DamagedArchiveError(UserError):
+    """An archive whose content cannot be read, or is not what it should be."""
 
 
 def gigabytes(count: int) -> str:
@@ -56,20 +66,20 @@ def _members(archive: zipfile.ZipFile, folders: Sequence[str] = ()) -> dict[str,
         if info.is_dir() or path.name.startswith(".") or path.name == "Thumbs.db" or "__MACOSX" in path.parts:
             continue
         if reason := why_not(path.name):
-            raise UserError(
+            raise DamagedArchiveError(
                 f"{archive.filename} holds a file named {shown(path.name)}, but {reason}: unpack the archive by other "
                 "means, without that file."
             )
         place = path.name
         if folders:
             if path.parent.name not in by_name:
-                raise UserError(
-                    f"{archive.filename} holds {path}, and its files should lie in folders named "
-                    f"{' and '.join(by_name)}: fetch the archive again."
+                raise DamagedArchiveError(
+                    f"{archive.filename} holds {shown(str(path))}, and its files should lie in folders named "
+                    f"{' and '.join(by_name)}: copy the archive again."
                 )
             place = f"{by_name[path.parent.name]}/{path.name}"
         if place in found:
-            raise UserError(f"{archive.filename} holds two files named {place}: fetch the archive again.")
+            raise DamagedArchiveError(f"{archive.filename} holds two files named {place}: copy the archive again.")
         found[place] = info
     return found
 
@@ -98,10 +108,6 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> N
         temporary.unlink(missing_ok=True)
 
 
-class DamagedArchiveError(UserError):
-    """An archive whose content cannot be read."""
-
-
 def unpack_folders(path: Path, home: Path, folders: Sequence[str]) -> dict[str, int]:
     """Unpack a ZIP archive into several folders, each file into the one named as its own folder in the archive.
 
@@ -119,7 +125,7 @@ def unpack_folders(path: Path, home: Path, folders: Sequence[str]) -> dict[str, 
     members = _unpack(path, home, lambda archive: _members(archive, folders), "the archive")
     counts = {folder: sum(place.rpartition("/")[0] == folder for place in members) for folder in folders}
     if empty := [folder for folder, count in counts.items() if not count]:
-        raise UserError(f"{path} holds nothing for {empty[0]}: fetch it again.")
+        raise DamagedArchiveError(f"{path} holds nothing for {empty[0]}: copy the archive again.")
     return counts
 
 
@@ -145,7 +151,9 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
         if folder:
             return members
         if len(members) != 1:
-            raise UserError(f"{path} holds {len(members)} files, expected only {target.name}: fetch it again.")
+            raise DamagedArchiveError(
+                f"{path} holds {len(members)} files, expected only {target.name}: copy the archive again."
+            )
         return {target.name: next(iter(members.values()))}
 
     return len(_unpack(path, target if folder else target.parent, chosen, str(target)))
@@ -170,7 +178,7 @@ def _unpack(
                 for name, info in missing.items():
                     _extract(archive, info, home / name)
                     bar.update(info.file_size)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+    except UNREADABLE as error:
         raise DamagedArchiveError(f"{path} is damaged ({error}): copy the archive again.") from None
     except (NotImplementedError, RuntimeError) as error:
         # another method than the library knows, or a password
@@ -178,6 +186,9 @@ def _unpack(
             f"{path} cannot be unpacked ({str(error).splitlines()[0]}): unpack it by other means into {target}."
         ) from None
     except OSError as error:
+        if error.errno in (None, errno.EINVAL):
+            # the bzip2 decoder's word for damage, and a directory that points outside the file
+            raise DamagedArchiveError(f"{path} is damaged ({error}): copy the archive again.") from None
         if error.errno not in atomic.DISK_FULL:
             raise
         raise UserError(

@@ -79,16 +79,32 @@ def find_parts(competition: Competition, *, hq: bool = False, only: str = "") ->
     return [part for part in parts if part.name in wanted]
 
 
+def _count(folder: Path) -> int:
+    """Files in a folder that are not hidden; 0 where there is no such folder."""
+    return sum(not entry.name.startswith(".") for entry in folder.iterdir()) if folder.is_dir() else 0
+
+
+def _require_all(part: Part, files: Mapping[str, int], source: Path) -> None:
+    """Raise DamagedArchiveError if what was taken is less than the competition has."""
+    for folder, expected in part.folders.items():
+        if expected is not None and files[folder] < expected:
+            raise archive.DamagedArchiveError(
+                f"{source} holds {files[folder]:,} of the {expected:,} files of {folder}: copy it again, whole."
+            )
+
+
 class Ledger:
-    """Which parts are unpacked, and how many files each is."""
+    """Which parts are unpacked, and how many files each is; the competition's own count goes before a noted one."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._path = data / LEDGER_FILE
         try:
-            self._files: dict[str, int] = json.loads(self._path.read_text(encoding="utf-8"))
+            noted = json.loads(self._path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
-            self._files = {}
+            noted = {}
+        found = noted.items() if isinstance(noted, dict) else ()
+        self._files = {str(name): count for name, count in found if type(count) is int and count > 0}
 
     def has(self, part: Part) -> bool:
         """Whether the part is complete; one that was put there by hand counts if its number of files is right."""
@@ -98,10 +114,8 @@ class Ledger:
         return all(self._has_folder(folder, count) for folder, count in part.folders.items())
 
     def _has_folder(self, folder: str, count: int | None) -> bool:
-        expected, path = self._files.get(folder, count), self._data / folder
-        if expected is None or not path.is_dir():
-            return False
-        return sum(not entry.name.startswith(".") for entry in path.iterdir()) >= expected
+        expected = self._files.get(folder) if count is None else count
+        return expected is not None and _count(self._data / folder) >= expected
 
     def add(self, files: Mapping[str, int]) -> None:
         """Enter a part that is complete, by the number of files of each of its paths."""
@@ -113,11 +127,14 @@ def _place(part: Part, source: Path, data: Path) -> dict[str, int]:
     """Put a fetched file in its place: unpacked if it is an archive. Returns the number of files of each path."""
     if zipfile.is_zipfile(source) or source.suffix == ".zip":
         if len(part.folders) > 1:
-            return archive.unpack_folders(source, data, tuple(part.folders))
-        (path,) = part.paths
-        return {path: archive.unpack(source, data / path, folder=bool(part.folders))}
-    if part.folders:
-        raise UserError(f"{source} is no ZIP archive, expected one of {part.name}: fetch it again.")
+            files = archive.unpack_folders(source, data, tuple(part.folders))
+        else:
+            (path,) = part.paths
+            files = {path: archive.unpack(source, data / path, folder=bool(part.folders))}
+        _require_all(part, files, source)
+        return files
+    if part.folders or not source.stat().st_size:
+        raise archive.DamagedArchiveError(f"{source} is no ZIP archive, expected one of {part.name}: copy it again.")
     with atomic.replacing(data / part.name) as temporary:
         shutil.copyfile(source, temporary)
     return {part.name: 1}
@@ -131,8 +148,8 @@ def _listing(slug: str, credentials: Credentials) -> dict[str, int]:
     return {str(entry["name"]): int(entry["size"]) for entry in kaggle_cli.json_list(output)}
 
 
-def _fetch(name: str, slug: str, staging: Path, credentials: Credentials) -> Path:
-    """Download one file, going on where an earlier run stopped; returns its path."""
+def _fetch(name: str, listed_bytes: int, slug: str, staging: Path, credentials: Credentials) -> Path:
+    """Download one file, going on where an earlier run stopped; returns its path. It has the size that Kaggle lists."""
     folder = staging / name
     folder.mkdir(parents=True, exist_ok=True)
     words = ["competitions", "download", slug, "-f", name, "-p", str(folder)]
@@ -143,6 +160,13 @@ def _fetch(name: str, slug: str, staging: Path, credentials: Credentials) -> Pat
     if len(files) != 1:
         shutil.rmtree(folder)
         raise UserError(f"{doing} left {len(files)} files instead of one: run the same command again.")
+    size = files[0].stat().st_size
+    if size != listed_bytes:
+        shutil.rmtree(folder)
+        raise UserError(
+            f"{doing} gave {size:,} bytes, and Kaggle lists {listed_bytes:,}: what came was removed; run the same "
+            "command again to fetch it."
+        )
     return files[0]
 
 
@@ -164,7 +188,7 @@ def _download(competition: Competition, missing: list[Part], data: Path, ledger:
     archive.require_space(data, needed)
     print(f"{archive.gigabytes(sum(fetched))} to download from {slug}: {', '.join(names.values())}")
     for part in missing:
-        fetched_file = _fetch(names[part.name], slug, staging, credentials)
+        fetched_file = _fetch(names[part.name], sizes[names[part.name]], slug, staging, credentials)
         try:
             ledger.add(_place(part, fetched_file, data))
         except archive.DamagedArchiveError as error:
@@ -182,13 +206,15 @@ def _take(missing: list[Part], source: Path, data: Path, ledger: Ledger) -> None
     for part in missing:
         packed, plain = source / f"{part.name}.zip", source / part.name
         if part.folders and all((source / folder).is_dir() for folder in part.folders):
+            files = {folder: _count(source / folder) for folder in part.folders}
+            _require_all(part, files, source)
             for folder in part.folders:
                 target = data / folder
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if target.is_symlink():
                     target.unlink()
                 target.symlink_to((source / folder).absolute(), target_is_directory=True)
-            ledger.add({folder: sum(1 for _ in (source / folder).iterdir()) for folder in part.folders})
+            ledger.add(files)
             continue
         found = next((path for path in (plain, packed) if path.is_file()), None)
         if found is None:

@@ -20,6 +20,8 @@ from kernels import rle
 from models.image_file import ImageFile
 
 LEDGER_FILE = ".verified.json"
+# what is not there is fetched
+_AGAIN = "remove what is wrong, and run the same command again."
 _CHUNK = 64
 _SAVE_EVERY = 32
 # below this, starting processes takes longer than looking
@@ -55,7 +57,7 @@ class Look:
                 if self.masks:
                     mask = read_mask(path, size)
                     if name in self.rows and not self._agrees(mask, self.rows[name]):
-                        found.append((name, f"{path} and its row in {self.table} differ: fetch both again."))
+                        found.append((name, f"{path} and its row in {self.table} differ: {_AGAIN}"))
                 else:
                     file = ImageFile(path)
                     file.check()
@@ -91,7 +93,7 @@ class _Ledger:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
             if value["size"] == self._size:
-                self._good = value["good"]
+                self._good = dict(value["good"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
 
@@ -135,7 +137,8 @@ def _names(folder: Path, competition: Competition, count: int | None) -> tuple[l
     except UserError as error:
         return [], [str(error)]
     if count is not None and len(names) != count:
-        return names, [f"{folder} holds {len(names):,} images, expected {count:,}: fetch it again."]
+        remedy = "run the same command again" if len(names) < count else "remove what does not belong there"
+        return names, [f"{folder} holds {len(names):,} images, expected {count:,}: {remedy}."]
     return names, []
 
 
@@ -152,12 +155,12 @@ def _columns(path: Path, keys: Sequence[str]) -> tuple[list[tuple[str, ...]], li
             rows = csv.DictReader(file)
             for key in keys:
                 if key not in (rows.fieldnames or ()):
-                    return [], [f"{path} has no column {key}: fetch it again."]
+                    return [], [f"{path} has no column {key}: {_AGAIN}"]
             return [tuple(row[key] or "" for key in keys) for row in rows], []
     except FileNotFoundError:
-        return [], [f"{path} is missing: fetch it again."]
+        return [], [f"{path} is missing: run the same command again."]
     except (UnicodeDecodeError, csv.Error):
-        return [], [f"{path} is not a CSV file: fetch it again."]
+        return [], [f"{path} is not a CSV file: {_AGAIN}"]
 
 
 def _column(path: Path, key: str) -> tuple[set[str], list[str]]:
@@ -201,9 +204,9 @@ class _Verification:
         train = self._images.get(self._competition.train_dir)
         expected = {self._competition.mask_name(name) for name in train} if train else masks
         if not masks:
-            self.faults.append(f"{folder} is missing or holds no mask: fetch it again.")
+            self.faults.append(f"{folder} is missing or holds no mask: run the same command again.")
         elif lacking := expected - masks:
-            self.faults.append(f"{folder} lacks {_first(lacking)}: fetch it again.")
+            self.faults.append(f"{folder} lacks {_first(lacking)}: run the same command again.")
         if orphans := masks - expected:
             self.faults.append(f"{folder} holds masks of no training image, {_first(orphans)}: remove them.")
         rows = {}
@@ -221,7 +224,7 @@ class _Verification:
         self.faults += faults
         unknown = set().union(*map(self._groups, self._images)) - known
         if unknown and not faults:
-            self.faults.append(f"{path} does not cover {_first(unknown)}: fetch it again.")
+            self.faults.append(f"{path} does not cover {_first(unknown)}: {_AGAIN}")
 
     def rows(self, name: str, part: str) -> None:
         """A table of run lengths has a row for every image of a folder, and no other."""
@@ -230,12 +233,12 @@ class _Verification:
         images = {self._competition.key(name) for name in self._images.get(part, ())}
         if images and not faults and rows != images:
             table, folder = self._data / name, self._data / part
-            self.faults.append(f"{table} and {folder} differ, first at {_first(rows ^ images)}: fetch both again.")
+            self.faults.append(f"{table} and {folder} differ, first at {_first(rows ^ images)}: {_AGAIN}")
 
     def disjoint(self) -> None:
         """No group is in training and in test."""
         if both := self._groups(self._competition.train_dir) & self._groups(self._competition.test_dir):
-            self.faults.append(f"{self._data} has {_first(both)} both in training and in test: fetch both again.")
+            self.faults.append(f"{self._data} has {_first(both)} both in training and in test: {_AGAIN}")
 
 
 def verify(competition: Competition, data: Path, parts: Iterable[str], *, jobs: int = -1) -> list[str]:

@@ -12,6 +12,7 @@ import atomic
 from command_line import UserError
 from ensemble.blend_file import SUBMISSION_FILE
 from folds.run_layout import FOLDS_FILE, MANIFEST_FILE, STORE_METADATA_FILE, WEIGHTS_FILE
+from kaggle_client.archive import UNREADABLE
 
 # the one file that says what the rest of its folder is
 _KEY_FILES = (WEIGHTS_FILE, SUBMISSION_FILE)
@@ -102,7 +103,7 @@ def merge(path: Path, runs: Path, competition: str) -> list[Path]:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = _stage(archive, staging, competition)
-        except (zipfile.BadZipFile, FileNotFoundError) as error:
+        except (*UNREADABLE, RuntimeError, FileNotFoundError) as error:
             raise UserError(f"{path} is damaged ({error}): fetch it again.") from None
         manifests = [n for n in names if n.name == MANIFEST_FILE]
         here = {n.parent for n in manifests if _finished_here(staging / n, runs / n)}

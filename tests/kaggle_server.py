@@ -50,6 +50,7 @@ class KaggleServer:
 
     Attributes:
         files: the competition's files, by name.
+        listed_bytes: sizes that the list gives instead of the files' own, by name.
         submissions: as ListSubmissions returns them.
         blobs: uploaded bytes, by token.
         datasets: versions of every dataset, each a list of tokens, by "owner/slug".
@@ -65,6 +66,7 @@ class KaggleServer:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.listed_bytes: dict[str, int] = {}
         self.submissions: list[dict[str, Any]] = []
         self.blobs: dict[str, bytes] = {}
         self.datasets: dict[str, list[list[str]]] = {}
@@ -122,7 +124,12 @@ class KaggleServer:
 
     def _ListDataFiles(self, asked: dict[str, Any]) -> Any:  # noqa: N802
         listing = [
-            {"ref": n, "name": n, "totalBytes": len(b), "creationDate": "2017-07-24T22:00:00Z"}
+            {
+                "ref": n,
+                "name": n,
+                "totalBytes": self.listed_bytes.get(n, len(b)),
+                "creationDate": "2017-07-24T22:00:00Z",
+            }
             for n, b in self.files.items()
         ]
         return {"files": listing, "nextPageToken": ""}

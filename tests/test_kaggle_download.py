@@ -24,7 +24,7 @@ from PIL import Image
 
 from command_line import UserError
 from competition import COMPETITIONS, Competition
-from kaggle_client import archive, download
+from kaggle_client import archive, download, verify_download
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.verify_download import verify
 from kernels import rle
@@ -294,51 +294,131 @@ def test_not_enough_disk_is_said_before(shop: Shop, monkeypatch: pytest.MonkeyPa
     assert shop.server.called("DownloadDataFile") == []
 
 
-def test_damaged_archive_is_fetched_again(shop: Shop) -> None:
-    good = shop.server.files["train.zip"]
-    shop.server.files["train.zip"] = good[: len(good) // 2] + bytes(40) + good[len(good) // 2 + 40 :]
-    assert "is damaged" in shop.fetch(only="train")
-    shop.server.files["train.zip"] = good
-    assert shop.fetch(only="train") == ""
+def _repacked(good: bytes, method: int, *, count: int = 9) -> bytes:
+    """The first files of an archive in another, packed by another method."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(buffer, "w", method) as new:
+        for info in [i for i in old.infolist() if "MACOSX" not in i.filename][:count]:
+            new.writestr(info.filename, old.read(info))
+    return buffer.getvalue()
 
 
-def _broken(good: bytes) -> dict[str, bytes]:
-    """Archives that cannot be read, by what is wrong with them."""
-    names = io.BytesIO(good)
-    with zipfile.ZipFile(names) as archive_file:
-        first = archive_file.infolist()[0]
-        at = first.header_offset
-    method, flags = bytearray(good), bytearray(good)
-    for content, local, central, value in ((method, 8, 10, 9), (flags, 6, 8, 1)):
-        content[at + local] = value
-        start = content.index(b"PK\x01\x02")
-        content[start + central] = value
-    return {
-        "a hole": good[: len(good) // 2] + bytes(40) + good[len(good) // 2 + 40 :],
-        "cut short": good[: len(good) // 3],
-        "no archive": b"hello",
-        "empty": b"",
-        "deflate64": bytes(method),
-        "encrypted": bytes(flags),
-    }
+def _holed(good: bytes) -> bytes:
+    return good[: len(good) // 2] + bytes(40) + good[len(good) // 2 + 40 :]
 
 
-@pytest.mark.parametrize("fault", ["a hole", "cut short", "no archive", "empty", "deflate64", "encrypted"])
+def _of_method(good: bytes, *, method: int = 8, flags: int = 0) -> bytes:
+    """As if the first file were packed by another method, or encrypted."""
+    changed = bytearray(good)
+    with zipfile.ZipFile(io.BytesIO(good)) as packed:
+        local, central = packed.infolist()[0].header_offset, good.index(b"PK\x01\x02")
+    changed[local + 6], changed[local + 8], changed[central + 8], changed[central + 10] = flags, method, flags, method
+    return bytes(changed)
+
+
+def _with_long_name(good: bytes) -> bytes:
+    buffer = io.BytesIO(good)
+    with zipfile.ZipFile(buffer, "a") as packed:
+        packed.writestr("train/" + "x" * 240 + ".jpg", b"x")
+    return buffer.getvalue()
+
+
+# archives that are not what they should be, made of a good one
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "a hole": _holed,
+    "a hole, LZMA": lambda good: _holed(_repacked(good, zipfile.ZIP_LZMA)),
+    "a hole, bzip2": lambda good: _holed(_repacked(good, zipfile.ZIP_BZIP2)),
+    "cut short": lambda good: good[: len(good) // 3],
+    "no archive": lambda good: b"hello",
+    "empty": lambda good: b"",
+    "deflate64": lambda good: _of_method(good, method=9),
+    "LZMA that is none": lambda good: _of_method(good, method=14),
+    "encrypted": lambda good: _of_method(good, flags=1),
+    "two of four images": lambda good: _repacked(good, zipfile.ZIP_STORED, count=2),
+    "no image": lambda good: _repacked(good, zipfile.ZIP_STORED, count=0),
+    "a long name": _with_long_name,
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
 def test_nothing_in_a_folder_that_was_given_is_removed_or_changed(
-    shop: Shop, tmp_path: Path, shipped: dict[str, bytes], fault: str
+    shop: Shop, given: Path, shipped: dict[str, bytes], fault: str
 ) -> None:
+    source = given
+    (source / "train.zip").write_bytes(BROKEN[fault](shipped["train.zip"]))
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    for _ in range(2):
+        error = shop.fetch(source=source)
+        assert "train.zip" in error and "\n" not in error
+        assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    # what the message says to do works
+    (source / "train.zip").write_bytes(shipped["train.zip"])
+    assert shop.fetch(source=source) == ""
+
+
+@pytest.mark.parametrize("fault", ["a hole", "no archive", "two of four images", "listed as more", "listed as less"])
+def test_what_was_fetched_and_is_not_whole_is_never_entered_as_complete(
+    shop: Shop, shipped: dict[str, bytes], fault: str
+) -> None:
+    good = shipped["train.zip"]
+    if fault in BROKEN:
+        shop.server.files["train.zip"] = BROKEN[fault](good)
+    else:
+        shop.server.listed_bytes["train.zip"] = len(good) + (1000 if fault == "listed as more" else -1000)
+    error = shop.fetch(only="train")
+    assert "train.zip" in error and "run the same command again" in error and "\n" not in error
+    assert not any(path.is_file() for path in (shop.data / ".download").rglob("*"))
+    shop.server.files["train.zip"] = good
+    shop.server.listed_bytes.clear()
+    assert shop.fetch(only="train") == ""
+    assert len(list((shop.data / "train").iterdir())) == 4
+
+
+@pytest.fixture
+def given(tmp_path: Path, shipped: dict[str, bytes]) -> Path:
+    """A folder with the competition's archives."""
     source = tmp_path / "given"
     source.mkdir()
     for name, content in shipped.items():
         (source / name).write_bytes(content)
-    (source / "train.zip").write_bytes(_broken(shipped["train.zip"])[fault])
-    before = {path.name: path.read_bytes() for path in source.iterdir()}
-    error = shop.fetch(source=source)
-    assert "train.zip" in error and "\n" not in error
-    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
-    # what the message says to do works
-    (source / "train.zip").write_bytes(shipped["train.zip"])
-    assert shop.fetch(source=source) == ""
+    return source
+
+
+def test_a_part_that_an_older_run_entered_short_is_fetched(shop: Shop, given: Path) -> None:
+    assert shop.fetch(source=given) == ""
+    (shop.data / "train" / "00000000000a_01.jpg").unlink()
+    (shop.data / download.LEDGER_FILE).write_text('{"train": 3, "metadata.csv": 1}')
+    assert shop.fetch(source=given) == ""
+    assert len(list((shop.data / "train").iterdir())) == 4
+    for content in ("{", "[]", "null", '{"train": "four"}', '{"train": [4]}'):
+        for name in (download.LEDGER_FILE, verify_download.LEDGER_FILE):
+            (shop.data / name).write_text(content)
+        assert shop.fetch(source=given) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("metadata.csv", b"car,year\n1,2\n"),
+        ("metadata.csv", b"\xff\xfe\x00"),
+        ("sample_submission.csv", b"<html>"),
+        ("train_masks.csv", b"img,rle_mask\n"),
+        ("train/00000000000a_01.jpg", b"hello"),
+        ("train_masks/00000000000b_02_mask.gif", b""),
+    ],
+)
+def test_what_is_damaged_later_is_fetched_once_it_is_removed(
+    shop: Shop, given: Path, path: str, content: bytes
+) -> None:
+    assert shop.fetch(source=given) == ""
+    good = (shop.data / path).read_bytes()
+    (shop.data / path).write_bytes(content)
+    for _ in range(2):
+        error = shop.fetch(source=given)
+        assert path in error and "\n" not in error
+    (shop.data / path).unlink()
+    assert shop.fetch(source=given) == ""
+    assert (shop.data / path).read_bytes() == good
 
 
 def test_disk_that_fills_while_unpacking(tmp_path: Path, shipped: dict[str, bytes], monkeypatch: Any) -> None:
