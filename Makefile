@@ -1,20 +1,36 @@
 # Every verb is one program; its own flags go into ARGS, and `python -m <program> --help` lists them.
-C     ?= carvana
+# Values go to the programs as they are typed, spaces, quotes and `$` included; an empty one is the default below.
+C     ?=
 V     ?=
-F     ?= all
-DATA  ?= data/$(C)
-IMAGES ?= $(DATA)/test
+F     ?=
+DATA  ?=
+IMAGES ?=
 BLEND ?=
 SCHEDULER ?=
-OUT    ?= runs/$(C)/masks
+OUT    ?=
 ARGS  ?=
+# in the environment of programs they would be expanded after all
+unexport C V F DATA IMAGES BLEND SCHEDULER OUT ARGS
+
+default-C      = carvana
+default-F      = all
+default-DATA   = data/$(call given,C)
+default-IMAGES = $(call given,DATA)/test
+default-OUT    = runs/$(call given,C)/masks
+
+# what was typed is not expanded: `$` in it is the user's
+typed  = $(if $(filter command environment,$(firstword $(origin $1))),$(value $1),$($1))
+given  = $(if $(strip $(typed)),$(typed),$(default-$1))
+quoted = '$(subst ','\'',$(given))'
 
 PYTHON ?= python3.11
 BIN    := .venv/bin
 PY     := $(BIN)/python
 # no library may look for weights or for newer versions of itself while these run
 OFFLINE := HF_HUB_OFFLINE=1 NO_ALBUMENTATIONS_UPDATE=1
-WHERE  = --competition $(C) --data $(DATA)
+WHERE  = --competition $(call quoted,C) --data $(call quoted,DATA)
+# words for the shell
+MORE   = $(call typed,ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -23,7 +39,7 @@ WHERE  = --competition $(C) --data $(DATA)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: C=competition ($(C))  V=variant[,variant] or all  F=0 or 0,2 or 0..4  BLEND=way (fit, ensemble)  DATA=folder ($(DATA))  IMAGES, OUT (predict)  ARGS='--flag value'"
+	@echo "  variables: C=competition ("$(call quoted,C)")  V=variant[,variant] or all  F=0 or 0,2 or 0..4  BLEND=way (fit, ensemble)  DATA=folder ("$(call quoted,DATA)")  IMAGES, OUT (predict)  ARGS='--flag value'"
 
 setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
 
@@ -42,7 +58,7 @@ demo: export HF_HUB_OFFLINE = 1
 demo: data folds ensemble report  ## the main job, end to end, on the embedded competition
 
 test: .venv/.installed-dev  ## all tests
-	$(OFFLINE) $(PY) -m pytest -n 2 $(ARGS)
+	$(OFFLINE) $(PY) -m pytest -n 2 $(MORE)
 
 check: .venv/.installed-dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
@@ -51,48 +67,48 @@ check: .venv/.installed-dev  ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 data: setup  ## fetch and verify the competition's files from Kaggle; C=studio renders them instead
-	$(PY) -m $(if $(filter studio,$(C)),studio.render --out $(DATA),kaggle_client.download $(WHERE)) $(ARGS)
+	$(PY) -m $(if $(filter studio,$(call given,C)),studio.render --out $(call quoted,DATA),kaggle_client.download $(WHERE)) $(MORE)
 
 fold: setup  ## train V on the folds F
-	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold $(F) $(ARGS)
+	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold $(call quoted,F) $(MORE)
 
 folds: setup  ## train V on every fold
-	$(PY) -m folds.train $(WHERE) --variant "$(V)" --fold all $(ARGS)
+	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(MORE)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
-	$(PY) -m ensemble.fit $(WHERE) --members "$(or $(V),all)" $(if $(BLEND),--blend "$(BLEND)") $(if $(filter fit,$(MAKECMDGOALS)),$(ARGS))
+	$(PY) -m ensemble.fit $(WHERE) --members $(if $(call given,V),$(call quoted,V),all) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))
 
 ensemble: fit submission  ## fit, predict the test set, blend at full size, write and check the submission
 
 submission: setup  ## predict the test set with the chosen blend; write and check the submission
-	$(PY) -m submit.make $(WHERE) $(ARGS)
+	$(PY) -m submit.make $(WHERE) $(MORE)
 
 submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what was sent
-	$(PY) -m kaggle_client.upload $(WHERE) $(ARGS)
+	$(PY) -m kaggle_client.upload $(WHERE) $(MORE)
 
 predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
-	$(PY) -m ensemble.photographs --images "$(IMAGES)" --out "$(OUT)" --competition $(C) --variant "$(V)" --cutout $(ARGS)
+	$(PY) -m ensemble.photographs --images $(call quoted,IMAGES) --out $(call quoted,OUT) --competition $(call quoted,C) --variant $(call quoted,V) --cutout $(MORE)
 
 plan: setup  ## what predicting the test set will take (time, disk, memory), from a few of its images
-	$(PY) -m submit.plan $(WHERE) --variants "$(V)" $(ARGS)
+	$(PY) -m submit.plan $(WHERE) --variants $(call quoted,V) $(MORE)
 
 report: setup  ## table of figures and a contact sheet of predictions
-	$(PY) -m report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(ARGS))
+	$(PY) -m report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(MORE))
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
-	$(PY) -m report.disagreement $(WHERE) --members "$(filter-out all,$(V))" $(ARGS)
+	$(PY) -m report.disagreement $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)
 
 scheduler: setup  ## bring workers together, at this machine's port 8786; ARGS='--host ADDRESS --port NUMBER'
-	$(PY) -m folds.scheduler $(ARGS)
+	$(PY) -m folds.scheduler $(MORE)
 
 worker: setup  ## give this machine's GPUs (or cores) to SCHEDULER=tcp://host:8786, for --cluster tcp://host:8786
-	$(PY) -m folds.offer --scheduler "$(SCHEDULER)" $(ARGS)
+	$(PY) -m folds.offer --scheduler $(call quoted,SCHEDULER) $(MORE)
 
 notebook-push: setup  ## train V on the folds F on Kaggle's GPUs and fetch the result; ARGS='--blend NAME' predicts there
-	$(PY) -m notebooks.push --competition $(C) --variant "$(V)" --fold $(F) $(ARGS)
+	$(PY) -m notebooks.push --competition $(call quoted,C) --variant $(call quoted,V) --fold $(call quoted,F) $(MORE)
 
 notebook-pull: setup  ## fetch what was pushed to Kaggle and has finished
-	$(PY) -m notebooks.pull --competition $(C) $(ARGS)
+	$(PY) -m notebooks.pull --competition $(call quoted,C) $(MORE)
 
 bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.render

@@ -1,8 +1,14 @@
 """The verbs: listed, explained, and handed to the right program."""
 
+import json
+import os
 import re
 import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,64 +43,151 @@ def test_help_is_the_default_and_lists_every_verb() -> None:
         assert re.search(rf"^  make {verb} ", text, re.MULTILINE), verb
 
 
-def test_a_range_of_folds_reaches_the_program_as_it_is_written() -> None:
-    done = subprocess.run(
-        ["make", "-n", "fold", "V=average-mask", "F=0..4", "DATA=x", "-o", "setup"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert '--competition carvana --data x --variant "average-mask" --fold 0..4' in done.stdout
+@pytest.fixture
+def words(tmp_path: Path) -> Callable[..., list[list[str]]]:
+    """What the programs that a verb calls are given: runs make with a stand-in for Python."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    stand_in.chmod(0o755)
 
-
-def test_data_is_rendered_for_the_studio_and_fetched_for_the_others() -> None:
-    for competition, program in (
-        ("studio", "studio.render --out data/studio"),
-        ("carvana", "kaggle_client.download --comp"),
-    ):
+    def run(verb: str, *given: str, environment: Mapping[str, str] | None = None) -> list[list[str]]:
+        # no space in the path of the stand-in: PY is a word of the shell
+        command = ["make", "-s", "-o", "setup", verb, f"PY={stand_in}", *given]
         done = subprocess.run(
-            ["make", "-n", "data", f"C={competition}", "-o", "setup"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
+            command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **(environment or {})}
         )
-        assert program in done.stdout
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
 
 
-def test_predict_names_its_folders() -> None:
-    done = subprocess.run(
-        ["make", "-n", "predict", "C=studio", "IMAGES=my photos", "OUT=x", "-o", "setup"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert (
-        '-m ensemble.photographs --images "my photos" --out "x" --competition studio --variant "" --cutout'
-        in done.stdout
-    )
+Words = Callable[..., list[list[str]]]
 
 
-def test_ensemble_restricts_members_and_forces_a_blend() -> None:
+def value_of(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+# what a shell, make, or both would make something else of
+TYPED = (
+    "my data",
+    "it's",
+    'say "x"',
+    "a$b",
+    "$$",
+    "$(shell touch x)",
+    "`touch x`",
+    "a;touch x",
+    "a#b",
+    "a\\b",
+    "*",
+    ")",
+    "-x",
+)
+# verb, variable, flag that takes it
+TAKEN = (
+    ("data", "DATA", "--data"),
+    ("fold", "DATA", "--data"),
+    ("fold", "C", "--competition"),
+    ("fold", "V", "--variant"),
+    ("fold", "F", "--fold"),
+    ("folds", "V", "--variant"),
+    ("fit", "V", "--members"),
+    ("fit", "BLEND", "--blend"),
+    ("submission", "DATA", "--data"),
+    ("submit", "C", "--competition"),
+    ("predict", "IMAGES", "--images"),
+    ("predict", "OUT", "--out"),
+    ("predict", "V", "--variant"),
+    ("plan", "V", "--variants"),
+    ("report", "DATA", "--data"),
+    ("disagreement", "V", "--members"),
+    ("worker", "SCHEDULER", "--scheduler"),
+    ("notebook-push", "F", "--fold"),
+    ("notebook-pull", "C", "--competition"),
+)
+
+
+@pytest.mark.parametrize(("verb", "variable", "flag"), TAKEN)
+def test_a_value_reaches_the_program_as_it_was_typed(words: Words, verb: str, variable: str, flag: str) -> None:
+    # each value once, spread over the verbs, and the worst ones everywhere
+    first = TAKEN.index((verb, variable, flag))
+    for value in {"it's my $data", *TYPED[first % len(TYPED) :][:1]}:
+        (program,) = words(verb, f"{variable}={value}")
+        assert value_of(program, flag) == value
+    assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize("value", TYPED)
+def test_whatever_was_typed(words: Words, value: str) -> None:
+    (program,) = words("predict", *(f"{name}={value}" for name in ("IMAGES", "OUT", "V", "C")))
+    assert program == [
+        *("-m", "ensemble.photographs", "--images", value, "--out", value),
+        *("--competition", value, "--variant", value, "--cutout"),
+    ]
+    # the same from the environment
+    assert words("predict", environment=dict.fromkeys(("IMAGES", "OUT", "V", "C"), value)) == [program]
+    assert not (ROOT / "x").exists()
+
+
+def test_an_empty_value_is_the_default(words: Words) -> None:
+    for verb in ("data", "fold", "folds", "fit", "submission", "predict", "plan", "report", "notebook-push"):
+        names = ("C", "V", "F", "DATA", "IMAGES", "OUT", "BLEND", "ARGS")
+        plain = words(verb)
+        assert words(verb, *(f"{name}=" for name in names)) == plain
+        assert words(verb, *(f"{name}= " for name in names)) == plain
+        assert words(verb, environment=dict.fromkeys(names, "")) == plain
+        (program,) = plain
+        assert "carvana" in program or "data/carvana" in program
+    assert value_of(words("fold")[0], "--fold") == "all"
+    assert value_of(words("fit")[0], "--members") == "all"
+    assert value_of(words("predict", "C=studio")[0], "--images") == "data/studio/test"
+    assert value_of(words("predict", "DATA=my data")[0], "--images") == "my data/test"
+    assert value_of(words("predict", "C=studio")[0], "--out") == "runs/studio/masks"
+
+
+def test_arguments_are_words_of_the_shell(words: Words) -> None:
+    (program,) = words("fold", "ARGS=--epochs 3 --tag 's 1' --runs $HOME", environment={"HOME": "/a b"})
+    assert program[-6:] == ["--epochs", "3", "--tag", "s 1", "--runs", "/a"] or program[-2:] == ["/a", "b"]
+
+
+def test_help_survives_any_value() -> None:
+    done = subprocess.run(["make", 'DATA=it\'s "mine" $x'], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 'it\'s "mine" $x' in done.stdout
+
+
+def test_a_range_of_folds_reaches_the_program_as_it_is_written(words: Words) -> None:
+    (program,) = words("fold", "V=average-mask", "F=0..4", "DATA=x")
+    assert program == [
+        *("-m", "folds.train", "--competition", "carvana", "--data", "x"),
+        *("--variant", "average-mask", "--fold", "0..4"),
+    ]
+
+
+def test_data_is_rendered_for_the_studio_and_fetched_for_the_others(words: Words) -> None:
+    assert words("data", "C=studio") == [["-m", "studio.render", "--out", "data/studio"]]
+    assert words("data") == [["-m", "kaggle_client.download", "--competition", "carvana", "--data", "data/carvana"]]
+
+
+def test_ensemble_restricts_members_and_forces_a_blend(words: Words) -> None:
     for given, flags in (
-        (["V=a,b", "BLEND=greedy"], '--members "a,b" --blend "greedy"'),
-        ([], '--members "all"'),
+        (["V=a,b", "BLEND=greedy"], ["--members", "a,b", "--blend", "greedy"]),
+        ([], ["--members", "all"]),
     ):
-        done = subprocess.run(
-            ["make", "-n", "ensemble", *given, "-o", "setup"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        assert flags in done.stdout
+        fit, submission = words("ensemble", *given)
+        assert fit[-len(flags) :] == flags
+        assert submission[:2] == ["-m", "submit.make"]
 
 
-def test_plan_takes_the_blend_or_variants() -> None:
+def test_all_variants_are_those_that_disagreement_finds(words: Words) -> None:
+    for given, members in (("all", ""), ("", ""), ("a,b", "a,b")):
+        assert value_of(words("disagreement", f"V={given}")[0], "--members") == members
+
+
+def test_plan_takes_the_blend_or_variants(words: Words) -> None:
     for given in ("", "a,b"):
-        done = subprocess.run(
-            ["make", "-n", "plan", "C=studio", f"V={given}", "ARGS=--sample 8", "-o", "setup"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert f'-m submit.plan --competition studio --data data/studio --variants "{given}" --sample 8' in done.stdout
+        (program,) = words("plan", "C=studio", f"V={given}", "ARGS=--sample 8")
+        assert program == [
+            *("-m", "submit.plan", "--competition", "studio", "--data", "data/studio"),
+            *("--variants", given, "--sample", "8"),
+        ]
