@@ -263,6 +263,7 @@ COMPETITIONS = {
             truth_table="train.csv",
             groups_file="groups.csv",
             metadata_file="depths.csv",
+            targets=("mask", "presence"),
             metric="mean_precision",
             empty_masks=True,
         ),

@@ -14,12 +14,14 @@ from competition import Order, Size
 from ensemble import conv_stacker
 from ensemble.blend_file import blend_folder, read_blend
 from ensemble.postprocess import apply_kept
+from ensemble.presence import Gate
 from ensemble.voting import LINEAR, Combination, combination_of
 from folds.run_layout import finished_folds, trained_runs
 from kernels.rle import encode_logits_text, encode_text
 from models.frame import Frame
 from path_names import inside
 from predict.members import Member, find_members
+from predict.presence import Said
 
 Images = Mapping[Frame, np.ndarray]
 
@@ -57,6 +59,7 @@ class Blend:
         refiners: stages on the combined logits less the threshold, in order.
         repairs: (name, size in pixels) of the repairs (ensemble/postprocess.py) of the mask, in order.
         frames: that the logits lie in; the members' own by default.
+        gate: what empties masks of images in which the networks see nothing; None where nothing does.
     """
 
     members: tuple[Member, ...]
@@ -66,6 +69,7 @@ class Blend:
     refiners: tuple[Refiner, ...] = ()
     repairs: tuple[tuple[str, int], ...] = ()
     frames: tuple[Frame, ...] = ()
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -103,27 +107,51 @@ class Blend:
             logits = refiner(logits, _image(images, refiner.image_frame(full)))
         return logits, 0.0
 
-    def logits(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:
-        """Full-size logits, (H, W) float32, above 0 exactly where the mask is; arguments as `combined`."""
+    def _sees_nothing(self, said: Said) -> bool:
+        return self.gate is not None and self.gate.empties(said)
+
+    def logits(
+        self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None, said: Said = ()
+    ) -> np.ndarray:
+        """Full-size logits, (H, W) float32, above 0 exactly where the mask is; arguments as `mask`."""
         refined, threshold = self._refined(planes, full, images)
         logits = refined - np.float32(threshold)
         if self.repairs:
             before = logits > 0
             after = apply_kept(before, self.repairs)
             logits = np.where(after == before, logits, np.where(after, _CERTAIN, -_CERTAIN))
-        return logits
+        return np.where(logits > 0, -_CERTAIN, logits) if self._sees_nothing(said) else logits
 
-    def mask(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:
-        """The mask, (H, W) bool; arguments as `combined`."""
+    def mask(
+        self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None, said: Said = ()
+    ) -> np.ndarray:
+        """The mask, (H, W) bool.
+
+        Args:
+            planes, full, images: as `combined`.
+            said: per member, what it says of the image as a whole; looked at where the blend has a gate.
+
+        Raises:
+            ValueError: an image, or what a member says, is needed and not given.
+        """
+        if self._sees_nothing(said):
+            return np.zeros(full, bool)
         refined, threshold = self._refined(planes, full, images)
         return apply_kept(refined > threshold, self.repairs)
 
-    def row(self, planes: Sequence[np.ndarray], full: Size, order: Order, images: Images | None = None) -> bytes:
-        """The mask's run-length text in pixel order `order`; other arguments as `combined`."""
+    def row(
+        self, planes: Sequence[np.ndarray], full: Size, order: Order, images: Images | None = None, said: Said = ()
+    ) -> bytes:
+        """The mask's run-length text in pixel order `order`; other arguments as `mask`."""
+        if self._sees_nothing(said):
+            return b""
         if self.repairs:
             return encode_text(self.mask(planes, full, images), order=order)
         refined, threshold = self._refined(planes, full, images)
         return encode_logits_text(refined, threshold=threshold, order=order)
+
+    def _names(self, positions: Sequence[int]) -> list[str]:
+        return [self.members[m].name for m in positions]
 
     def state(self) -> dict[str, Any]:
         """What tells its masks from another's; JSON-able."""
@@ -135,6 +163,8 @@ class Blend:
         }
         if self.combination.label != LINEAR.label:
             state["vote"] = self.combination.label
+        if self.gate is not None:
+            state["presence"] = {"threshold": self.gate.threshold, "members": self._names(self.gate.members)}
         if self.refiners:
             state["refiners"] = [refiner.label for refiner in self.refiners]
         return state
@@ -189,6 +219,10 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
     vote = fitted.get("vote", LINEAR.label)
     names = [member.name for member in members]
     stacked = vote in conv_stacker.NAMES
+    gate = None
+    if "presence" in fitted:
+        asked = fitted["presence"]["members"]
+        gate = Gate(fitted["presence"]["threshold"], tuple(names.index(name) for name in asked))
     refiners = []
     for entry in fitted.get("refiners", []):
         if entry["name"] not in REFINERS:
@@ -202,6 +236,7 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
         fitted["threshold"],
         tuple(refiners),
         tuple((repair, size_px) for repair, size_px in fitted.get("postprocess_kept", [])),
+        gate=gate,
     )
 
 

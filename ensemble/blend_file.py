@@ -105,6 +105,25 @@ class RepairFigures(TypedDict):
 
 
 @extensible
+class PresenceFit(TypedDict):
+    """A threshold on what networks say of an image as a whole, and its worth."""
+
+    threshold: float
+    nested_gain: float
+    interval: Interval
+    changed_images: Share
+    kept: bool
+
+
+@extensible
+class FittedPresence(TypedDict):
+    """What empties masks of images in which networks see nothing."""
+
+    threshold: float
+    members: Annotated[list[FolderName], Field(min_length=1)]
+
+
+@extensible
 class ChosenWithout(TypedDict):
     """What was chosen without a fold."""
 
@@ -148,6 +167,8 @@ class FittedBlend(TypedDict):
     threshold_fit: ThresholdFit | None
     postprocess: NotRequired[dict[str, RepairFigures]]
     postprocess_kept: NotRequired[list[tuple[str, Count]]]
+    presence_fit: NotRequired[PresenceFit]
+    presence: NotRequired[FittedPresence]
     refiners: NotRequired[list[FittedRefiner]]
     stacker_digest: NotRequired[Digest]
     weights_digests: dict[str, Digest]
@@ -174,6 +195,9 @@ def _check(blend: FittedBlend) -> None:
     for field, known in (("weights_digests", blend["weights_digests"]), ("member_cv", blend["member_cv"])):
         if lacking := [name for name in members if name not in known]:
             raise ValueError(f"{field}.{lacking[0]} is missing")
+    asked = blend["presence"]["members"] if "presence" in blend else []
+    if stray := [name for name in asked if name not in members]:
+        raise ValueError(f"presence.members names {stray[0]!r}, which is no member")
     for name, _ in blend.get("postprocess_kept", []):
         if name not in STEPS:
             raise ValueError(f"postprocess_kept names {name!r}, expected one of {', '.join(STEPS)}")
@@ -266,5 +290,10 @@ def table_lines(blend: FittedBlend) -> list[str]:
     for step, measured in blend.get("postprocess", {}).items():
         verdict = "kept" if measured["kept"] else "not kept, as its interval is not above 0"
         lines.append(f"{step} ({measured['size_px']} px) gains {measured['nested_gain']:+.6f}: {verdict}")
+    if "presence_fit" in blend:
+        presence = blend["presence_fit"]
+        verdict = "kept" if presence["kept"] else "not kept, as its interval is not above 0"
+        told = f"no mask where networks see nothing ({presence['threshold']:g})"
+        lines.append(f"{told} gains {presence['nested_gain']:+.6f}: {verdict}")
     lines.append("intervals: over groups of images; not over seeds, trainings or the choice of the best epoch")
     return lines

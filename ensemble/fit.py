@@ -23,6 +23,7 @@ from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
 from ensemble.patches import grid_of
+from ensemble.presence import Gate
 from ensemble.procedure import Decision, Outcome, can_nest, settle
 from ensemble.score_memory import RememberingIndex
 from ensemble.selection import VOTED, Candidate, evaluate_all, gains
@@ -118,12 +119,17 @@ class _Fit:
         # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
         return {n: w for n, w in self.by_name(chosen.weights).items() if w > 0 or (chosen.stacker and n in searched)}
 
+    def _gate_told(self, gate: Gate) -> dict[str, Any]:
+        return {"threshold": gate.threshold, "members": [self.oof.names[self.searched[m]] for m in gate.members]}
+
     def _told(self, decision: Decision) -> dict[str, Any]:
+        gate = {} if decision.gate is None else {"presence": self._gate_told(decision.gate)}
         return {
             "kind": decision.candidate.name,
             "weights": self.by_name(decision.candidate.weights),
             "threshold": decision.threshold,
             "postprocess_kept": decision.repairs,
+            **gate,
         }
 
     def to_json(self, name: str, training: TrainingSet) -> dict[str, Any]:
@@ -165,6 +171,10 @@ class _Fit:
         }
         if decision.repair_figures is not None:
             result["postprocess"], result["postprocess_kept"] = decision.repair_figures, decision.repairs
+        if decision.gate_figures is not None:
+            result["presence_fit"] = decision.gate_figures
+        if decision.gate is not None:
+            result["presence"] = self._gate_told(decision.gate)
         if decision.candidate.stacker is not None:
             result["stacker_digest"] = cast("ConvStacker", decision.candidate.stacker).digest()
         return result

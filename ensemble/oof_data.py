@@ -20,7 +20,9 @@ from folds.store import LogitStore
 from folds.truth import Truth, load_truth
 from kernels.metrics import DICE, Metric, find_metric
 from models.frame import Frame
+from models.variants import PRESENCE_HEAD
 from predict.members import Member, find_members
+from predict.presence import said_by_plane
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class OofData:
         stores, frames: of the networks' out-of-fold logits, in the order of the weights to come.
         members: the trained variants that the networks are of, in the same order; empty where only logits are at hand.
         metric: that masks are scored by.
+        empty_masks: whether images without any foreground are ordinary.
     """
 
     images: Sequence[str]
@@ -46,6 +49,7 @@ class OofData:
     frames: Sequence[Frame]
     members: Sequence[Member] = ()
     metric: Metric = DICE
+    empty_masks: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -56,10 +60,23 @@ class OofData:
         """The networks' logits of the image at `position`, (h, w) float32 each in its own frame."""
         return [store.head(self.images[position]) for store in self.stores]
 
+    def said(self) -> np.ndarray:
+        """(N, M) float64: what each network says of each image as a whole (`predict.presence`); NaN of one without a
+        head for that."""
+        none = [np.nan] * len(self.images)
+        columns = [
+            [said_by_plane(store.head(image, PRESENCE_HEAD)) for image in self.images]
+            if store.has(PRESENCE_HEAD)
+            else none
+            for store in self.stores
+        ]
+        return np.array(columns, np.float64).T
+
     def of(self, positions: Sequence[int]) -> OofData:
         """That of the networks at these positions alone."""
         stores, frames = [self.stores[i] for i in positions], [self.frames[i] for i in positions]
-        return replace(self, stores=stores, frames=frames, members=[self.members[i] for i in positions])
+        members = [self.members[i] for i in positions] if self.members else ()
+        return replace(self, stores=stores, frames=frames, members=members)
 
 
 def find_oof_data(root: Path, training: TrainingSet, wanted: list[str] | None, *, jobs: int = -1) -> OofData:
@@ -113,4 +130,5 @@ def find_oof_data(root: Path, training: TrainingSet, wanted: list[str] | None, *
         [member.frame for member in members],
         members,
         find_metric(training.competition.metric),
+        training.competition.empty_masks,
     )

@@ -74,7 +74,9 @@ def main(
         def keep(result: PhotographLogits) -> None:
             # as a store rounds them: on such logits blends are fitted
             planes = [rounded(plane) for plane in result.planes]
-            logits = replace(chosen, frames=tuple(result.frames)).logits(planes, result.size, result.images)
+            logits = replace(chosen, frames=tuple(result.frames)).logits(
+                planes, result.size, result.images, result.said
+            )
             paths = outputs(result.name)
             if cutout:
                 write_png(paths[1], cut_out(decode(folder / result.name), logits))

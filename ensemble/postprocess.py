@@ -1,4 +1,5 @@
-"""Repairs of a thresholded mask: holes filled, islands dropped, the largest piece kept, thin structures joined.
+"""Repairs of a thresholded mask: holes filled, islands dropped, the largest piece kept, thin structures joined; and,
+where images may be empty, masks emptied that are too small to be true.
 
 A car is one piece with few holes and no crumbs beside it; whether cutting crumbs off gains anything depends on the
 networks, so nothing here is applied unless `postprocess_gain.measure` has found that it pays.
@@ -12,6 +13,8 @@ from typing import Literal
 
 import cv2
 import numpy as np
+
+from competition import Size
 
 # half the length of the lines that close thin structures: aerials and mirror stalks break by a few pixels, not by more
 _REACH_PX = 4
@@ -104,21 +107,47 @@ def repair_thin(mask: np.ndarray, under_px: int) -> np.ndarray:
     return mask | taken[patches]
 
 
+def empty_small(mask: np.ndarray, under_px: int) -> np.ndarray:
+    """Empty a mask of less than `under_px` pixels altogether: so little is more often nothing.
+
+    Args and Returns as `fill_holes`.
+    """
+    return mask.copy() if int(mask.sum()) >= under_px else np.zeros_like(mask)
+
+
 @dataclass(frozen=True)
 class Step:
     """A repair and the sizes of it that are tried, the smallest first; a larger size changes at least as much.
 
-    It leaves alone what has not at least two pieces, or no hole: whichever `needs` says.
+    It leaves alone what has not at least two pieces, or no hole, or no pixel: whichever `needs` says.
+
+    Attributes:
+        name: as blend.json has it.
+        apply: takes a mask and a size.
+        sizes_px: areas, or 0 where size means nothing.
+        shares: of the frame's area, instead of `sizes_px`.
+        needs: what a mask must have for the step to change it.
+        empties: the step makes whole masks empty, and is tried only where empty masks are ordinary.
     """
 
     name: str
     apply: Callable[[np.ndarray, int], np.ndarray]
-    sizes_px: tuple[int, ...]
-    needs: Literal["pieces", "holes"] = "pieces"
+    sizes_px: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
+    needs: Literal["pieces", "holes", "mask"] = "pieces"
+    empties: bool = False
+
+    def sizes(self, full: Size) -> tuple[int, ...]:
+        """The sizes that are tried on frames of size `full`, in pixels of area.
+
+        >>> STEPS["fill-holes"].sizes((101, 101)), STEPS["empty-small"].sizes((101, 101))[:3]
+        ((100, 1000, 10000), (10, 20, 41))
+        """
+        return self.sizes_px or tuple(round(share * full[0] * full[1]) for share in self.shares)
 
     def concerns(self, pieces: int, holes: int) -> bool:
         """Whether it might change a mask of so many 8-connected pieces and holes; if not, it does not."""
-        return pieces > 1 if self.needs == "pieces" else holes > 0
+        return {"pieces": pieces > 1, "holes": holes > 0, "mask": pieces > 0}[self.needs]
 
 
 # in the order in which they are applied: joining first, so that a broken-off aerial is not dropped
@@ -129,6 +158,14 @@ STEPS = {
         Step("fill-holes", fill_holes, (100, 1000, 10000), needs="holes"),
         Step("drop-islands", drop_islands, (100, 1000, 10000)),
         Step("keep-largest", lambda mask, under_px: keep_largest(mask), (0,)),
+        # last: what is left is weighed as a whole
+        Step(
+            "empty-small",
+            empty_small,
+            shares=(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
+            needs="mask",
+            empties=True,
+        ),
     )
 }
 

@@ -53,16 +53,17 @@ def _repaired(
 ) -> list[tuple[list[float], np.ndarray]]:
     """For every image: its score as it is and after the step at each of its sizes; its runs after `size_px`."""
     cv2.setNumThreads(1)
+    sizes = step.sizes(full)
     results = []
     for runs, truth in zip(masks, truths, strict=True):
         changed = runs
-        scores = [metric.of(counts_runs(runs, truth))] * (1 + len(step.sizes_px))
+        scores = [metric.of(counts_runs(runs, truth))] * (1 + len(sizes))
         if not step.concerns(*pieces_and_holes(runs, full)):
             results.append((scores, changed))
             continue
         mask = rle.decode(runs, full).astype(bool)
         # what the largest size leaves alone, the smaller ones do
-        for position, size in sorted(enumerate(step.sizes_px, 1), key=lambda pair: -pair[1]):
+        for position, size in sorted(enumerate(sizes, 1), key=lambda pair: -pair[1]):
             repaired = apply_kept(mask, [(step.name, size)])
             if np.array_equal(repaired, mask):
                 break
@@ -118,7 +119,7 @@ class Repairs:
         pictures: Inputs | None = None,
         jobs: int = -1,
     ) -> None:
-        self._full, self._metric = oof.full, oof.metric
+        self._full, self._metric, self._empty_masks = oof.full, oof.metric, oof.empty_masks
         self._chunks = _chunks(len(oof.images))
         self._parallel = joblib.Parallel(n_jobs=jobs)
         calls = (
@@ -156,8 +157,16 @@ class Repairs:
         gain = np.zeros(len(self._truths))
         for k, (name, size_px) in enumerate(kept):
             scores = self.scores(STEPS[name], kept[:k])
-            gain += scores[:, 1 + STEPS[name].sizes_px.index(size_px)] - scores[:, 0]
+            gain += scores[:, 1 + STEPS[name].sizes(self._full).index(size_px)] - scores[:, 0]
         return gain
+
+    def emptying_gain(self, kept: Kept) -> np.ndarray:
+        """(N,) what it would add to the score of every image to empty its mask after these repairs."""
+        before = np.array(
+            [counts_runs(mask, truth) for mask, truth in zip(self._after(kept), self._truths, strict=True)]
+        )
+        areas = before[:, 2]
+        return self._metric.of_counts(0, 0, areas) - self._metric.of_counts(*before.T)
 
     def choose(self, images: np.ndarray, fold: np.ndarray, groups: np.ndarray) -> tuple[dict[str, Any], Kept]:
         """Keep the steps whose nested gain is surely above 0 on some images.
@@ -174,11 +183,12 @@ class Repairs:
         """
         figures: dict[str, Any] = {}
         kept: Kept = ()
-        for step in tqdm(STEPS.values(), desc="measure repairs", unit="step", disable=None):
+        steps = [step for step in STEPS.values() if self._empty_masks or not step.empties]
+        for step in tqdm(steps, desc="measure repairs", unit="step", disable=None):
             scores = self.scores(step, kept)[images]
             gain, best = nested_gain(scores, fold[images])
             low, high = mean_interval(gain, groups[images])
-            size_px = step.sizes_px[best]
+            size_px = step.sizes(self._full)[best]
             figures[step.name] = {
                 "size_px": size_px,
                 "nested_gain": float(gain.mean()),

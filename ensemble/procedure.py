@@ -18,6 +18,7 @@ from ensemble.index import DisagreementIndex, fold_rows
 from ensemble.intervals import mean_interval
 from ensemble.oof_data import OofData
 from ensemble.postprocess_gain import Kept, Repairs
+from ensemble.presence import Gate, fit_gate, mean_said
 from ensemble.selection import Candidate, choose, fit_threshold
 from folds.inputs import Inputs
 
@@ -36,6 +37,8 @@ class Decision:
         threshold_fit: the fitted threshold with its nested gain, interval, and whether it was kept; None for votes.
         repairs: of the mask, in order: those kept.
         repair_figures: what each repair gains; None where they were not measured.
+        gate: what empties masks of images in which the networks see nothing, by position; None where nothing does.
+        gate_figures: what it gains; None where no network that is blended has a head for that.
     """
 
     candidate: Candidate
@@ -44,6 +47,8 @@ class Decision:
     threshold_fit: dict[str, Any] | None
     repairs: Kept = ()
     repair_figures: dict[str, Any] | None = None
+    gate: Gate | None = None
+    gate_figures: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Outcome:
         decision: chosen on all images.
         without: chosen without a fold, by fold; empty where there are only two.
         scores: (N,) scores of every image under what was chosen without its fold.
-        nested: what of "way", "weights", "threshold" and "repairs" was chosen without the fold that is scored.
+        nested: what of "way", "weights", "threshold", "repairs" and "presence" was chosen without the fold that is
+            scored.
     """
 
     decision: Decision
@@ -134,10 +140,15 @@ def _blend_of(decision: Decision) -> tuple[Any, ...]:
     return candidate.vote, id(candidate.stacker), tuple(candidate.weights), decision.threshold
 
 
+def _used(candidate: Candidate) -> list[int]:
+    """Positions of the networks that a candidate blends."""
+    # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
+    return [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
+
+
 def _repairs_of(decision: Decision, oof: OofData, pictures: Inputs | None, jobs: int) -> Repairs:
     candidate = decision.candidate
-    # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
-    used = [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
+    used = _used(candidate)
     return Repairs(
         oof.of(used),
         [float(candidate.weights[i]) for i in used],
@@ -148,9 +159,27 @@ def _repairs_of(decision: Decision, oof: OofData, pictures: Inputs | None, jobs:
     )
 
 
+def _with_gate(
+    decision: Decision, repairs: Repairs, said: np.ndarray, images: np.ndarray, fold: np.ndarray, groups: np.ndarray
+) -> tuple[Decision, np.ndarray]:
+    """The decision with a gate fitted on the images that it may see, if it surely gains; and (N,) what it adds."""
+    asked = [i for i in _used(decision.candidate) if not np.isnan(said[:, i]).any()]
+    nothing = np.zeros(len(fold))
+    if not asked:
+        return decision, nothing
+    heard, gains = mean_said(said[:, asked]), repairs.emptying_gain(decision.repairs)
+    figures = fit_gate(gains[images], heard[images], fold[images], groups[images])
+    decision = replace(decision, gate_figures=figures)
+    if not figures["kept"]:
+        return decision, nothing
+    gate = Gate(figures["threshold"], tuple(asked))
+    return replace(decision, gate=gate), np.where(heard <= gate.threshold, gains, 0)
+
+
 def _with_repairs(outcome: Outcome, oof: OofData, pictures: Inputs | None, jobs: int) -> Outcome:
-    """The outcome with repairs chosen for each of its decisions on the images that it may see."""
+    """The outcome with repairs, and a gate, chosen for each of its decisions on the images that it may see."""
     fold, groups, everything = oof.fold, oof.groups, np.arange(len(oof.fold))
+    said = oof.said()
     decision, without, scores = outcome.decision, dict(outcome.without), outcome.scores.copy()
     # decisions that came to the same blend share its masks; one blend's masks are in memory at a time
     for blend in dict.fromkeys(map(_blend_of, (decision, *without.values()))):
@@ -159,14 +188,19 @@ def _with_repairs(outcome: Outcome, oof: OofData, pictures: Inputs | None, jobs:
         if _blend_of(decision) == blend:
             figures, kept = repairs.choose(everything, fold, groups)
             decision = replace(decision, repairs=kept, repair_figures=figures)
+            decision = _with_gate(decision, repairs, said, everything, fold, groups)[0]
         for held_out, chosen in without.items():
             if _blend_of(chosen) != blend:
                 continue
             seen, unseen = fold_rows(fold, held_out)
             figures, kept = repairs.choose(seen, fold, groups)
-            without[held_out] = replace(chosen, repairs=kept, repair_figures=figures)
-            scores[unseen] += repairs.gain(kept)[unseen]
-    return Outcome(decision, without, scores, (*outcome.nested, "repairs") if without else outcome.nested)
+            chosen = replace(chosen, repairs=kept, repair_figures=figures)
+            without[held_out], gate_gain = _with_gate(chosen, repairs, said, seen, fold, groups)
+            scores[unseen] += (repairs.gain(kept) + gate_gain)[unseen]
+    if not without:
+        return Outcome(decision, without, scores, outcome.nested)
+    gated = any(each.gate_figures is not None for each in (decision, *without.values()))
+    return Outcome(decision, without, scores, (*outcome.nested, "repairs", *(("presence",) if gated else ())))
 
 
 def settle(

@@ -191,6 +191,10 @@ class LogisticBlend:
         """Learn from `images`; returns self."""
         members = len(index.logits[0])
         logits, truths = self._drawn(index, images)
+        self.weights_ = np.full(members, 1 / members)
+        if not len(truths):
+            # networks that agree everywhere
+            return self
         counts = np.ones(len(truths))
         if index.agreed_logits:
             agreed = np.concatenate([index.agreed_logits[i] for i in images], axis=1)
@@ -198,7 +202,6 @@ class LogisticBlend:
             logits = np.hstack([logits, agreed])
             truths = np.concatenate([truths, *(index.agreed_truths[i] for i in images)])
         active = np.arange(members)
-        self.weights_ = np.full(members, 1 / members)
         if len(np.unique(truths)) < 2:
             return self
         while len(active):

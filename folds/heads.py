@@ -18,7 +18,7 @@ from folds.truth import load_truth
 from kernels import rle
 from kernels.metrics import DICE, Metric
 from models.frame import Frame
-from models.variants import Variant
+from models.variants import PRESENCE_HEAD, Variant
 
 
 class HeadTruth(Protocol):
@@ -38,6 +38,7 @@ class HeadRule:
             number of processes.
         target: what the network is trained towards, from an image's truth, the network's frame and the full size:
             (h, w) or (h, w, c) uint8, where 255 is 1.
+        loss: name in models/losses.py, where the recipe names none for the head; None for the recipe's own.
         score: of one image at full size, from its logits (h, w) or (c, h, w) float32, the network's frame, its truth,
             and the full size.
     """
@@ -46,6 +47,7 @@ class HeadRule:
     load: Callable[[TrainingSet, Path, int], HeadTruth]
     target: Callable[[np.ndarray, Frame, Size], np.ndarray]
     score: Callable[[np.ndarray, Frame, np.ndarray, Size], float]
+    loss: str | None = None
 
 
 def _coverage(runs: np.ndarray, frame: Frame, full: Size) -> np.ndarray:
@@ -61,6 +63,13 @@ HEADS: dict[str, HeadRule] = {
         load=lambda training, cache, jobs: load_truth(training, cache, jobs=jobs),
         target=_coverage,
         score=full_size_score,
+    ),
+    PRESENCE_HEAD: HeadRule(
+        metric="presence_accuracy",
+        load=lambda training, cache, jobs: load_truth(training, cache, jobs=jobs),
+        target=lambda runs, frame, full: np.full(frame.size, 255 if len(runs) else 0, np.uint8),
+        score=lambda logits, frame, runs, full: float((logits.mean() > 0) == (len(runs) > 0)),
+        loss="bce",
     ),
 }
 

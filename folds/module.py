@@ -67,7 +67,9 @@ class SegmentationModule(lightning.LightningModule):
         # its method and not the network itself: validation, and all that comes after, would be compiled again for its
         # own mode and sizes, and a module's copies, as averaging makes one, would be compiled too
         self._compiled = torch.compile(self.network.forward) if recipe.compile else None
-        self._losses = {head: find_loss(recipe.losses.get(head, recipe.loss)) for head in self._heads}
+        self._losses = {
+            head: find_loss(recipe.losses.get(head) or rule.loss or recipe.loss) for head, rule in rules.items()
+        }
 
     def _logits_and_loss(
         self, batch: Batch, network: Callable[[torch.Tensor], torch.Tensor]

@@ -238,6 +238,10 @@ class LogitStore:
         planes = self.read(name)[self._planes[head]]
         return planes[0] if len(planes) == 1 else planes
 
+    def has(self, head: str) -> bool:
+        """Whether it holds logits of that head."""
+        return head in self._planes
+
     def missing(self) -> list[str]:
         """Names of the images not written yet, in the store's order."""
         present = {entry.name for entry in self.path.iterdir()}

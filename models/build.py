@@ -18,9 +18,10 @@ from models.networks.average_mask import AverageMask
 from models.networks.dilated_unet import DilatedUNet
 from models.networks.folded_unet import FoldedUNet
 from models.networks.simple_cnn import SimpleCNN
+from models.networks.spread_labels import SpreadLabels
 from models.networks.unet import UNet
 from models.pretrained import with_weights
-from models.variants import ENLARGED, Variant
+from models.variants import ENLARGED, PRESENCE_HEAD, Variant
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ NETWORKS = {
         lambda v: DilatedUNet.divisor(*(v.options[key] for key in ("widths",) if key in v.options)),
     ),
 }
+
+
+# our own networks that can have a head of whole images; they take it from the variant themselves
+_OF_IMAGES: tuple[str, ...] = ()
+# before the only layer that is of whole images and not of pixels: it has as many samples as there are images
+_LABEL_DROPOUT = 0.3
 
 
 def _find_network(variant: Variant) -> Network:
@@ -122,6 +129,7 @@ def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
         UserError: the network is unknown, its size does not suit it, or the encoder's weights cannot be had.
     """
     check_size(variant)
+    says_presence = _says_presence(variant)
     if variant.network != "smp":
         return _find_network(variant).make(variant)
     weights = None if variant.weights == "none" or not pretrained else variant.weights
@@ -135,11 +143,28 @@ def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
                 encoder_name=variant.encoder,
                 encoder_weights=weights,
                 in_channels=variant.in_channels,
-                classes=variant.out_channels,
+                classes=variant.out_channels - says_presence,
+                aux_params={"classes": 1, "dropout": _LABEL_DROPOUT} if says_presence else None,
                 **variant.options,
             )
 
-    return with_weights(make, variant) if weights else make()
+    network = with_weights(make, variant) if weights else make()
+    return SpreadLabels(network) if says_presence else network
+
+
+def _says_presence(variant: Variant) -> bool:
+    """Whether its last head is of whole images; UserError where that is another one, or the network cannot have it."""
+    heads = [head.name for head in variant.heads]
+    if PRESENCE_HEAD not in heads:
+        return False
+    if heads.index(PRESENCE_HEAD) != len(heads) - 1 or len(heads) == 1 or variant.heads[-1].channels != 1:
+        raise UserError(
+            f"{variant.name} must have the head {PRESENCE_HEAD!r} last, of one channel (models/variants.py)."
+        )
+    if variant.network not in ("smp", *_OF_IMAGES):
+        known = ", ".join(("smp", *_OF_IMAGES))
+        raise UserError(f"{variant.name} cannot have the head {PRESENCE_HEAD!r}; networks that can: {known}.")
+    return True
 
 
 def parameter_count(network: torch.nn.Module) -> int:

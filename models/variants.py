@@ -17,6 +17,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FULL_PADDED = (1280, 1920)
 
+# the head that says whether there is anything in an image: one logit of the whole, spread over a plane like the others
+PRESENCE_HEAD = "presence"
+
 # a trained network on disk, as models/checkpoint.py writes it
 VARIANT_FILE = "variant.json"
 WEIGHTS_FILE = "weights.safetensors"

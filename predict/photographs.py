@@ -15,6 +15,7 @@ from competition import Size
 from models.frame import Frame
 from models.image_file import ImageFile
 from predict.blocks import Place, names_by_slot, stacked
+from predict.presence import mask_and_said
 from predict.replicas import ReplicaPool
 from predict.tiles import predict_in_tiles
 
@@ -65,6 +66,7 @@ class PhotographLogits:
         size: its own (height, width).
         planes, frames: per member, float32 logits and the frame they lie in.
         images: per frame, (h, w, 3) uint8 RGB: the photograph in that frame.
+        said: per member, the logit that there is something in it; None of one without a head for that.
     """
 
     name: str
@@ -72,6 +74,7 @@ class PhotographLogits:
     planes: list[np.ndarray] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     images: dict[Frame, np.ndarray] = field(default_factory=dict)
+    said: list[float | None] = field(default_factory=list)
 
 
 def network_logits(pool: ReplicaPool, photographs: Sequence[tuple[Place, Photograph]]) -> list[PhotographLogits]:
@@ -80,7 +83,7 @@ def network_logits(pool: ReplicaPool, photographs: Sequence[tuple[Place, Photogr
     block_names = names_by_slot([place for place, _ in photographs])
     with pool.take() as replicas:
         for replica in replicas:
-            frame, mask = replica.frame, replica.variant.planes_of("mask")
+            frame = replica.frame
             whole = [(place, p.inputs[frame]) for place, p in photographs if not frame.exceeded_by(p.size)]
             logits = replica.logits(stacked(whole), block_names) if whole else np.empty(0)
             for result, (place, photograph) in zip(results, photographs, strict=True):
@@ -89,10 +92,12 @@ def network_logits(pool: ReplicaPool, photographs: Sequence[tuple[Place, Photogr
                     tiled = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
                     # tiles are put together at the photograph's own size, or twice that
                     whole_frame = Frame(frame.enlarged(photograph.size))
-                    result.planes.append(tiled[mask][0])
+                    plane, said = mask_and_said(tiled, replica.variant)
                     result.frames.append(whole_frame)
                     result.images[whole_frame] = photograph.inputs[frame]
                 else:
-                    result.planes.append(logits[place.slot, mask][0])
+                    plane, said = mask_and_said(logits[place.slot], replica.variant)
                     result.frames.append(frame)
+                result.planes.append(plane)
+                result.said.append(said)
     return results

@@ -12,6 +12,7 @@ from competition import Size
 from ensemble.blend import Blend
 from folds.store import LogitStore
 from models.frame import Frame, load_for
+from predict.presence import said_of
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,13 @@ class StoredMasks:
         frames = self.blend.image_frames(self.full)
         return load_for(frames, self.folder / image, self.full)[0] if frames else {}
 
+    def _said(self, image: str) -> list[float | None]:
+        return said_of(self.stores, image) if self.blend.gate is not None else []
+
     def logits(self, image: str, planes: Sequence[np.ndarray]) -> np.ndarray:
         """(H, W) float32: the blend's full-size logits of an image, from its `planes`, before threshold and repairs."""
         return self.blend.combined(planes, self.full, self._images(image))
 
     def mask(self, image: str, planes: Sequence[np.ndarray]) -> np.ndarray:
         """(H, W) bool: the blend's mask of an image, from its `planes`."""
-        return self.blend.mask(planes, self.full, self._images(image))
+        return self.blend.mask(planes, self.full, self._images(image), self._said(image))

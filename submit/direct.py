@@ -26,13 +26,15 @@ from models.frame import Frame, load_for
 from predict.blocks import Place, names_by_slot, places, raise_unreadable, stacked
 from predict.pipeline import streamed
 from predict.predictor import Share
+from predict.presence import mask_and_said
 from predict.replicas import Replica, ReplicaPool, pool_of_process
 from submit.spool import write_all
 from submit.stream import SubmissionStream
 
 _Fault = tuple[str, UserError]
-# an image's name, its logits by each member, and the image itself in the frames in which the blend looks at it
-_Passed = tuple[str, list[np.ndarray], dict[Frame, np.ndarray]]
+# an image's name, its logits by each member, the image itself in the frames in which the blend looks at it, and what
+# each member says of it as a whole
+_Passed = tuple[str, list[np.ndarray], dict[Frame, np.ndarray], list[float | None]]
 
 _EMPTY_ROWS = Schema(list[str], "remove the folder that it is in")
 
@@ -83,12 +85,13 @@ class Direct:
                 logits = [_logits(*each, images) for each in zip(replicas, batches, strict=True)]
             for place, inputs in images:
                 pictures = {frame: inputs[frame] for frame in needed}
-                yield place.name, [planes[place.name] for planes in logits], pictures
+                each_one = [of_member[place.name] for of_member in logits]
+                yield place.name, [plane for plane, _ in each_one], pictures, [said for _, said in each_one]
 
         def keep(result: _Passed) -> tuple[str, bytes]:
-            name, planes, pictures = result
+            name, planes, pictures, said = result
             as_stored = [rounded(plane) for plane in planes]
-            return name, self.blend.row(as_stored, self.stream.size, self.stream.order, pictures)
+            return name, self.blend.row(as_stored, self.stream.size, self.stream.order, pictures, said)
 
         unread: list[tuple[Place, UserError]] = []
         shard_of = {name: shard for shard in shards for name in self.stream.shard_names(shard)}
@@ -136,14 +139,16 @@ class Direct:
 
 def _logits(
     replica: Replica, batch: int, images: Sequence[tuple[Place, dict[Frame, np.ndarray]]]
-) -> dict[str, np.ndarray]:
-    """One member's logits (h, w) float32 of the images of a block, by name: in its own blocks, of `batch` images."""
+) -> dict[str, tuple[np.ndarray, float | None]]:
+    """One member's logits (h, w) float32 of the images of a block, and what it says of each as a whole, by name.
+
+    They go through in the member's own blocks, of `batch` images.
+    """
     inputs = {place.name: of_frame[replica.frame] for place, of_frame in images}
-    mask = replica.variant.planes_of("mask")
-    logits: dict[str, np.ndarray] = {}
+    logits: dict[str, tuple[np.ndarray, float | None]] = {}
     for block in places(names_by_slot([place for place, _ in images]), list(inputs), batch):
         planes = replica.logits(stacked([(place, inputs[place.name]) for place in block]), names_by_slot(block))
-        logits.update((place.name, planes[place.slot, mask][0]) for place in block)
+        logits.update((place.name, mask_and_said(planes[place.slot], replica.variant)) for place in block)
     return logits
 
 

@@ -29,6 +29,7 @@ from models.frame import load_for
 from predict import blocks
 from predict.blocks import UnreadableImagesError
 from predict.predictor import predict
+from predict.presence import said_of
 from submit.check import check, sample_names
 from submit.direct import drop_empty_rows, write_direct
 from submit.score import score
@@ -55,7 +56,8 @@ class _Blender:
                 continue
             planes = [store.head(name) for store in self.stores]
             images = load_for(frames, self.folder / name, stream.size)[0] if frames else {}
-            yield name, self.blend.row(planes, stream.size, stream.order, images)
+            said = said_of(self.stores, name) if self.blend.gate is not None else []
+            yield name, self.blend.row(planes, stream.size, stream.order, images, said)
 
     def write(self, stream: SubmissionStream, shard: int) -> int:
         """Write one shard of the submission; returns its number of rows."""

@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -112,6 +113,31 @@ def test_the_figure_is_of_a_choice_made_without_the_fold_that_is_scored(
         mask = apply_kept(mask, chosen["postprocess_kept"])
         truth = truth_of(name)
         assert dice == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()), abs=1e-6)
+
+
+def test_files_and_words_name_the_competitions_own_metric(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COMPETITIONS, "carvana", replace(CARVANA, metric="mean_precision"))
+    data, runs = trained
+    fit.main(data=data, runs=runs, jobs=1, name="other", postprocess="off")
+    printed = capsys.readouterr().out
+    assert "out-of-fold mean precision at full size" in printed and "dice" not in printed.lower()
+    folder = runs / "carvana" / "other"
+    assert "dice" not in (folder / "blend.json").read_text().lower()
+    blend = json.loads((folder / "blend.json").read_text())
+    scores = pd.read_csv(folder / "oof_mean_precision.csv").set_index("image")
+    assert blend["cv"]["mean_precision"] == pytest.approx(scores["nested"].mean(), abs=1e-6)
+    assert "mean-precision-weights" in blend["candidates"]
+    store = LogitStore.open(runs / "carvana" / VARIANTS[0] / "oof.zarr")
+    for name in scores.index[:2]:
+        mask = Frame(store.shape[1:]).invert(store.read(name)[0], CARVANA.size) > 0
+        assert scores[VARIANTS[0]][name] == pytest.approx(naive.mean_precision(mask, truth_of(name)), abs=1e-6)
+    report.main(data=data, runs=runs, jobs=1, name="other")
+    page = (folder / "report.html").read_text()
+    assert "Every figure is mean precision at full size" in page and ">Dice<" not in page
+    with pytest.raises(SystemExit, match=r"unknown way of blending 'dice-weights'; known: .*mean-precision-weights"):
+        fit.main(data=data, runs=runs, blend="dice-weights")
 
 
 def test_a_forced_way_is_no_choice_and_two_folds_nest_none(trained: tuple[Path, Path], tmp_path: Path) -> None:
