@@ -104,7 +104,7 @@ OUT_OF_RANGE = [
     ("folds.task:MANIFEST", "dice", 1.5, r"dice is 1\.5, expected a number from 0 to 1"),
     ("folds.task:MANIFEST", "fold", -1, r"fold is -1, expected"),
     ("models.variants:VARIANT", "size", [0, 64], r"below 1"),
-    ("models.variants:VARIANT", "fit", "crop", r"fit is 'crop', expected 'resize' or 'pad'"),
+    ("models.variants:VARIANT", "fit", "crop", r"fit is 'crop', expected 'resize', 'pad'"),
     ("models.variants:VARIANT", "depth", 3, r"depth is no field of it"),
     ("models.variants:VARIANT", "name", "../a", r"name: '\.\./a' names no folder"),
     ("submit.submission_file:_MANIFEST", "sha256", "0f", r"sha256 is '0f', expected"),
