@@ -8,9 +8,12 @@ IMAGES ?=
 BLEND ?=
 SCHEDULER ?=
 OUT    ?=
+NAME   ?=
+OOF    ?=
+TEST   ?=
 ARGS  ?=
 # in the environment of programs they would be expanded after all
-unexport C V F DATA IMAGES BLEND SCHEDULER OUT ARGS
+unexport C V F DATA IMAGES BLEND SCHEDULER OUT NAME OOF TEST ARGS
 
 default-C      = carvana
 default-F      = all
@@ -34,7 +37,7 @@ MORE   = $(call typed,ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict plan report \
+.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict plan report import-member \
 	disagreement scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -97,6 +100,9 @@ report: setup  ## table of figures and a contact sheet of predictions
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
 	$(PY) -m report.disagreement $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)
+
+import-member: setup  ## take predictions made elsewhere as member NAME: OOF=folder and TEST=folder of NPZ, NPY or PNG files
+	$(PY) -m predict.import_member $(WHERE) --name $(call quoted,NAME) $(if $(call typed,OOF),--oof $(call quoted,OOF)) $(if $(call typed,TEST),--test $(call quoted,TEST)) $(MORE)
 
 scheduler: setup  ## bring workers together, at this machine's port 8786; ARGS='--host ADDRESS --port NUMBER'
 	$(PY) -m folds.scheduler $(MORE)

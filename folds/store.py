@@ -31,6 +31,7 @@ _MEANING = {
     "folds_digest": "folds",
     "weights_digest": "weights, before the variant was trained again",
     "tta": "test-time augmentation",
+    "imported": "predictions",
     "frame_version": "version of the way from images to inputs",
 }
 # what attributes that have been added since were before there was a name for them

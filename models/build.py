@@ -21,7 +21,7 @@ from models.networks.simple_cnn import SimpleCNN
 from models.networks.spread_labels import SpreadLabels
 from models.networks.unet import UNet
 from models.pretrained import with_weights
-from models.variants import ENLARGED, PRESENCE_HEAD, Variant
+from models.variants import ENLARGED, IMPORTED, PRESENCE_HEAD, Variant
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ _LABEL_DROPOUT = 0.3
 
 
 def _find_network(variant: Variant) -> Network:
+    if variant.network == IMPORTED:
+        raise UserError(
+            f"{variant.name} was imported: its network is not here, only its predictions; leave it out (V=...)."
+        )
     if variant.network not in NETWORKS:
         raise UserError(f"unknown network {variant.network!r}; known: smp, {', '.join(NETWORKS)}.")
     return NETWORKS[variant.network]

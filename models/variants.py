@@ -19,6 +19,8 @@ FULL_PADDED = (1280, 1920)
 
 # the head that says whether there is anything in an image: one logit of the whole, spread over a plane like the others
 PRESENCE_HEAD = "presence"
+# the `network` of predictions that were made elsewhere: there is nothing to build
+IMPORTED = "imported"
 
 # a trained network on disk, as models/checkpoint.py writes it
 VARIANT_FILE = "variant.json"
@@ -41,7 +43,7 @@ class Variant:
 
     Attributes:
         name: unique; letters, digits and hyphens, as it names a folder.
-        network: "smp" for segmentation-models-pytorch, else a key of `models.build.NETWORKS`.
+        network: "smp" for segmentation-models-pytorch, else a key of `models.build.NETWORKS`; or `IMPORTED`.
         size: (height, width) of the network's input and of its logits.
         recipe: name of the recipe it is trained with unless another is asked for.
         architecture, encoder: smp's names; empty for our own networks.

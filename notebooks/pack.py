@@ -9,7 +9,7 @@ from pathlib import Path
 import atomic
 from command_line import UserError
 from ensemble.blend_file import BLEND_FILE, STACKER_FILE, STACKER_WEIGHTS_FILE, blend_folder, read_blend
-from folds.run_layout import FOLDS_FILE, TRAINED_FILES, finished_folds
+from folds.run_layout import FOLDS_FILE, TRAINED_FILES, WEIGHTS_FILE, finished_folds
 from kaggle_client.credentials import Credentials
 from path_names import inside
 
@@ -58,7 +58,7 @@ def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
     """A blend and its members' weights.
 
     Raises:
-        UserError: there is no such blend, or a member is not trained.
+        UserError: there is no such blend, or a member is not trained, or has no network.
     """
     folder = blend_folder(root, blend)
     members = read_blend(folder)["members"]
@@ -71,6 +71,11 @@ def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
         folds = finished_folds(inside(root, member, f"{folder / BLEND_FILE}"))
         if not folds:
             raise UserError(f"{root / member} is not trained: make folds V={member}, or fetch it (make notebook-pull).")
+        if not (folds[0] / WEIGHTS_FILE).exists():
+            raise UserError(
+                f"{root / member} has no network to predict with on Kaggle, as an imported member has none: choose a "
+                "blend without it (V=...)."
+            )
         for fold in folds:
             for file in sorted(fold.iterdir()):
                 if file.name in TRAINED_FILES:

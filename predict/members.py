@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from competition import COMPETITIONS
 from folds.run_layout import (
     MANIFEST_FILE,
     OOF_STORE,
+    TEST_STORE,
     begun_folds,
     fold_folder,
     is_finished,
@@ -21,7 +23,7 @@ from folds.store import LogitStore
 from folds.task import check_frame, read_manifest
 from models import checkpoint
 from models.frame import Frame, frame_of
-from models.variants import VARIANTS, Variant
+from models.variants import IMPORTED, VARIANTS, Variant
 from path_names import inside
 
 
@@ -48,6 +50,39 @@ class Member:
     def name(self) -> str:
         """The variant's name."""
         return self.variant.name
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is predictions made elsewhere, without a network."""
+        return self.variant.network == IMPORTED
+
+    def require_network(self) -> None:
+        """Raise UserError where there is no network to predict with."""
+        if self.imported:
+            raise UserError(
+                f"{self.name} was imported, so its network is not here to predict with: leave it out, or use the "
+                "imported logits of the test set (no --stream)."
+            )
+
+    def imported_digest(self) -> str:
+        """Identifies the test set's predictions that were imported with it; empty where none were, or it is trained."""
+        path = self.folder / TEST_STORE
+        return str(LogitStore.open(path).attributes.get("imported", "")) if self.imported and path.exists() else ""
+
+    def imported_logits(self, names: Sequence[str]) -> LogitStore:
+        """The logits of test images that were imported with it.
+
+        Raises:
+            UserError: some images' were not.
+        """
+        again = f"import the test set's predictions (make import-member NAME={self.name} TEST=FOLDER)"
+        if not (self.folder / TEST_STORE).exists():
+            raise UserError(f"{self.name} was imported without predictions of these images: {again}.")
+        store = LogitStore.open(self.folder / TEST_STORE)
+        lacking = sorted(set(names) - (set(store.names) - set(store.missing())))
+        if lacking:
+            raise UserError(f"{store.path} lacks {len(lacking)} of the images ({lacking[0]} first): {again}.")
+        return store
 
     @property
     def manifests(self) -> list[Path]:
@@ -84,6 +119,9 @@ def _member(folder: Path, fold_count: int) -> Member:
         if manifest is None:
             raise UserError(f"{fold} is not trained: make fold V={folder.name} F={k}.")
         manifests.append(manifest)
+        if "imported" in manifest:
+            digest.update(manifest["imported"]["digest"].encode())
+            continue
         try:
             digest.update((fold / checkpoint.WEIGHTS_FILE).read_bytes())
         except FileNotFoundError:

@@ -140,6 +140,8 @@ def predict(
         UserError: the store holds other images (names, or a folder of another name) or another training's logits; or
             a network gives NaN; or processes keep dying, or the cluster cannot be used.
     """
+    if member.imported:
+        return member.imported_logits(names)
     kept = LogitStore.create(
         store or member.folder / TEST_STORE,
         names,

@@ -47,6 +47,7 @@ class Replica:
         tta: Sequence[str] | None = None,
         runtime: str = "torch",
     ) -> None:
+        member.require_network()
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.variant = member.variant
         self.frame = member.frame

@@ -145,6 +145,9 @@ def _fingerprint(name: str, blend: Blend, images: Path | None, empty: Collection
         **blend.state(),
         "weights": list(blend.weights),
     }
+    imported = {m.name: m.imported_digest() for m in blend.members if m.imported}
+    if imported:
+        fingerprint["imported"] = imported
     if images is not None:
         fingerprint["images"] = images.absolute().name
     if empty:
@@ -211,6 +214,9 @@ def main(
     home = blend_folder(runs / facts.name, name)
     fitted = read_blend(home)
     blend = find_blend(runs / facts.name, name)
+    if stream:
+        for member in blend.members:
+            member.require_network()
     names, folder = rows_wanted(facts, data, images, on_missing)
     predictors = jobs or 1
 
