@@ -67,6 +67,8 @@ class Competition:
         empty_masks: whether images without any foreground are ordinary, and not faults.
         channels: of an image; 3 is RGB.
         targets: heads (folds/heads.py) that there is truth for.
+        composed: images are composed of backgrounds and foregrounds when asked for (folds/composites.py); an image is a
+            background and a composite, six channels, its size the backgrounds', and `size` what they usually have.
         test_masks_dir: folder of the test images' true masks; None where nobody but the organiser has them.
     """
 
@@ -88,6 +90,7 @@ class Competition:
     test_dir: str = "test"
     channels: int = 3
     targets: tuple[str, ...] = ("mask",)
+    composed: bool = False
     test_masks_dir: str | None = None
     truth_table: str | None = None
     groups_file: str | None = None
@@ -238,6 +241,23 @@ COMPETITIONS = {
             test_masks_dir="test_masks",
             metadata_file="metadata.csv",
             metadata_breakdown="make",
+        ),
+        Competition(
+            name="composites",
+            title="Composites, masks and depth of a foreground on a known background",
+            slug=None,
+            size=(192, 192),
+            order="row",
+            # block, background, foreground, position, mirrored or as it is
+            name_pattern=r"(?P<group>[0-9a-f]{8})_.+_.+_\d\d+[am]\.png",
+            mask_suffix=".png",
+            header=("img", "rle_mask"),
+            train_count=None,
+            test_count=None,
+            image_suffix=".png",
+            channels=6,
+            targets=("mask", "depth"),
+            composed=True,
         ),
         Competition(
             name="salt",

@@ -73,6 +73,8 @@ AUGMENTATIONS: dict[str, Callable[[], list[A.BasicTransform]]] = {
         ),
         _flip(),
     ],
+    # system D: a square of a quarter of the side is blacked out, and what lies there must still be told
+    "cutout": lambda: [A.CoarseDropout((1, 1), (0.25, 0.25), (0.25, 0.25), fill=0, p=0.5)],
     # system C, with its own range
     "flip-rotate": lambda: [_flip(), _affine(0.9, rotate=(-8, 8))],
 }

@@ -24,7 +24,7 @@ from folds.devices import set_threads
 from folds.divergence import LossWatch
 from folds.failures import explained
 from folds.heads import MASK_HEAD
-from folds.inputs import CachedInputs
+from folds.inputs import CachedInputs, DrawnInputs
 from folds.module import SegmentationModule
 from folds.progress import Bar, EpochRecord
 from folds.randomness import SeededEpochs
@@ -49,8 +49,9 @@ def worker_count(task: FoldTask) -> int:
     cores = task.threads or core_count()
     if torch.cuda.is_available():
         return max(1, min(_MOST_WORKERS, cores // task.devices - 1))
-    # on a CPU the network needs the cores, and cached frames cost next to nothing
-    return 0 if isinstance(task.inputs, CachedInputs) or min(cores, thread_count()) // task.devices < 2 else 1
+    # on a CPU the network needs the cores, and frames that are cached or composed cost next to nothing
+    fast = isinstance(task.inputs, CachedInputs) or task.training.composed
+    return 0 if fast or min(cores, thread_count()) // task.devices < 2 else 1
 
 
 def set_up(task: FoldTask) -> None:
@@ -63,7 +64,11 @@ def set_up(task: FoldTask) -> None:
 
 def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
     seed = task.seed + task.fold
-    samples = Samples(task.inputs, Augmentation(task.recipe.augment, seed) if train else None)
+    drawn = None
+    if train and task.draws is not None:
+        heads = [head.name for head in task.variant.heads]
+        drawn = DrawnInputs(task.draws, frame_of(task.variant), heads, task.training.competition.size)
+    samples = Samples(task.inputs, Augmentation(task.recipe.augment, seed) if train else None, drawn)
     sampler = EpochSampler(
         task.train if train else task.held_out,
         seed=seed,

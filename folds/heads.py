@@ -12,6 +12,8 @@ import numpy as np
 
 from command_line import UserError
 from competition import Competition, Size
+from folds.composites import NearTruth
+from folds.depth import full_size_rmse
 from folds.images import TrainingSet
 from folds.scoring import full_size_score
 from folds.truth import load_truth
@@ -56,6 +58,7 @@ def _coverage(runs: np.ndarray, frame: Frame, full: Size) -> np.ndarray:
 
 # the head of a binary mask: training is watched, and blends are made, by the competition's metric of it
 MASK_HEAD = "mask"
+DEPTH_HEAD = "depth"
 
 HEADS: dict[str, HeadRule] = {
     MASK_HEAD: HeadRule(
@@ -70,6 +73,13 @@ HEADS: dict[str, HeadRule] = {
         target=lambda runs, frame, full: np.full(frame.size, 255 if len(runs) else 0, np.uint8),
         score=lambda logits, frame, runs, full: float((logits.mean() > 0) == (len(runs) > 0)),
         loss="bce",
+    ),
+    # nearness, 0 far .. 1 near
+    DEPTH_HEAD: HeadRule(
+        metric="depth_rmse",
+        load=lambda training, cache, jobs: NearTruth(training).checked(),
+        target=lambda near, frame, full: frame.apply(near),
+        score=full_size_rmse,
     ),
 }
 
@@ -101,7 +111,12 @@ def targets(
     heads: Sequence[str], truths: Mapping[str, HeadTruth], position: int, frame: Frame, full: Size
 ) -> np.ndarray:
     """What heads are trained towards, in their order: (h, w) uint8, or (h, w, K) where they have several planes."""
-    each = [HEADS[head].target(truths[head].of(position), frame, full) for head in heads]
+    return targets_of(heads, {head: truths[head].of(position) for head in heads}, frame, full)
+
+
+def targets_of(heads: Sequence[str], truths: Mapping[str, np.ndarray], frame: Frame, full: Size) -> np.ndarray:
+    """As `targets`, from each head's truth of one image."""
+    each = [HEADS[head].target(truths[head], frame, full) for head in heads]
     if len(each) == 1:
         return each[0]
     return np.concatenate([plane.reshape(*frame.size, -1) for plane in each], axis=-1)

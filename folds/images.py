@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import google_crc32c
 import joblib
@@ -22,7 +23,8 @@ from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import Competition, Size, find_competition
-from models.image_file import ImageFile
+from models.frame import Frame
+from models.image_file import ImageFile, decode
 
 # images a process verifies at a time
 _CHUNK = 32
@@ -125,6 +127,13 @@ def read_mask(path: Path, expected: Size) -> np.ndarray:
     return mask
 
 
+class Draws(Protocol):
+    """Training samples that are drawn anew each epoch, by (epoch, position) alone."""
+
+    def sample(self, epoch: int, position: int, frame: Frame) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A sample's input (h, w, C) uint8 and, by head, its truth as the head's rule takes it."""
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """The training images of a competition and where their masks are.
@@ -152,6 +161,35 @@ class TrainingSet:
     def mask_path(self, name: str) -> Path:
         """Where its mask is."""
         return self.data / self.competition.masks_dir / self.competition.mask_name(name)
+
+    @property
+    def composed(self) -> bool:
+        """Whether images are composed when asked for (folds/composites.py), and not files to be decoded and cached."""
+        return False
+
+    def picture(self, name: str) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: the image, for people. Raises UserError as `decode`."""
+        return decode(self.image_path(name))
+
+    def input_of(self, position: int, frame: Frame) -> np.ndarray:
+        """(h, w, C) uint8: the image as a network's input. Raises UserError as `Frame.load`."""
+        return frame.load(self.image_path(self.names[position]), self.competition.size)[0]
+
+    def mask(self, name: str) -> np.ndarray:
+        """(H, W) bool: the true mask. Raises UserError as `read_mask`."""
+        return read_mask(self.mask_path(name), self.competition.size)
+
+    def near(self, position: int) -> np.ndarray:
+        """(H, W) uint8: nearness, 0 far .. 255 near. Raises UserError where nobody knows the depth, as here."""
+        raise UserError(f"{self.data} holds no depth: choose a variant without a depth head.")
+
+    def digests_of(self, position: int) -> frozenset[str]:
+        """Digests of the files that an image was made of: of its own file."""
+        return frozenset((self.image_digests[position],))
+
+    def draws(self, train: np.ndarray, held_out: np.ndarray, seed: int) -> Draws | None:
+        """What a fold trains on where that is drawn anew each epoch; None where it is the images themselves."""
+        return None
 
     def groups(self) -> np.ndarray:
         """(N,) str: the group (car) of every image, in the order of `names`."""
@@ -206,6 +244,11 @@ def find_training_set(competition: Competition, data: Path) -> TrainingSet:
         UserError: a folder is missing or empty, images and masks do not pair up, or a table of groups lacks an image or
             lists one twice; the message names the first.
     """
+    if competition.composed:
+        # imports this module
+        from folds.composites import find_composites
+
+        return find_composites(competition, data)
     names = list_images(data / competition.train_dir, competition)
     masks_dir = data / competition.masks_dir
     if not masks_dir.is_dir():

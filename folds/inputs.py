@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from competition import Size
 from folds.derived import derive, new_array
-from folds.heads import HeadTruth, targets
-from folds.images import TrainingSet
+from folds.heads import HeadTruth, targets, targets_of
+from folds.images import Draws, TrainingSet
 from folds.truth import in_chunks
 from models import codec_warnings
 from models.frame import Frame
@@ -73,13 +74,27 @@ class DecodedInputs:
     heads: Sequence[str] = MASK
 
     def image(self, position: int) -> np.ndarray:
-        """(h, w, 3) uint8 RGB."""
-        path = self.training.image_path(self.training.names[position])
-        return self.frame.load(path, self.training.competition.size)[0]
+        """(h, w, C) uint8."""
+        return self.training.input_of(position, self.frame)
 
     def target(self, position: int) -> np.ndarray:
         """(h, w) or (h, w, K) uint8."""
         return targets(self.heads, self.truths, position, self.frame, self.training.competition.size)
+
+
+@dataclass(frozen=True)
+class DrawnInputs:
+    """Image and target of training samples that are drawn anew each epoch, by (epoch, position)."""
+
+    draws: Draws
+    frame: Frame
+    heads: Sequence[str]
+    full: Size
+
+    def __call__(self, epoch: int, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w, C) uint8, and (h, w) or (h, w, K) uint8."""
+        image, truths = self.draws.sample(epoch, position, self.frame)
+        return image, targets_of(self.heads, truths, self.frame, self.full)
 
 
 def _input_chunk(training: TrainingSet, start: int, stop: int, decoded: DecodedInputs, folder: Path) -> None:
@@ -120,7 +135,7 @@ def load_inputs(
     decoded = DecodedInputs(training, frame, truths, tuple(heads))
     # the first tells how many planes there are, and is read again: one of thousands
     target = decoded.target(0).shape
-    if count * (height * width * 3 + int(np.prod(target))) > CACHE_LIMIT_BYTES:
+    if training.composed or count * (height * width * 3 + int(np.prod(target))) > CACHE_LIMIT_BYTES:
         return decoded
     version = frame.version(training.competition.size)
     # inputs of an older geometry stay where they are, for nobody

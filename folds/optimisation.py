@@ -74,6 +74,9 @@ def schedule(chosen: torch.optim.Optimizer, recipe: Recipe, steps: int, metric: 
         )
         return {"scheduler": plateau, "interval": "epoch", "monitor": watched}
     scheduler: lr_scheduler.LRScheduler
+    if recipe.schedule == "step":
+        scheduler = lr_scheduler.StepLR(chosen, recipe.step_epochs, recipe.plateau_factor)
+        return {"scheduler": scheduler, "interval": "epoch"}
     if recipe.schedule == "one-cycle":
         scheduler = lr_scheduler.OneCycleLR(
             chosen, recipe.learning_rate, total_steps=max(2, steps), pct_start=recipe.warmup

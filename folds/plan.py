@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup": (0, 1),
     "plateau_patience": (0, 100_000),
     "patience": (0, 100_000),
+    "step_epochs": (1, 100_000),
     "ema": (0, 0.999999),
     "weight_decay": (0, 10),
     "clip": (0, 1e9),

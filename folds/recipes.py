@@ -10,7 +10,7 @@ from json_file import Schema, extensible
 from kernels.metrics import Metric
 
 Optimiser = Literal["adamw", "rmsprop", "sgd"]
-Schedule = Literal["one-cycle", "cosine", "plateau", "constant"]
+Schedule = Literal["one-cycle", "cosine", "plateau", "step", "constant"]
 Precision = Literal["auto", "bf16", "fp16", "float32"]
 Monitor = Literal["val_dice", "val_loss"]
 Keep = Literal["best", "last"]
@@ -38,7 +38,7 @@ class Recipe:
         schedule: "one-cycle" (up to `learning_rate` in the first `warmup` share of the steps, then down to about 0);
             "cosine" (linearly up in the first `warmup` share, then along a half cosine to 0); "plateau" (times
             `plateau_factor` after `plateau_patience` epochs in which `monitor` did not get better by more than
-            `plateau_threshold`); or "constant".
+            `plateau_threshold`); "step" (times `plateau_factor` after every `step_epochs` epochs); or "constant".
         warmup: share of the steps, 0..1.
         augment: name in folds/augment.py.
         patience: epochs without a better `monitor` after which training stops; 0 never stops early, which `keep` "last"
@@ -58,6 +58,7 @@ class Recipe:
             each fold, so it pays where training takes hours.
         init_from: the weights that training starts from, as folds/start.py names them; empty starts as the variant
             says. Filled in for each fold, never in the registry.
+        step_epochs: of the schedule "step".
     """
 
     name: str
@@ -83,6 +84,7 @@ class Recipe:
     precision: Precision = "auto"
     compile: bool = False
     init_from: str = ""
+    step_epochs: int = 7
     losses: dict[str, str] = field(default_factory=dict)
     loss_weights: dict[str, float] = field(default_factory=dict)
 
@@ -126,6 +128,8 @@ _STRONG: dict[str, Any] = {
     "ema": 0.999,
     "patience": 10,
 }
+# composites are drawn anew for every epoch, so little else is needed against overfitting
+_COMPOSITES: dict[str, Any] = {"batch": 16, "learning_rate": 4e-3, "augment": "flip", "keep": "last"}
 
 # thousands of small images and minutes on a core; the last epoch's weights owe nothing to the held-out images
 _SMALL: dict[str, Any] = {
@@ -158,6 +162,33 @@ RECIPES = {
         Recipe(name="a-unet", epochs=50, batch=16, augment="hsv-shift-scale-rotate-flip", **_PLATEAU, **_PUBLISHED),
         Recipe(name="b-unet", epochs=50, batch=4, augment="scale-shear-rotate-shift-flip", **_PLATEAU, **_PUBLISHED),
         Recipe(name="c-unet", epochs=50, batch=16, augment="flip-rotate", **_PLATEAU, **_PUBLISHED),
+        # system D: SGD from 0.01 in steps, whose length the document does not say
+        Recipe(
+            name="d-resunet",
+            epochs=20,
+            batch=32,
+            loss="bce",
+            losses={"depth": "ssim"},
+            optimiser="sgd",
+            learning_rate=1e-2,
+            schedule="step",
+            augment="cutout",
+            **_PUBLISHED,
+        ),
+        # system E: Adam until the loss rests; its author came back to SSIM
+        Recipe(
+            name="e-unet",
+            epochs=20,
+            batch=16,
+            losses={"depth": "ssim"},
+            augment="none",
+            **(_PLATEAU | {"optimiser": "adamw", "plateau_patience": 3, "patience": 0, "learning_rate": 1e-3}),
+            **_PUBLISHED,
+        ),
+        # masks and depth of composites on a CPU; the last epoch is kept, as the best would be the best of the masks
+        Recipe(name="composites", epochs=10, losses={"depth": "bce-ssim"}, **_COMPOSITES),
+        # masks alone, where nobody knows the depth
+        Recipe(name="composites-mask", epochs=10, **_COMPOSITES),
         Recipe(name="strong", epochs=50, batch=16, **_STRONG),
         Recipe(name="strong-large", epochs=40, batch=4, accumulate=4, **_STRONG),
         # from scratch and without batch norm: a longer warm-up, smaller steps

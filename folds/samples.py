@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -12,6 +12,8 @@ from folds.augment import Augmentation
 from folds.inputs import Inputs
 
 Sample = tuple[np.ndarray, np.ndarray, int]
+# from (epoch, position) to image and target
+Drawing = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
@@ -67,13 +69,18 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
 class Samples(torch.utils.data.Dataset[Sample]):
     """(image (h, w, C) uint8, target (h, w) or (h, w, K) uint8, position) by (epoch, position)."""
 
-    def __init__(self, inputs: Inputs, augmentation: Augmentation | None) -> None:
+    def __init__(self, inputs: Inputs, augmentation: Augmentation | None, drawn: Drawing | None = None) -> None:
         self._inputs = inputs
         self._augmentation = augmentation
+        # what stands for a position in an epoch, where that is not its image
+        self._drawn = drawn
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
-        image, target = self._inputs.image(position), self._inputs.target(position)
+        if self._drawn is not None:
+            image, target = self._drawn(epoch, position)
+        else:
+            image, target = self._inputs.image(position), self._inputs.target(position)
         if self._augmentation is not None:
             image, target = self._augmentation(image, target, epoch=epoch, position=position)
         # flips give views of negative stride, which torch cannot take; memory maps are read-only

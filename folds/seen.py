@@ -45,7 +45,7 @@ class Seen:
         groups: dict[str, set[str]] = {}
         group_of = training.groups().tolist()
         for position in positions:
-            groups.setdefault(group_of[position], set()).add(training.image_digests[position])
+            groups.setdefault(group_of[position], set()).update(training.digests_of(position))
         return Seen({group: frozenset(digests) for group, digests in groups.items()})
 
     def __or__(self, other: Seen) -> Seen:
@@ -67,7 +67,7 @@ class Seen:
         return [
             training.names[position]
             for position in positions
-            if group_of[position] in self.groups or training.image_digests[position] in digests
+            if group_of[position] in self.groups or training.digests_of(position) & digests
         ]
 
     def write(self, folder: Path) -> None:

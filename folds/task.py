@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from command_line import UserError
 from competition import Size
 from folds.heads import HeadTruth
-from folds.images import TrainingSet
+from folds.images import Draws, TrainingSet
 from folds.inputs import Inputs
 from folds.recipes import RECIPE, Recipe
 from folds.run_layout import LAST_STATE_FILE, MANIFEST_FILE, RECIPE_FILE, RESUME_DIR
@@ -47,6 +47,7 @@ class FoldTask:
             are); None starts as the variant says.
         start_seen: what those weights have seen; None where there are none, or where nobody can tell any more.
         devices: GPUs, or processes on a CPU, that share every batch.
+        draws: what it trains on where that is drawn anew each epoch; None where it is the images at `train`.
     """
 
     training: TrainingSet
@@ -67,6 +68,7 @@ class FoldTask:
     devices: int = 1
     start: Path | None = None
     start_seen: Seen | None = None
+    draws: Draws | None = None
 
     @property
     def label(self) -> str:

@@ -99,6 +99,7 @@ def make_tasks(
             devices=devices,
             start=starts[fold].folder if fold in starts else None,
             start_seen=starts[fold].seen if fold in starts else None,
+            draws=training.draws(np.flatnonzero(column != fold), np.flatnonzero(column == fold), seed + fold),
         )
         for fold in folds
     ]

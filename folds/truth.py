@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from folds.derived import derive
-from folds.images import TrainingSet, read_mask
+from folds.images import TrainingSet
 from kernels import rle
 
 _CHUNK = 16
@@ -51,8 +51,7 @@ class Truth:
 
 
 def _truth_chunk(training: TrainingSet, start: int, stop: int) -> list[np.ndarray]:
-    size = training.competition.size
-    return [rle.encode(read_mask(training.mask_path(name), size)) for name in training.names[start:stop]]
+    return [rle.encode(training.mask(name)) for name in training.names[start:stop]]
 
 
 def load_truth(training: TrainingSet, cache: Path, *, jobs: int = -1) -> Truth:

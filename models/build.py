@@ -17,7 +17,9 @@ from models.frame import frame_of
 from models.networks.average_mask import AverageMask
 from models.networks.dilated_unet import DilatedUNet
 from models.networks.folded_unet import FoldedUNet
+from models.networks.residual_unet import ResidualUNet
 from models.networks.simple_cnn import SimpleCNN
+from models.networks.smp_heads import SmpHeads
 from models.networks.spread_labels import SpreadLabels
 from models.networks.unet import UNet
 from models.pretrained import with_weights
@@ -50,7 +52,13 @@ NETWORKS = {
         lambda v: DilatedUNet(v.in_channels, v.out_channels, **v.options),
         lambda v: DilatedUNet.divisor(*(v.options[key] for key in ("widths",) if key in v.options)),
     ),
+    "residual-unet": Network(
+        lambda v: ResidualUNet(v.in_channels, [head.channels for head in v.heads], **v.options),
+        lambda v: ResidualUNet.divisor(v.options["widths"]),
+    ),
 }
+# networks of segmentation-models-pytorch: one decoder for all heads, or one for each
+SMP = ("smp", "smp-heads")
 
 
 # our own networks that can have a head of whole images; they take it from the variant themselves
@@ -65,7 +73,7 @@ def _find_network(variant: Variant) -> Network:
             f"{variant.name} was imported: its network is not here, only its predictions; leave it out (V=...)."
         )
     if variant.network not in NETWORKS:
-        raise UserError(f"unknown network {variant.network!r}; known: smp, {', '.join(NETWORKS)}.")
+        raise UserError(f"unknown network {variant.network!r}; known: {', '.join((*SMP, *NETWORKS))}.")
     return NETWORKS[variant.network]
 
 
@@ -75,7 +83,7 @@ def divisor(variant: Variant) -> int:
     Raises:
         UserError: the network is unknown.
     """
-    if variant.network == "smp":
+    if variant.network in SMP:
         return int(2 ** variant.options.get("encoder_depth", 5))
     return _find_network(variant).divisor(variant)
 
@@ -134,23 +142,28 @@ def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
     """
     check_size(variant)
     says_presence = _says_presence(variant)
-    if variant.network != "smp":
+    if variant.network not in SMP:
         return _find_network(variant).make(variant)
     weights = None if variant.weights == "none" or not pretrained else variant.weights
 
-    def make() -> torch.nn.Module:
+    def make_smp(planes: int, first: bool = True) -> torch.nn.Module:
         with warnings.catch_warnings():
             # that timm's encoders take True for "imagenet"
             warnings.filterwarnings("ignore", message="For 'tu-'")
             return smp.create_model(
                 variant.architecture,
                 encoder_name=variant.encoder,
-                encoder_weights=weights,
+                encoder_weights=weights if first else None,
                 in_channels=variant.in_channels,
-                classes=variant.out_channels - says_presence,
+                classes=planes,
                 aux_params={"classes": 1, "dropout": _LABEL_DROPOUT} if says_presence else None,
                 **variant.options,
             )
+
+    def make() -> torch.nn.Module:
+        if variant.network == "smp":
+            return make_smp(variant.out_channels - says_presence)
+        return SmpHeads(make_smp, [head.channels for head in variant.heads])
 
     network = with_weights(make, variant) if weights else make()
     return SpreadLabels(network) if says_presence else network

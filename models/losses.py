@@ -11,6 +11,7 @@ import models.torchvision_compat  # noqa: F401
 
 from collections.abc import Callable
 
+import pytorch_msssim
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,11 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 BORDER_PX = 11
 # how much more a pixel at the border counts
 BORDER_WEIGHT = 2.0
+
+# side and standard deviation of the Gaussian window that SSIM is taken in
+SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
+# where the smooth L1 loss turns from square to absolute; at the usual 1 it would be half the square throughout 0..1
+SMOOTH_L1_BETA = 0.1
 
 _focal = smp.losses.FocalLoss("binary", gamma=2.0)
 _lovasz = smp.losses.LovaszLoss("binary", per_image=True)
@@ -108,8 +114,63 @@ def border_bce_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return weighted + 1 - soft_dice(logits, target)
 
 
+def dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - soft Dice. Returns a scalar."""
+    return 1 - soft_dice(logits, target)
+
+
+def mse(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of the sigmoid of the logits, for targets such as depth. Returns a scalar."""
+    return F.mse_loss(logits.sigmoid(), target)
+
+
+def rmse(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Root of the mean squared error of each image, mean over images. Returns a scalar."""
+    squares = (logits.sigmoid() - target).square().flatten(1).mean(1)
+    # a root has no slope at 0
+    return (squares + 1e-8).sqrt().mean()
+
+
+def smooth_l1(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Absolute error of the sigmoid of the logits, squared below SMOOTH_L1_BETA. Returns a scalar."""
+    return F.smooth_l1_loss(logits.sigmoid(), target, beta=SMOOTH_L1_BETA)
+
+
+def ssim(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each image, (N,), -1..1: in a Gaussian window of 11x11, sigma 1.5, wherever it fits.
+
+    It is scikit-image's with Gaussian weights, without its sample covariance.
+
+    Args:
+        values, target: (N, K, h, w) float in 0..1, h and w at least 11.
+    """
+    # mixed precision would convolve in 16 bits, and SSIM is the difference of large, nearly equal sums
+    with torch.autocast(values.device.type, enabled=False):
+        found: torch.Tensor = pytorch_msssim.ssim(
+            values.float(),
+            target.float(),
+            data_range=1.0,
+            size_average=False,
+            win_size=SSIM_WINDOW_PX,
+            win_sigma=SSIM_SIGMA_PX,
+        )
+    return found
+
+
+def dssim(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Structural dissimilarity, (1 - SSIM) / 2 of the sigmoid of the logits. Returns a scalar 0..1."""
+    return (1 - ssim(logits.sigmoid(), target).mean()) / 2
+
+
+def bce_ssim(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy above its least (that of the target itself), + structural dissimilarity. Returns a scalar."""
+    least = (torch.special.entr(target) + torch.special.entr(1 - target)).mean()
+    return bce(logits, target) - least + dssim(logits, target)
+
+
 LOSSES: dict[str, Loss] = {
     "bce": bce,
+    "dice": dice,
     "bce-dice": bce_dice,
     "bce-log-dice": bce_log_dice,
     "bce-jaccard": bce_jaccard,
@@ -117,6 +178,11 @@ LOSSES: dict[str, Loss] = {
     "bce-lovasz": bce_lovasz,
     "focal-dice": focal_dice,
     "border-bce-dice": border_bce_dice,
+    "mse": mse,
+    "rmse": rmse,
+    "smooth-l1": smooth_l1,
+    "ssim": dssim,
+    "bce-ssim": bce_ssim,
 }
 
 

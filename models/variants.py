@@ -43,7 +43,8 @@ class Variant:
 
     Attributes:
         name: unique; letters, digits and hyphens, as it names a folder.
-        network: "smp" for segmentation-models-pytorch, else a key of `models.build.NETWORKS`; or `IMPORTED`.
+        network: "smp" for segmentation-models-pytorch ("smp-heads" with a decoder for each head), else a key of
+            `models.build.NETWORKS`; or `IMPORTED`.
         size: (height, width) of the network's input and of its logits.
         recipe: name of the recipe it is trained with unless another is asked for.
         architecture, encoder: smp's names; empty for our own networks.
@@ -126,7 +127,8 @@ class Variant:
 def _check(variant: Variant) -> None:
     if min(variant.size) < 1 or variant.in_channels < 1 or any(head.channels < 1 for head in variant.heads):
         raise ValueError("size, in_channels or the channels of a head are below 1, expected at least 1")
-    if not len(variant.mean) == len(variant.std) == variant.in_channels:
+    # those of one image serve for each of several that are stacked
+    if len(variant.mean) != len(variant.std) or variant.in_channels % len(variant.mean):
         raise ValueError(f"mean and std have {len(variant.mean)} and {len(variant.std)} entries, expected in_channels")
 
 
@@ -168,6 +170,14 @@ _UNET_MOBILENETV3 = Variant(
     size=(160, 256),
     recipe="demo",
 )
+
+MASK_AND_DEPTH = (Head("mask"), Head("depth"))
+
+
+def _of_composites(name: str, network: str, size: Size, recipe: str, **more: Any) -> Variant:
+    """A network from scratch that sees background and composite, six channels, and tells mask and depth."""
+    return _plain(name, network, size, recipe, **{"in_channels": 6, "heads": MASK_AND_DEPTH, **more})
+
 
 VARIANTS = {
     v.name: v
@@ -257,6 +267,31 @@ VARIANTS = {
         # the idea of Carvana's 3rd place
         _plain("dilated-unet-1024x1536", "dilated-unet", (1024, 1536), "dilated"),
         _plain("dilated-unet-full", "dilated-unet", FULL_PADDED, "dilated", fit="pad"),
+        # of composites: systems D and E, a network for a CPU (and for masks alone), and one with an encoder of the
+        # library; D's widths are not published: with these it has 136 parameters more than its 11,234,066
+        _of_composites("d-resunet-64", "residual-unet", (64, 64), "d-resunet", options={"widths": (48, 128, 256, 376)}),
+        *(
+            _of_composites(
+                f"e-unet-{side}",
+                "unet",
+                (side, side),
+                "e-unet",
+                options={"widths": (64, 128, 256, 512, 1024), "upsampling": "transposed"},
+            )
+            for side in (64, 192)
+        ),
+        _of_composites("compact-96", "residual-unet", (96, 96), "composites", options={"widths": (16, 32, 64, 96)}),
+        _of_composites(
+            "compact-mask-96",
+            "residual-unet",
+            (96, 96),
+            "composites-mask",
+            options={"widths": (16, 32, 64, 96)},
+            heads=(Head("mask"),),
+        ),
+        _of_composites(
+            "depth-resnet18-192", "smp-heads", (192, 192), "composites", architecture="Unet", encoder="resnet18"
+        ),
         # encoders trained on ImageNet
         *_three_sizes("unet-resnet34", "Unet", "resnet34"),
         *_three_sizes("unet-vgg11", "Unet", "vgg11"),

@@ -24,6 +24,7 @@ _MODULE_OF = {
     "segmentation-models-pytorch": "segmentation_models_pytorch",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
+    "pytorch-msssim": "pytorch_msssim",
     "scikit-learn": "sklearn",
     "google-crc32c": "google_crc32c",
 }

@@ -12,7 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 # per competition the name of an image, its group, its view, and what stands for it in a row
 _CAR = ("0123456789ab_07.jpg", "0123456789ab", "07", "0123456789ab_07.jpg")
-EXAMPLES = {"carvana": _CAR, "studio": _CAR, "salt": ("0123456789.png", "0123456789", None, "0123456789")}
+_COMPOSITE = "0123abcd_bg_1_fg.2_07m.png"
+EXAMPLES = {
+    "carvana": _CAR,
+    "studio": _CAR,
+    "composites": (_COMPOSITE, "0123abcd", None, _COMPOSITE),
+    "salt": ("0123456789.png", "0123456789", None, "0123456789"),
+}
 
 
 @pytest.mark.parametrize("name", COMPETITIONS)
@@ -30,7 +36,7 @@ def test_a_name_outside_the_grammar_is_refused_by_name(name: str) -> None:
 
 
 def test_an_unknown_competition_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="carvana, studio, salt"):
+    with pytest.raises(UserError, match="carvana, studio, composites, salt"):
         find_competition("cats")
 
 

@@ -120,7 +120,7 @@ def test_every_variant_suits_every_competition_of_its_channels(name: str, compet
 
 def test_what_data_cannot_train_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     for variant, recipe, words in (
-        (TWO_HEADS, QUICK, r"head 'depth'; known: mask"),
+        (replace(TINY, heads=(Head("mask"), Head("edge"))), QUICK, r"head 'edge'; known: mask, "),
         (replace(TINY, in_channels=6), QUICK, "takes 6 channels, and an image of carvana has 3"),
         (TINY, replace(QUICK, losses={"depth": "bce"}), "a loss for the head 'depth', and tiny has mask"),
         (TINY, replace(QUICK, losses={"mask": "xyz"}), "unknown loss 'xyz'"),

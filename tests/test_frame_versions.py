@@ -19,7 +19,7 @@ from predict.members import find_members
 from tests.synthetic_runs import UNET, save_member
 
 # networks of these sizes saw 1280x1918 pixels of a JPEG shifted; larger ones never did, nor any saw smaller images so
-MOVED = ((64, 64), (128, 128), (128, 192), (160, 256))
+MOVED = ((64, 64), (96, 96), (128, 128), (128, 192), (160, 256), (192, 192))
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)

@@ -1,10 +1,13 @@
 """The published systems' networks against what their documents say of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.build import build
 from models.networks.dilated_unet import DilatedUNet
+from models.networks.residual_unet import ResidualUNet
 from models.networks.simple_cnn import SimpleCNN
 from models.networks.unet import UNet
 from models.variants import VARIANTS
@@ -55,6 +58,36 @@ def test_b_has_18_convolutions(name: str) -> None:
     assert len(convolutions(network, 1)) == (10 if "dense" in name else 1)
 
 
+def test_e_is_a_plain_unet_of_64_to_1024_on_six_channels() -> None:
+    network = on_meta("e-unet-192")
+    convs = convolutions(network, 3)
+    assert [c.out_channels for c in convs][:10:2] == [64, 128, 256, 512, 1024]
+    assert convs[0].in_channels == 6 and len(convs) == 18
+    up = [m for m in network.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
+    assert [(m.in_channels, m.out_channels) for m in up] == [(1024, 512), (512, 256), (256, 128), (128, 64)]
+
+
+def test_d_has_a_decoder_for_each_head_and_nothing_pools() -> None:
+    network = on_meta("d-resunet-64")
+    kinds = [type(m).__name__ for m in network.modules()]
+    assert not [kind for kind in kinds if "Pool" in kind or "Upsample" in kind]
+    assert len([c for c in convolutions(network, 3) if c.stride == (2, 2)]) == 3
+    assert abs(values(network)[0] - 11_234_066) < 200
+    assert kinds.count("Decoder") == 2 and kinds.count("ConvTranspose2d") == 6
+
+
+@pytest.mark.parametrize("name", ["d-resunet-64", "depth-resnet18-192"])
+def test_a_heads_own_decoder_is_no_part_of_the_others(name: str) -> None:
+    variant = replace(VARIANTS[name], size=(64, 64))
+    network = build(variant, pretrained=False).eval()
+    logits = network(torch.rand(1, 6, 64, 64))
+    assert logits.shape == (1, 2, 64, 64)
+    logits[:, variant.planes_of("mask")].square().mean().backward()
+    untouched = {n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+    others = {n for n, _ in network.named_parameters() if n.startswith(("decoders.1.", "logits.1."))}
+    assert others and untouched == others
+
+
 def test_the_dilated_net_has_8_5_million_values_and_no_batch_norm() -> None:
     network = on_meta("dilated-unet-full")
     trainable, running = values(network)
@@ -73,8 +106,15 @@ def test_without_batch_norm_the_signal_still_has_a_scale() -> None:
 
 @pytest.mark.parametrize(
     "network",
-    [SimpleCNN(3, 1), UNet(3, 1, widths=(4, 8, 8)), UNet(3, 1, widths=(4, 8, 8), block="dense"), DilatedUNet(3, 1)],
-    ids=["cnn", "unet", "dense", "dilated"],
+    [
+        SimpleCNN(3, 1),
+        UNet(3, 1, widths=(4, 8, 8)),
+        UNet(3, 1, widths=(4, 8, 8), block="dense"),
+        UNet(3, 1, widths=(4, 8, 8), upsampling="transposed"),
+        DilatedUNet(3, 1),
+        ResidualUNet(3, (1, 1), widths=(4, 8, 8)),
+    ],
+    ids=["cnn", "unet", "dense", "transposed", "dilated", "residual"],
 )
 def test_every_weight_learns_and_a_shift_of_the_input_shifts_the_logits(network: torch.nn.Module) -> None:
     network.eval()

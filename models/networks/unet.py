@@ -1,4 +1,4 @@
-"""U-Nets from scratch, as systems A, B and C trained them: pooling down, nearest-neighbour up, skips concatenated."""
+"""U-Nets from scratch, as systems A, B, C and E trained them: pooling down, skips concatenated."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 Block = Literal["convs", "dense"]
+Upsampling = Literal["nearest", "transposed"]
 
 
 def _convs(in_channels: int, channels: int, count: int) -> torch.nn.Sequential:
@@ -50,6 +51,7 @@ class UNet(torch.nn.Module):
         widths: planes of each level, full resolution first, the centre last.
         down, up: convolutions of a level on the way down (and in the centre) and on the way up.
         block: "convs" in a row, or "dense".
+        upsampling: "nearest" neighbour, or 3x3 "transposed" convolutions to the planes of the level they lead to.
     """
 
     def __init__(
@@ -61,14 +63,21 @@ class UNet(torch.nn.Module):
         down: int = 2,
         up: int = 2,
         block: Block = "convs",
+        upsampling: Upsampling = "nearest",
     ) -> None:
         super().__init__()
         make = DenseBlock if block == "dense" else _convs
         before = (in_channels, *widths)
         self.down = torch.nn.ModuleList(make(before[i], width, down) for i, width in enumerate(widths))
-        self.up = torch.nn.ModuleList(
-            make(widths[i] + widths[i + 1], widths[i], up) for i in reversed(range(len(widths) - 1))
-        )
+        levels = list(reversed(range(len(widths) - 1)))
+        transposed = upsampling == "transposed"
+        self.up = torch.nn.ModuleList(make(widths[i] + widths[i + (not transposed)], widths[i], up) for i in levels)
+        self.enlarge: torch.nn.ModuleList | None = None
+        if transposed:
+            self.enlarge = torch.nn.ModuleList(
+                torch.nn.ConvTranspose2d(widths[i + 1], widths[i], 3, stride=2, padding=1, output_padding=1)
+                for i in levels
+            )
         self.logits = torch.nn.Conv2d(widths[0], out_channels, 1)
 
     @staticmethod
@@ -83,6 +92,9 @@ class UNet(torch.nn.Module):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
         skips.pop()
-        for block in self.up:
-            x = block(torch.cat([skips.pop(), F.interpolate(x, scale_factor=2.0, mode="nearest")], 1))
+        for level, block in enumerate(self.up):
+            larger = (
+                F.interpolate(x, scale_factor=2.0, mode="nearest") if self.enlarge is None else self.enlarge[level](x)
+            )
+            x = block(torch.cat([skips.pop(), larger], 1))
         return self.logits(x)
