@@ -14,32 +14,56 @@ import numpy as np
 
 from kernels.compiled import compiled
 
+One = Callable[[int, int, int], float]
 Loop = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 @compiled
-def _dice(both: np.ndarray, predicted: np.ndarray, true: np.ndarray, out: np.ndarray) -> None:
-    for i in range(len(out)):
-        total = predicted[i] + true[i]
-        out[i] = 2 * both[i] / total if total else 1.0
+def _dice(both: int, predicted: int, true: int) -> float:
+    total = predicted + true
+    return 2 * both / total if total else 1.0
 
 
 @compiled
-def _iou(both: np.ndarray, predicted: np.ndarray, true: np.ndarray, out: np.ndarray) -> None:
-    for i in range(len(out)):
-        union = predicted[i] + true[i] - both[i]
-        out[i] = both[i] / union if union else 1.0
+def _iou(both: int, predicted: int, true: int) -> float:
+    union = predicted + true - both
+    return both / union if union else 1.0
 
 
 @compiled
-def _mean_precision(both: np.ndarray, predicted: np.ndarray, true: np.ndarray, out: np.ndarray) -> None:
+def _mean_precision(both: int, predicted: int, true: int) -> float:
+    union = predicted + true - both
+    hits = 0
+    # thresholds 10/20 .. 19/20, in whole numbers: no IoU is rounded across one
+    for twentieths in range(10, 20):
+        hits += 20 * both > twentieths * union
+    return hits / 10 if union else 1.0
+
+
+@compiled
+def _dice_loop(both: np.ndarray, predicted: np.ndarray, true: np.ndarray, out: np.ndarray) -> None:
     for i in range(len(out)):
-        union = predicted[i] + true[i] - both[i]
-        hits = 0
-        # thresholds 10/20 .. 19/20, in whole numbers: no IoU is rounded across one
-        for twentieths in range(10, 20):
-            hits += 20 * both[i] > twentieths * union
-        out[i] = hits / 10 if union else 1.0
+        out[i] = _dice(both[i], predicted[i], true[i])
+
+
+@compiled
+def _iou_loop(both: np.ndarray, predicted: np.ndarray, true: np.ndarray, out: np.ndarray) -> None:
+    for i in range(len(out)):
+        out[i] = _iou(both[i], predicted[i], true[i])
+
+
+@compiled
+def _mean_precision_loop(both: np.ndarray, predicted: np.ndarray, true: np.ndarray, out: np.ndarray) -> None:
+    for i in range(len(out)):
+        out[i] = _mean_precision(both[i], predicted[i], true[i])
+
+
+def _flat(counts: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if counts.shape == shape:
+        return counts.reshape(-1)
+    whole = np.empty(shape, np.int64)
+    whole[...] = counts
+    return whole.reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -49,11 +73,13 @@ class Metric:
     Attributes:
         name: key of `METRICS`; in files the score stands under it.
         label: for people.
-        loop: compiled; from (n,) int64 counts each of both, predicted and true pixels to (n,) float64 scores.
+        one: compiled; from numbers of pixels in both, in the predicted and in the true mask to the score.
+        loop: compiled; the same from (n,) int64 counts each to (n,) float64 scores, which are written into the last.
     """
 
     name: str
     label: str
+    one: One
     loop: Loop
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -74,10 +100,11 @@ class Metric:
         >>> METRICS["mean_precision"].of_counts([45, 0], [50, 0], [50, 0]).tolist()
         [0.7, 1.0]
         """
-        each = np.broadcast_arrays(*(np.asarray(count, np.int64) for count in (both, predicted, true)))
-        out = np.empty(each[0].shape)
-        first, second, third = (np.ascontiguousarray(count).reshape(-1) for count in each)
-        self.loop(first, second, third, out.reshape(-1))
+        first, second, third = np.asarray(both, np.int64), np.asarray(predicted, np.int64), np.asarray(true, np.int64)
+        # past numpy's own helpers, which would cost small calls more than the scores do
+        shape = np.broadcast(first, second, third).shape
+        out = np.empty(shape)
+        self.loop(_flat(first, shape), _flat(second, shape), _flat(third, shape), out.reshape(-1))
         return out
 
     @property
@@ -95,17 +122,17 @@ class Metric:
         >>> METRICS["iou"].of((1, 2, 2)) == 1 / 3, METRICS["dice"].of((0, 0, 0))
         (True, 1.0)
         """
-        return float(self.of_counts(*counts))
+        return self.one(*counts)
 
 
 METRICS = {
     m.name: m
     for m in (
-        Metric("dice", "Dice", _dice),
-        Metric("iou", "IoU", _iou),
+        Metric("dice", "Dice", _dice, _dice_loop),
+        Metric("iou", "IoU", _iou, _iou_loop),
         # the share of the ten thresholds on IoU, 0.5 to 0.95, that a mask is above; where nothing is true any pixel
         # is wrong, and no mask at all is right
-        Metric("mean_precision", "mean precision", _mean_precision),
+        Metric("mean_precision", "mean precision", _mean_precision, _mean_precision_loop),
     )
 }
 
