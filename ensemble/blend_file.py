@@ -148,6 +148,16 @@ class FittedRefiner(TypedDict):
 
 
 @extensible
+class Foreground(TypedDict):
+    """How much foreground the training masks have: the share of empty masks, and of the others the least and the most
+    of the frame that one covers."""
+
+    empty: Share
+    least: Share
+    most: Share
+
+
+@extensible
 class FittedBlend(TypedDict):
     """The content of blend.json; FORMATS.md tells what each field means. What older files lack is `NotRequired`."""
 
@@ -161,6 +171,7 @@ class FittedBlend(TypedDict):
     gains: NotRequired[dict[str, Gain]]
     chosen_without: NotRequired[dict[str, ChosenWithout]]
     expected: NotRequired[Expected | None]
+    foreground: NotRequired[Foreground]
     member_cv: dict[str, _Scored]
     candidates: dict[str, _Scored]
     not_searched: NotRequired[list[str]]

@@ -17,7 +17,7 @@ import provenance
 from command_line import UserError, program
 from competition import find_competition
 from ensemble import conv_stacker as conv
-from ensemble.blend_file import BLEND, BLEND_FILE, blend_folder, scores_file, table_lines
+from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file, table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
@@ -54,6 +54,14 @@ def _expected(scores: np.ndarray, oof: OofData, training: TrainingSet) -> dict[s
     interval = list(expected_interval(scores, oof.groups, count))
     folds = len(oof.members[0].folds)
     return {"groups": count, "interval": interval, "averaged_folds": 1, "submission_averaged_folds": folds}
+
+
+def _foreground(oof: OofData) -> Foreground:
+    """How much foreground masks are to be expected to have: as much as the true ones of the training images."""
+    shares = oof.truth.areas_px / (oof.full[0] * oof.full[1])
+    some = shares[shares > 0]
+    least, most = (float(some.min()), float(some.max())) if len(some) else (0.0, 0.0)
+    return {"empty": float((shares == 0).mean()), "least": least, "most": most}
 
 
 def _with_stackers(
@@ -151,6 +159,7 @@ class _Fit:
             "gains": gains(outcome.scores, self.candidates, groups),
             "chosen_without": {held_out: self._told(other) for held_out, other in outcome.without.items()},
             "expected": _expected(outcome.scores, oof, training),
+            "foreground": _foreground(oof),
             "member_cv": {member: told(self.singles[:, i]) for i, member in enumerate(names)},
             "candidates": {
                 c.name: {

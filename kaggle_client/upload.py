@@ -191,7 +191,10 @@ def main(
     before = ledger.find(content_sha256)
     if not again:
         _refuse_second(before, path, slug, ledger, credentials)
-    report = check(path, competition=facts, names=sample_names(data or facts.default_data(), facts))
+    names = sample_names(data or facts.default_data(), facts)
+    report = check(path, competition=facts, names=names, expected=manifest.get("blend", {}).get("foreground"))
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if not report.ok:
         print(report)
         raise UserError(f"{path} is not sent, because it does not pass the check: {report.first[0]}")

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from command_line import UserError, program
 from competition import Competition, find_competition
+from ensemble.blend_file import Foreground
 from kernels.rle import parse
 from path_names import shown, why_not
+from submit.submission_file import manifest_beside
 from submit.writer import open_rows, split_row
 
 _SHOWN = 20
@@ -28,12 +31,14 @@ class Report:
         rows: data rows read.
         faults: how many there are.
         first: sentences of the first 20, each with row number and image name.
+        warnings: sentences on what is no fault and yet not to be expected.
     """
 
     path: Path
     rows: int = 0
     faults: int = 0
     first: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -52,18 +57,64 @@ class Report:
 
     def __str__(self) -> str:
         if self.ok:
-            return f"{self.path}: {self.rows} rows, no fault"
+            return "\n".join([f"{self.path}: {self.rows} rows, no fault", *map("warning: {}".format, self.warnings)])
         more = f"\n... and {self.faults - len(self.first)} more" if self.faults > len(self.first) else ""
         return f"{self.path}: {self.counted()} in {self.rows} rows\n" + "\n".join(self.first) + more
 
 
-def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Report:
+# how far from the training masks rows may be before they are warned of: beyond it lies nothing that a test set of the
+# same kind has, within it much that a small one has
+_EMPTY_APART, _AREA_APART, _ROWS_APART = 0.2, 1.5, 0.05
+
+
+class _Areas:
+    """Foreground of the rows, beside what the blend was fitted on."""
+
+    def __init__(self, size_px: int, expected: Foreground | None) -> None:
+        self._size_px = size_px
+        self._expected = expected
+        self._rows = self._empty = self._strange = 0
+        self._first = ""
+
+    def add(self, name: str, runs: np.ndarray) -> None:
+        self._rows += 1
+        if not len(runs):
+            self._empty += 1
+        elif self._expected is not None:
+            share = int(runs[:, 1].sum()) / self._size_px
+            if not self._expected["least"] / _AREA_APART <= share <= self._expected["most"] * _AREA_APART:
+                self._strange += 1
+                self._first = self._first or f"{name} with {share:.2%}"
+
+    def warnings(self) -> list[str]:
+        count, expected = self._rows, self._expected
+        look = "look at some of its masks before it is sent"
+        if count and self._empty == count:
+            return [f"every row is empty, not one mask has a pixel: {look}"]
+        found = []
+        if expected is not None and count:
+            if abs(self._empty / count - expected["empty"]) > _EMPTY_APART:
+                found.append(
+                    f"{self._empty / count:.0%} of the rows are empty, of the masks that the blend was chosen on "
+                    f"{expected['empty']:.0%}: {look}"
+                )
+            if self._strange > _ROWS_APART * count:
+                found.append(
+                    f"{self._strange} rows have far more or less foreground ({self._first} first) than the masks that "
+                    f"the blend was chosen on, {expected['least']:.2%} to {expected['most']:.2%} of the frame: {look}"
+                )
+        return found
+
+
+def check(path: Path, *, competition: Competition, names: Sequence[str], expected: Foreground | None = None) -> Report:
     """Check a submission: header, names, order, count, and every row's runs.
 
     Args:
         path: `.csv`, `.csv.gz` or `.zip`.
         competition: its header, size and pixel order.
         names: the images it must have, in order, by the names of their files.
+        expected: how much foreground the blend was fitted on (`foreground` of blend.json); rows unlike it are warned
+            of.
 
     Returns:
         The report; row 1 is the first after the header.
@@ -76,6 +127,7 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
     position = {key: i for i, key in enumerate(keys)}
     seen = bytearray(len(names))
     before = -1
+    areas = _Areas(competition.size[0] * competition.size[1], expected)
     with open_rows(path) as lines:
         header = b"".join(split_row(lines.readline())).decode("utf-8", "replace")
         if header != ",".join(competition.header):
@@ -102,13 +154,20 @@ def check(path: Path, *, competition: Competition, names: Sequence[str]) -> Repo
                 seen[place] = 1
                 before = place
             try:
-                parse(text, size=competition.size)
+                areas.add(name, parse(text, size=competition.size))
             except ValueError as error:
                 report.add(f"{where}: {error}")
     for place, found in enumerate(seen):
         if not found:
             report.add(f"{keys[place]}: no row")
+    report.warnings = areas.warnings()
     return report
+
+
+def expected_of(path: Path) -> Foreground | None:
+    """How much foreground the blend was fitted on that made a submission; None where no manifest beside it says."""
+    manifest = manifest_beside(path)
+    return None if manifest is None else manifest.get("blend", {}).get("foreground")
 
 
 def sample_names(data: Path, competition: Competition) -> list[str]:
@@ -166,7 +225,7 @@ def main(
         names = sorted(p.name for p in images.iterdir() if p.suffix.lower() == facts.image_suffix)
     else:
         names = sample_names(data or facts.default_data(), facts)
-    report = check(file, competition=facts, names=names)
+    report = check(file, competition=facts, names=names, expected=expected_of(file))
     print(report)
     if not report.ok:
         raise UserError(f"{file} is not fit to be submitted: {report.counted()}.")

@@ -156,7 +156,7 @@ def _fingerprint(name: str, blend: Blend, images: Path | None, empty: Collection
 
 
 def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: FittedBlend, empty: list[str]) -> None:
-    """Join the shards to the submission, with its manifest, and check it."""
+    """Join the shards to a file and check it; only then does it become the submission, with its manifest."""
     entries: dict[str, Any] = {
         "competition": facts.name,
         "blend": fitted,
@@ -166,11 +166,21 @@ def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: Fitt
     }
     if empty:
         entries["empty_rows"] = empty
-    rows.join(path, entries)
-    report = check(path, competition=facts, names=rows.names)
-    if not report.ok:
-        raise UserError(f"{path} does not pass the check: {report}")
+    warnings: list[str] = []
+
+    def look(file: Path) -> None:
+        report = check(file, competition=facts, names=rows.names, expected=fitted.get("foreground"))
+        if not report.ok:
+            raise UserError(
+                f"what would become {path} does not pass the check, and is not kept: {report.counted()} "
+                f"({report.first[0]}); remove {rows.folder} and run the same command again."
+            )
+        warnings.extend(report.warnings)
+
+    rows.join(path, entries, look)
     print(f"{path}: {rows.count} rows, checked")
+    for warning in warnings:
+        print(f"warning: {warning}")
     if empty:
         print(f"{len(empty)} of them are empty, as their images cannot be read: {', '.join(empty[:20])}")
 
@@ -235,6 +245,8 @@ def main(
         fingerprint=_fingerprint(name, blend, images, blender.empty if blender else ()),
         restart=restart,
     )
+    if damaged := rows.drop_damaged():
+        print(f"{len(damaged)} shards in {rows.folder} are damaged: they are made again")
     if blender is None:
         skip = on_missing == "empty"
         try:

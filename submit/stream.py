@@ -1,8 +1,9 @@
 """The submission as a stream: rows in any order, from any process, in shards that survive a kill.
 
-A shard is a file of consecutive rows, renamed into place when it is whole; the folder's shards are the ledger. At no
-time is more than one shard in memory. Processes that make whole shards use `SubmissionStream.write_shard`; rows in an
-order of their own go through `submit.spool.write_all`.
+A shard is a file of consecutive rows, renamed into place when it is whole; the folder's shards are the ledger. Its last
+line says of which submission it is, and has a checksum: one that is damaged, or of another submission, is made again,
+alone. At no time is more than one shard in memory. Processes that make whole shards use `SubmissionStream.write_shard`;
+rows in an order of their own go through `submit.spool.write_all`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 import atomic
@@ -22,7 +24,7 @@ from competition import Order, Size
 from folds.run_layout import MANIFEST_FILE
 from json_file import Schema
 from kernels.rle import encode_logits_text, encode_text
-from submit.writer import explained, write_submission
+from submit.writer import explained, pack_submission, require_ending
 
 _STATE_FILE = "stream.json"
 _NAMES_FILE = "names.txt"
@@ -112,7 +114,8 @@ class SubmissionStream:
         if row_suffix:
             state["row_suffix"] = row_suffix
         path = folder / _STATE_FILE
-        if path.exists() and _STATE.read(path) != state:
+        self._identity = hashlib.blake2b(json.dumps(state).encode(), digest_size=8).hexdigest()
+        if path.exists() and self._is_of_another(path, state, restart):
             if not restart:
                 raise UserError(
                     f"{folder} holds the shards of another submission (other images, blend or weights): remove the "
@@ -120,11 +123,22 @@ class SubmissionStream:
                 )
             shutil.rmtree(folder)
         with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(folder)
+            names_path = folder / _NAMES_FILE
+            if not names_path.exists() or names_path.read_bytes() != listing.encode():
+                atomic.write_text(names_path, listing)
             if not path.exists():
-                atomic.write_text(folder / _NAMES_FILE, listing)
                 # last: a folder with a state has its names
                 atomic.write_json(path, state)
+
+    @staticmethod
+    def _is_of_another(path: Path, state: dict[str, Any], restart: bool) -> bool:
+        try:
+            return _STATE.read(path) != state
+        except UserError:
+            if restart:
+                return True
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_names": None}
@@ -181,28 +195,65 @@ class SubmissionStream:
                 f"shard {shard} of {self.folder} lacks {len(lacking)} images ({lacking[0]} first): give each once."
             )
         path = self.shard_path(shard)
-        with explained(path), atomic.replacing(path) as temporary, temporary.open("wb") as file:
-            keys = (name.removesuffix(self.row_suffix).encode() for name in wanted)
-            file.writelines(b"%s,%s\n" % (key, texts[name]) for key, name in zip(keys, wanted, strict=True))
+        keys = (name.removesuffix(self.row_suffix).encode() for name in wanted)
+        content = b"".join(b"%s,%s\n" % (key, texts[name]) for key, name in zip(keys, wanted, strict=True))
+        seal = self._seal(shard, content)
+        with explained(path), atomic.replacing(path, needed_bytes=len(content) + len(seal)) as temporary:
+            temporary.write_bytes(content + seal)
+
+    def _seal(self, shard: int, content: bytes) -> bytes:
+        """The last line of a shard: whose it is, and the checksum of its rows."""
+        crc = google_crc32c.value(content)
+        return f"# shard {shard} of submission {self._identity}, CRC-32C {crc:08x}\n".encode()
+
+    def _shard_rows(self, shard: int) -> bytes | None:
+        """The rows of a shard; None where they are not what was written."""
+        data = self.shard_path(shard).read_bytes()
+        content = data[: data.rfind(b"\n", 0, -1) + 1]
+        return content if data[len(content) :] == self._seal(shard, content) else None
+
+    def drop_damaged(self) -> list[int]:
+        """Remove the shards that are damaged, or of another submission, so that they are made again.
+
+        Returns:
+            Their numbers.
+        """
+        there = sorted(set(range(self.shard_count)) - set(self.missing()))
+        damaged = [shard for shard in there if self._shard_rows(shard) is None]
+        for shard in damaged:
+            self.shard_path(shard).unlink()
+        return damaged
 
     def _parts(self) -> Iterator[bytes]:
         yield (",".join(self.header) + "\n").encode()
         for shard in range(self.shard_count):
-            yield self.shard_path(shard).read_bytes()
+            content = self._shard_rows(shard)
+            if content is None:
+                path = self.shard_path(shard)
+                path.unlink()
+                raise UserError(
+                    f"{path} was damaged since it was made, and is removed: run the same command again to make it anew."
+                )
+            yield content
 
-    def join(self, path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Join the shards into the submission, and write its manifest last.
+    def join(
+        self, path: Path, manifest: Mapping[str, Any], check: Callable[[Path], None] = lambda file: None
+    ) -> dict[str, Any]:
+        """Join the shards into the submission, have it checked, put it in its place, and last its manifest.
 
         Args:
             path: of the submission, `.csv` or `.csv.gz` (one gzip member).
             manifest: further entries of `manifest.json`, which is written beside the submission.
+            check: looks at the file before it takes its place, under another name of the same ending; what it raises
+                leaves an older submission, and its manifest, as they were.
 
         Returns:
             The manifest: the SHA-256 and the length of the file, rows, header, fingerprint and the further entries.
 
         Raises:
-            UserError: shards are missing, another ending of the file name, or the disk is full or refuses.
+            UserError: shards are missing or damaged, another ending of the file name, or the disk is full or refuses.
         """
+        require_ending(path)
         missing = self.missing()
         if missing:
             raise UserError(
@@ -210,19 +261,20 @@ class SubmissionStream:
                 "run the same command again to make them."
             )
         manifest_path = path.with_name(MANIFEST_FILE)
-        with explained(path):
+        # the manifest takes its place last
+        with explained(path), atomic.replacing(manifest_path) as told, atomic.replacing(path) as temporary:
+            digest = pack_submission(temporary, self._parts())
+            check(temporary)
+            value = {
+                "file": path.name,
+                "sha256": digest,
+                "bytes": temporary.stat().st_size,
+                "rows": self.count,
+                "header": list(self.header),
+                "fingerprint": self.fingerprint,
+                **manifest,
+            }
+            told.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
             # an older manifest must not vouch for the new file, not even for the moment between two renames
             manifest_path.unlink(missing_ok=True)
-            digest = write_submission(path, self._parts())
-        value = {
-            "file": path.name,
-            "sha256": digest,
-            "bytes": path.stat().st_size,
-            "rows": self.count,
-            "header": list(self.header),
-            "fingerprint": self.fingerprint,
-            **manifest,
-        }
-        with explained(manifest_path):
-            atomic.write_json(manifest_path, value)
         return value

@@ -13,10 +13,11 @@ from typing_extensions import TypedDict
 
 import atomic
 from command_line import UserError
+from ensemble.blend_file import Foreground
 from folds.run_layout import MANIFEST_FILE
 from json_file import Count, Schema, extensible
 from kernels.metrics import check_scores
-from submit.writer import BLOCK_BYTES, open_rows, packing
+from submit.writer import BLOCK_BYTES, open_rows, packing, sha256
 
 igzip: Any = _igzip  # it has no types
 
@@ -43,6 +44,13 @@ def digests(path: Path) -> tuple[str, str]:
 
 
 @extensible
+class _Blend(TypedDict):
+    """What is looked at of the blend.json that the submission was made by."""
+
+    foreground: NotRequired[Foreground]
+
+
+@extensible
 class Manifest(TypedDict):
     """The manifest of a finished submission, as `submit.stream` and `submit.make` write it."""
 
@@ -50,7 +58,7 @@ class Manifest(TypedDict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     bytes: NotRequired[Count]
     rows: NotRequired[Count]
-    blend: NotRequired[Any]
+    blend: NotRequired[_Blend]
     git_commit: NotRequired[str]
 
 
@@ -59,6 +67,16 @@ def _check(manifest: Manifest) -> None:
 
 
 _MANIFEST = Schema(Manifest, "make the submission again (make submission)", _check)
+
+
+def manifest_beside(path: Path) -> Manifest | None:
+    """The manifest beside a file, if it is one, and of that very file."""
+    try:
+        manifest = _MANIFEST.read_if_there(path.with_name(MANIFEST_FILE))
+    except UserError:
+        return None
+    its = manifest is not None and path.is_file() and manifest["sha256"] == sha256(path)
+    return manifest if its else None
 
 
 def read_manifest(path: Path, file_sha256: str, *, needed: bool) -> Manifest | None:

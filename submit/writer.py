@@ -102,8 +102,14 @@ def open_rows(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"{path} is damaged or cut off ({error}): make it again, or copy it again.") from None
 
 
-def write_submission(path: Path, parts: Iterable[bytes]) -> str:
-    """Write a submission, whole or not at all.
+def require_ending(path: Path) -> None:
+    """UserError where a submission that shall be written is not named `.csv` or `.csv.gz`."""
+    if path.suffixes[-1:] != [".csv"] and path.suffixes[-2:] != [".csv", ".gz"]:
+        raise UserError(f"{path} must end in .csv or .csv.gz.")
+
+
+def pack_submission(path: Path, parts: Iterable[bytes]) -> str:
+    """Write a submission to a file that nobody reads yet (`atomic.replacing`).
 
     The same parts give the same bytes: the gzip header carries neither time nor name.
 
@@ -114,21 +120,16 @@ def write_submission(path: Path, parts: Iterable[bytes]) -> str:
     Returns:
         SHA-256 of the file, as hex digits.
 
-    Raises:
-        UserError: another ending.
     """
-    if path.suffixes[-1:] != [".csv"] and path.suffixes[-2:] != [".csv", ".gz"]:
-        raise UserError(f"{path} must end in .csv or .csv.gz.")
-    with atomic.replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            if path.suffix == ".gz":
-                with igzip.IGzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:  # type: ignore[no-untyped-call]
-                    for part in parts:
-                        packed.write(part)  # type: ignore[no-untyped-call]
-            else:
+    with path.open("wb") as file:
+        if path.suffix == ".gz":
+            with igzip.IGzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:  # type: ignore[no-untyped-call]
                 for part in parts:
-                    file.write(part)
-        return sha256(temporary)
+                    packed.write(part)  # type: ignore[no-untyped-call]
+        else:
+            for part in parts:
+                file.write(part)
+    return sha256(path)
 
 
 def sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 import dataclasses
 import gzip
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 
 from command_line import UserError
 from competition import COMPETITIONS
+from ensemble.blend_file import Foreground
 from submit.check import Report, check, main, sample_names
 from submit.stream import SubmissionStream
 
@@ -256,3 +258,49 @@ def test_sample_names(tmp_path: Path) -> None:
     (tmp_path / "sample_submission.csv").write_bytes(b"")
     with pytest.raises(UserError, match="not a sample"):
         sample_names(tmp_path, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected", "warned"),
+    [
+        ([""] * 30, None, "every row is empty"),
+        ([""] * 30, {"empty": 0.9, "least": 0.1, "most": 0.5}, "every row is empty"),
+        (["1 2"] * 30, None, ""),
+        (["1 2"] * 30, {"empty": 0.0, "least": 0.1, "most": 0.5}, ""),
+        (["1 2"] * 20 + [""] * 10, {"empty": 0.0, "least": 0.1, "most": 0.5}, "33% of the rows are empty"),
+        (["1 2"] * 20 + [""] * 10, {"empty": 0.4, "least": 0.1, "most": 0.5}, ""),
+        (["1 2"] * 30, {"empty": 0.5, "least": 0.1, "most": 0.5}, "0% of the rows are empty"),
+        (["1 2"] * 28 + ["1 12"] * 2, {"empty": 0.0, "least": 0.1, "most": 0.5}, rf"2 rows .*\({NAMES[28]} with 100"),
+        (["1 2"] * 29 + ["1 12"] * 1, {"empty": 0.0, "least": 0.1, "most": 0.5}, ""),
+        (["1 1"] * 30, {"empty": 0.0, "least": 0.5, "most": 0.6}, "30 rows have far more or less"),
+    ],
+)
+def test_rows_unlike_what_the_blend_was_chosen_on_are_warned_of(
+    runs: list[str], expected: Foreground | None, warned: str, tmp_path: Path
+) -> None:
+    path = plain(tmp_path / "submission.csv", b"img,rle_mask\n" + b"".join(
+        f"{name},{text}\n".encode() for name, text in zip(NAMES, runs, strict=True)
+    ))  # fmt: skip
+    report = check(path, competition=FACTS, names=NAMES, expected=expected)
+    assert report.ok
+    assert len(report.warnings) == bool(warned)
+    assert re.search(warned, "".join(report.warnings))
+    assert ("\nwarning: " in str(report)) == bool(warned)
+
+
+def test_the_program_knows_what_the_blend_expects_from_the_manifest_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample(tmp_path, NAMES)
+    stream = SubmissionStream(tmp_path / "shards", NAMES, header=FACTS.header, size=(3, 4), fingerprint={})
+    stream.write_shard(0, [(name, b"1 1") for name in NAMES])
+    path = tmp_path / "submission.csv"
+    stream.join(path, {"blend": {"foreground": {"empty": 0.0, "least": 0.5, "most": 0.6}}})
+    main(path, data=tmp_path)
+    assert "warning: 30 rows have far more or less foreground" in capsys.readouterr().out
+    manifest = tmp_path / "manifest.json"
+    # of another file, or no manifest: nothing is expected
+    for content in (manifest.read_text().replace('"sha256": "', '"sha256": "0'), "{}", "[]"):
+        manifest.write_text(content)
+        main(path, data=tmp_path)
+        assert "warning" not in capsys.readouterr().out

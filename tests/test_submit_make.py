@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ensemble.conv_stacker import ConvStacker
 from ensemble.patches import Patches
 from folds.store import LogitStore
 from models.frame import Frame
+from predict.members import find_members
 from submit import make
 from tests import naive, naive_ensemble
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
@@ -176,3 +178,38 @@ def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path], image
     save_blend(root, members, [0.4, 0.6], vote=vote, stacker_digest="0123")
     with pytest.raises(SystemExit, match="not of the fit that wrote the blend"):
         call(case)
+
+
+def test_a_damaged_shard_is_made_again_and_a_faulty_file_never_takes_the_place_of_a_good_one(
+    case: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call(case)
+    home = case[1] / "studio" / "blend"
+    shard = home / "shards" / "shard-00000.csv"
+    good = {path.name: path.read_bytes() for path in (home / "submission.csv.gz", shard)}
+    damaged = bytearray(shard.read_bytes())
+    damaged[shard.read_bytes().index(b",") + 1] ^= 1
+    shard.write_bytes(damaged)
+    capsys.readouterr()
+    call(case)
+    assert "1 shards in" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (home / "submission.csv.gz", shard)} == good
+
+    before = {path.name: path.read_bytes() for path in home.glob("*.*")}
+    with monkeypatch.context() as patch:
+        shutil.rmtree(home / "shards")
+        patch.setattr("ensemble.blend.Blend.row", lambda *_: b"7 0")
+        with pytest.raises(SystemExit, match=r"does not pass the check, and is not kept: 5 faults \(row 1 .*; remove"):
+            call(case)
+    assert {path.name: path.read_bytes() for path in home.glob("*.*")} == before
+    # the remedy
+    shutil.rmtree(home / "shards")
+    call(case)
+    assert {path.name: path.read_bytes() for path in (home / "submission.csv.gz", shard)} == good
+
+
+def test_masks_without_a_pixel_are_warned_of(case: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    root = case[1] / "studio"
+    save_blend(root, find_members(root, [AVERAGE.name, UNET.name], 2), [0.8, 0.2], threshold=15.9)
+    call(case)
+    assert "warning: every row is empty" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import zlib
@@ -130,14 +131,72 @@ def test_one_gzip_member_and_the_manifest_last(tmp_path: Path) -> None:
     assert path.read_bytes() == packed, "the same shards give the same bytes at any time"
 
 
-def test_a_failed_join_leaves_no_manifest_to_vouch_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["pack_submission", "json.dumps", "check"])
+def test_a_failed_join_leaves_the_submission_before_it_as_it_was(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = new_stream(tmp_path / "shards")
     write_all(stream, rows(NAMES))
     stream.join(tmp_path / "submission.csv", {})
-    monkeypatch.setattr("submit.stream.write_submission", lambda *_: 1 / 0)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise ZeroDivisionError
+
+    if step != "check":
+        monkeypatch.setattr(f"submit.stream.{step}", fail)
     with pytest.raises(ZeroDivisionError):
-        stream.join(tmp_path / "submission.csv", {})
-    assert not (tmp_path / "manifest.json").exists()
+        stream.join(tmp_path / "submission.csv", {"other": 1}, fail)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+    assert set(before) == {"submission.csv", "manifest.json"}
+
+
+def test_a_shard_that_is_damaged_is_noticed_and_made_again_alone(tmp_path: Path) -> None:
+    stream = new_stream(tmp_path / "shards")
+    write_all(stream, rows(NAMES))
+    stream.join(tmp_path / "submission.csv", {})
+    before = (tmp_path / "submission.csv").read_bytes()
+    shard, other = stream.shard_path(2), new_stream(tmp_path / "others", fingerprint={"blend": "another"})
+    good = shard.read_bytes()
+    write_all(other, rows(NAMES))
+    number = re.search(rb",(\d+)", good)
+    assert number is not None
+    damages = {f"bit {k} flipped": flipped(good, k * len(good) * 8 // 23) for k in range(23)}
+    damages["a number that is still one"] = flipped(good, 8 * number.start(1))
+    damages |= {"empty": b"", "cut off": good[:-9], "half": good[: len(good) // 2], "more": good + good[-30:]}
+    damages["without its last line"] = good[: good.rfind(b"\n", 0, -1) + 1]
+    damages["another shard"] = stream.shard_path(1).read_bytes()
+    damages["of another submission"] = other.shard_path(2).read_bytes()
+    for name, damage in damages.items():
+        shard.write_bytes(damage)
+        with pytest.raises(UserError, match=r"shard-00002\.csv was damaged .*: run the same command again"):
+            stream.join(tmp_path / "submission.csv", {})
+        assert (tmp_path / "submission.csv").read_bytes() == before, name
+        assert stream.missing() == [2], name
+        # the same command again finds it gone; had it looked before, it would have found the damage itself
+        shard.write_bytes(damage)
+        assert new_stream(tmp_path / "shards").drop_damaged() == [2], name
+        write_one(stream, 2)
+        assert shard.read_bytes() == good
+    assert stream.drop_damaged() == []
+    stream.join(tmp_path / "submission.csv", {})
+    assert (tmp_path / "submission.csv").read_bytes() == before
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    """A copy with one bit the other way round."""
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_a_damaged_list_of_names_is_written_again(tmp_path: Path) -> None:
+    stream = new_stream(tmp_path / "shards")
+    names = tmp_path / "shards" / "names.txt"
+    good = names.read_bytes()
+    names.write_bytes(flipped(good, 77))
+    assert pickle.loads(pickle.dumps(new_stream(tmp_path / "shards"))).names == stream.names
+    assert names.read_bytes() == good
 
 
 def test_resumed_it_asks_only_for_what_is_missing(tmp_path: Path) -> None:
@@ -299,7 +358,7 @@ def test_a_real_refusal_of_the_system_ends_the_program_in_one_sentence(tmp_path:
         stream = new_stream(folder)
         assert stream.missing() == left
         assert not list(folder.glob(".tmp-*"))
-        assert stream.shard_path(0).read_bytes().count(b"\n") == 10
+        assert stream.shard_path(0).read_bytes().count(b"\n") == 10 + 1
 
 
 KILLED = """

@@ -1,0 +1,99 @@
+"""A full disk, met by whatever ends in a file of a blend: one sentence, nothing half-written, and the remedy works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command_line import UserError
+from ensemble.conv_stacker import ConvStacker
+from ensemble.photograph_files import write_png
+from report import page
+from report.pictures import Album
+from submit import spool
+from submit.spool import write_all
+from submit.stream import SubmissionStream
+from submit.submission_file import compressed
+from tests.test_atomic import no_room
+
+NOISE = np.random.default_rng(0).integers(0, 256, (100, 111, 3)).astype(np.uint8)
+NAMES = [f"{k}.jpg" for k in range(40)]
+TEXT = b"1 1 " * 400 + b"2 1"
+
+
+def stream_in(folder: Path) -> SubmissionStream:
+    header = ("img", "rle_mask")
+    return SubmissionStream(folder / "shards", NAMES, header=header, size=(1, 1), shard_rows=20, fingerprint={})
+
+
+def write_shards(folder: Path) -> None:
+    write_all(stream_in(folder), ((name, TEXT) for name in NAMES))
+
+
+def write_spooled(folder: Path) -> None:
+    # the last row of each shard comes last, so that all others are put down
+    write_all(stream_in(folder), ((name, TEXT) for name in sorted(NAMES, key=lambda name: int(name[:-4]) % 20)))
+
+
+def join_shards(folder: Path) -> None:
+    stream = stream_in(folder)
+    for shard in stream.missing():
+        # shards of other submissions would do too: only the file is too long
+        stream.write_shard(shard, [(name, b"1 1 " * 150 + b"2 1") for name in stream.shard_names(shard)])
+    stream.join(folder / "submission.csv", {})
+
+
+def compress(folder: Path) -> None:
+    path = folder / "shards" / "plain.csv"
+    if not path.exists():
+        pytest.fail("made by the test")
+    compressed(path)
+
+
+def save_stacker(folder: Path) -> None:
+    stacker = ConvStacker()
+    stacker.weights_, stacker.state_ = np.ones(1, np.float32), {"noise": NOISE}
+    stacker.save(folder, ["a"])
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "shards": write_shards,
+    "spooled rows": write_spooled,
+    "submission": join_shards,
+    "compressed submission": compress,
+    "stacker": save_stacker,
+    "page": lambda folder: page.write(folder / "report.html", "page.html.j2", title="x" * 20_000),
+    "picture": lambda folder: Album(folder / "report", "report").pane("a.jpg", "truth", NOISE),
+    "photograph": lambda folder: Album(folder / "a", "a").pane("a.jpg", "", np.tile(NOISE, (3, 3, 1)), photograph=True),
+    "mask": lambda folder: write_png(folder / "a_mask.png", NOISE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_one_sentence_and_after_room_is_made_the_same_call_works(
+    write: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "_BUFFER_BYTES", 18_000)
+    (tmp_path / "shards").mkdir()
+    noise = b"".join(b"%d %d\n" % tuple(pair) for pair in NOISE[..., :2].reshape(-1, 2))
+    (tmp_path / "shards" / "plain.csv").write_bytes(noise * 2)
+    with no_room(), pytest.raises(UserError) as caught:
+        write(tmp_path)
+    assert re.fullmatch(
+        r"the disk is full: \S+ could not be written \(it needs (more than )?([\d,]+ bytes|more), and [\d,]+ are "
+        r"free( in all, but a quota or another limit is reached)?\); free some space in \S+ and run the same command "
+        r"again, what is finished is kept\.",
+        str(caught.value),
+    ), caught.value
+    assert not [path for path in tmp_path.rglob(".tmp-*") if path.is_file()]
+    if write is join_shards:
+        assert not (tmp_path / "submission.csv").exists() and not (tmp_path / "manifest.json").exists()
+    write(tmp_path)
+    if write in (write_shards, write_spooled):
+        stream = stream_in(tmp_path)
+        stream.join(tmp_path / "submission.csv", {})
+        assert (tmp_path / "submission.csv").read_bytes().count(TEXT + b"\n") == len(NAMES)
