@@ -30,6 +30,8 @@ from folds.run_layout import MANIFEST_FILE, fold_folder
 from models import checkpoint
 from models.build import build
 from models.image_file import ImageFile
+from models.openvino_runtime import is_installed
+from models.runtimes import RUNTIMES, TORCH
 from models.variants import Variant, find_variant
 from predict.members import Member, find_members
 from predict.predictor import predict
@@ -39,6 +41,7 @@ RESNET18_UNET = Variant(
     name="unet-resnet18", network="smp", architecture="Unet", encoder="resnet18", size=(512, 768), recipe="demo", tta=()
 )
 SMALL = ("unet-mobilenetv3", "fpn-regnetx")
+RUNTIME_VARIANTS = ("unet-mobilenetv3-320x512", "fpn-regnetx")
 
 
 def random_member(root: Path, variant: Variant, folds: int = 1, tta: tuple[str, ...] = ()) -> Member:
@@ -47,9 +50,14 @@ def random_member(root: Path, variant: Variant, folds: int = 1, tta: tuple[str, 
     for k in range(folds):
         folder = fold_folder(root / changed.name, k)
         checkpoint.save(folder, build(changed, pretrained=False), changed)
-        atomic.write_json(
-            folder / MANIFEST_FILE, {"variant": changed.to_json(), "folds_digest": "none", "data_digest": "none"}
-        )
+        manifest = {
+            "variant": changed.to_json(),
+            "fold": k,
+            "images": {"train": 0, "held_out": 0},
+            "folds_digest": "none",
+            "data_digest": "none",
+        }
+        atomic.write_json(folder / MANIFEST_FILE, manifest)
     return find_members(root, [changed.name], folds)[0]
 
 
@@ -95,6 +103,27 @@ def compare(member: Member, names: Sequence[str], folder: Path, size: Size, roun
         f"  of CPU time {median(cpu_ratios):.3f}",
         flush=True,
     )
+
+
+def compare_runtimes(member: Member, batches: Sequence[np.ndarray], rounds: int) -> None:
+    """Print the forward passes' time by each runtime that is installed, on one thread, measured in alternation."""
+    ready = [name for name in RUNTIMES if name == TORCH or is_installed()]
+    pools = {name: ReplicaPool([replace(member, runtime=name)], 1) for name in ready}
+    took: dict[str, list[float]] = {name: [] for name in ready}
+    for k in range(rounds + 1):
+        for name, pool in pools.items():
+            seconds = forward_alone_s(pool, batches)
+            if k:  # the first pass prepares
+                took[name].append(seconds)
+    images = sum(len(batch) for batch in batches)
+    height, width = member.variant.size
+    for name in ready:
+        ratios = [torch_s / own for torch_s, own in zip(took[TORCH], took[name], strict=True)]
+        print(
+            f"{member.name:25} {height}x{width}  {name:9}  {median(took[name]) / images * 1e3:7.1f} ms an image"
+            f"  torch takes {median(ratios):.2f} times as long ({min(ratios):.2f} .. {max(ratios):.2f})",
+            flush=True,
+        )
 
 
 _CHILD = """
@@ -157,6 +186,11 @@ def main(
                 # as they are used: five folds and a flip share one reading of the image and one writing
                 used = random_member(root / "used", variant, 5, ("hflip",))
                 compare(used, names[: len(names) // 4], folder, size, rounds)
+        for variant in (RESNET18_UNET, *(find_variant(name) for name in RUNTIME_VARIANTS)):
+            # few images are enough: nothing but the network is at work
+            member = random_member(root / "runtimes", variant)
+            frames = np.stack([member.frame.load(path, size)[0] for path in paths[:8]])
+            compare_runtimes(member, [frames[:4], frames[4:]], rounds)
         if all(memory_counts):
             few, many = (peak_bytes(root, SMALL[0], paths, size, number) for number in memory_counts)
             print(

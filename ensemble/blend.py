@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from ensemble.voting import LINEAR, Combination, combination_of
 from folds.run_layout import finished_folds, trained_runs
 from kernels.rle import encode_logits_text, encode_text
 from models.frame import Frame
+from models.runtimes import TORCH
 from path_names import inside
 from predict.members import Member, find_members
 from predict.presence import Said
@@ -74,6 +75,10 @@ class Blend:
     def __post_init__(self) -> None:
         if not self.frames:
             object.__setattr__(self, "frames", tuple(member.frame for member in self.members))
+
+    def on(self, runtime: str) -> Blend:
+        """The same with its members' networks computed by another runtime (models/runtimes.py)."""
+        return replace(self, members=tuple(replace(member, runtime=runtime) for member in self.members))
 
     def image_frames(self, full: Size) -> tuple[Frame, ...]:
         """The frames in which an image of size `full` (H, W) is needed beside the logits; most blends need none."""
@@ -165,6 +170,9 @@ class Blend:
             state["vote"] = self.combination.label
         if self.gate is not None:
             state["presence"] = {"threshold": self.gate.threshold, "members": self._names(self.gate.members)}
+        runtimes = {m.name: m.runtime for m in self.members if m.runtime != TORCH}
+        if runtimes:
+            state["runtimes"] = runtimes
         if self.refiners:
             state["refiners"] = [refiner.label for refiner in self.refiners]
         return state

@@ -32,10 +32,11 @@ _MEANING = {
     "weights_digest": "weights, before the variant was trained again",
     "tta": "test-time augmentation",
     "imported": "predictions",
+    "runtime": "runtime (--backend)",
     "frame_version": "version of the way from images to inputs",
 }
 # what attributes that have been added since were before there was a name for them
-_ONCE = {"frame_version": 1}
+_ONCE = {"frame_version": 1, "runtime": "torch"}
 _READERS = 4
 
 

@@ -59,7 +59,3 @@ def torch_network(network: torch.nn.Module, variant: Variant, device: torch.devi
     """A torch network in the precision that `models.precision.inference` chooses; it is moved and set to evaluate."""
     module = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return PredictingNetwork(module, variant, device, partial(inference, device))
-
-
-# from a trained network, its variant and a device to the network made ready; the first is the default
-RUNTIMES: dict[str, Callable[[torch.nn.Module, Variant, torch.device], PredictingNetwork]] = {"torch": torch_network}

@@ -23,6 +23,7 @@ from folds.store import LogitStore
 from folds.task import check_frame, read_manifest
 from models import checkpoint
 from models.frame import Frame, frame_of
+from models.runtimes import TORCH
 from models.variants import IMPORTED, VARIANTS, Variant
 from path_names import inside
 
@@ -37,6 +38,7 @@ class Member:
         folds: folders of its folds, in order.
         folds_digest, data_digest: which image was in which fold, and of which data.
         weights_digest: identifies the folds' weights.
+        runtime: what computes the networks; a key of `models.runtimes.RUNTIMES`.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Member:
     folds_digest: str
     data_digest: str
     weights_digest: str
+    runtime: str = TORCH
 
     @property
     def name(self) -> str:
@@ -63,6 +66,13 @@ class Member:
                 f"{self.name} was imported, so its network is not here to predict with: leave it out, or use the "
                 "imported logits of the test set (no --stream)."
             )
+
+    def begun_runtime(self) -> str:
+        """What the test set's logits that are there were computed by; empty where none are, or they were imported."""
+        path = self.folder / TEST_STORE
+        if self.imported or not path.exists():
+            return ""
+        return str(LogitStore.open(path).attributes.get("runtime", TORCH))
 
     def imported_digest(self) -> str:
         """Identifies the test set's predictions that were imported with it; empty where none were, or it is trained."""

@@ -149,6 +149,7 @@ def predict(
         variant=member.name,
         **member.variant.head_attributes(),
         tta=list(member.variant.tta),
+        runtime=member.runtime,
         weights_digest=member.weights_digest,
         frame_version=member.frame.version(size),
         # another folder may hold other images of the same names: Carvana's test and test_hq

@@ -15,7 +15,8 @@ import torch
 from command_line import UserError
 from cores import thread_count
 from models import checkpoint
-from models.prediction import RUNTIMES, PredictingNetwork
+from models.prediction import PredictingNetwork
+from models.runtimes import RUNTIMES, TORCH
 from models.tta import find_transforms
 from models.variants import Variant
 from predict.members import Member
@@ -35,7 +36,6 @@ class Replica:
         device: where to run; the GPU if there is one by default.
         folds: use only the first so many of its folds; 0 uses all.
         tta: test-time augmentations instead of the variant's own.
-        runtime: what computes the networks; a key of `models.prediction.RUNTIMES`.
     """
 
     def __init__(
@@ -45,7 +45,6 @@ class Replica:
         *,
         folds: int = 0,
         tta: Sequence[str] | None = None,
-        runtime: str = "torch",
     ) -> None:
         member.require_network()
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,7 +52,8 @@ class Replica:
         self.frame = member.frame
         self._transforms = find_transforms(self.variant.tta if tta is None else tta)
         self._folders = member.folds[: folds or None]
-        make = RUNTIMES[runtime]
+        # a fitted one has nothing to compute
+        make = RUNTIMES[TORCH if member.variant.fitted else member.runtime]
         self._networks = [make(checkpoint.load(folder)[0], self.variant, self.device) for folder in self._folders]
         self._backoff = MemoryBackoff(self._mean, member.name)
 
@@ -155,7 +155,7 @@ _kept: dict[tuple[str, ...], ReplicaPool] = {}
 
 def pool_of_process(members: Sequence[Member]) -> ReplicaPool:
     """The members' networks, kept in this process for its next task; those of other members are let go."""
-    key = tuple(f"{member.folder} {member.weights_digest}" for member in members)
+    key = tuple(f"{member.folder} {member.weights_digest} {member.runtime}" for member in members)
     with _lock:
         if key not in _kept:
             _kept.clear()

@@ -25,6 +25,7 @@ from ensemble.blend import Blend, find_blend
 from folds.images import list_images
 from folds.store import LogitStore
 from models.frame import load_for
+from models.runtimes import Backend, choose_runtime
 from models.tta import find_transforms
 from predict.members import Member
 from predict.predictor import predict
@@ -106,6 +107,7 @@ def main(
     gpus: tuple[int, ...] = (2, 4, 8),
     data: Path | None = None,
     runs: Path = Path("runs"),
+    backend: Backend = "auto",
 ) -> None:
     """Say what predicting a test set will take, from a few of its images; nothing is kept.
 
@@ -121,6 +123,7 @@ def main(
         gpus: numbers of GPUs to reckon with; on a machine without one, of such machines.
         data: the competition's files; data/<competition> by default.
         runs: where trained variants and the blend are.
+        backend: what computes the networks on a CPU, as `make submission` takes it.
     """
     facts = find_competition(competition)
     root = runs / facts.name
@@ -137,6 +140,7 @@ def main(
     folder = images or (data or facts.default_data()) / facts.test_dir
     names = list_images(folder, facts)
     some = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, min(sample, len(names))).astype(int))]
+    planned = planned.on(choose_runtime(backend, images_count or len(names)))
     scratch = atomic.temporary_beside(root / "plan")
     scratch.mkdir()
     try:

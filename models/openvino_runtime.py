@@ -1,0 +1,83 @@
+"""OpenVINO: the same networks on a CPU, up to twice as fast as in torch; optional (requirements-cpu.txt)."""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import importlib.util
+import sys
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from command_line import UserError
+from cores import thread_count
+from models.precision import has_bf16
+from models.prediction import PredictingNetwork
+from models.tta import Batch
+from models.variants import Variant
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO can be imported, without importing it."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def _openvino() -> Any:
+    """The library, kept from reporting home: where its telemetry cannot be imported it does without."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        raise UserError(
+            "OpenVINO is not installed: pip install -r requirements-cpu.txt, or predict with --backend torch."
+        ) from None
+    return openvino
+
+
+class _Forward:
+    """A compiled network; may be called from several threads, each of which gives the same bits alone."""
+
+    def __init__(self, network: torch.nn.Module, variant: Variant) -> None:
+        openvino = _openvino()
+        example = torch.zeros(1, variant.in_channels, *variant.size)
+        with warnings.catch_warnings():
+            # tracing warns of checks of the input's size, which every size that comes has passed
+            warnings.simplefilter("ignore")
+            model = openvino.convert_model(network, example_input=example)
+        # the batch, and the size under augmentations that change it, are whatever comes
+        model.reshape([-1, variant.in_channels, -1, -1])
+        # a pass has one thread, as in torch; replicas are this object's callers
+        threads = thread_count()
+        self._compiled = openvino.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "bf16" if has_bf16("cpu") else "f32",
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": threads,
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self._local = threading.local()
+
+    def __call__(self, inputs: Batch) -> Batch:
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        # the request writes its next result where this one lies
+        found = self._local.request.infer([np.ascontiguousarray(inputs.numpy())])
+        return torch.from_numpy(np.array(found[0], np.float32))
+
+
+def openvino_network(network: torch.nn.Module, variant: Variant, device: torch.device) -> PredictingNetwork:
+    """A torch network compiled by OpenVINO, in bfloat16 where the CPU has it.
+
+    Raises:
+        UserError: it is not installed, or the device is no CPU.
+    """
+    if device.type != "cpu":
+        raise UserError("OpenVINO predicts on CPUs here: use --backend torch on a GPU.")
+    return PredictingNetwork(_Forward(network.eval(), variant), variant, device)

@@ -1,0 +1,116 @@
+"""OpenVINO in torch's place: the same masks but for the edges' last digits, and nobody mixes the two unknowingly."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import models.runtimes
+from competition import COMPETITIONS
+from ensemble.blend import find_blend
+from ensemble.photographs import main as mask_photographs
+from folds.images import read_mask
+from folds.store import LogitStore
+from models.openvino_runtime import is_installed
+from models.runtimes import choose_runtime
+from predict import blocks
+from studio.render import render_competition
+from submit import make
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
+
+STUDIO = COMPETITIONS["studio"]
+TRAINED = Path(__file__).parent.parent / "trained"
+NAMES = [f"00000000000{k}_01.jpg" for k in range(5)]
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed (requirements-cpu.txt)")
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A test set of five photographs, and a blend of a network and an average mask."""
+    monkeypatch.setattr(blocks, "PART_IMAGES", 3)
+    data, root = tmp_path / "data", tmp_path / "runs" / "studio"
+    for k, name in enumerate(NAMES):
+        write_photograph(data / "test" / name, *STUDIO.size, seed=k)
+    save_blend(root, [save_member(root, AVERAGE), save_member(root, UNET)], [0.2, 0.8])
+    return {"competition": "studio", "data": data, "runs": root.parent, "images": data / "test", "jobs": 1}
+
+
+def submission(case: dict[str, Any], **options: Any) -> bytes:
+    make.main(**case, **options)
+    path: Path = case["runs"] / "studio" / "blend" / "submission.csv.gz"
+    return path.read_bytes()
+
+
+def test_a_trained_network_gives_the_same_masks(tmp_path: Path) -> None:
+    render_competition(tmp_path / "studio", cars=1, test_cars=1, seed=11, views=4, jobs=1)
+    images = tmp_path / "studio" / STUDIO.train_dir
+    for backend in ("torch", "openvino"):
+        mask_photographs(
+            images=images,
+            out=tmp_path / backend,
+            variant="unet-mobilenetv3-320x512",
+            runs=TRAINED,
+            backend=backend,  # type: ignore[arg-type]
+        )
+    for path in (tmp_path / "torch").glob("*.png"):
+        one, other = (read_mask(tmp_path / backend / path.name, STUDIO.size) for backend in ("torch", "openvino"))
+        # of rendered cars the network is less sure than of photographs
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.995
+        assert one.any()
+    # what would report home was never imported
+    assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_submission_is_the_same_with_and_without_stored_logits(case: dict[str, Any]) -> None:
+    stored = submission(case, backend="openvino")
+    store = LogitStore.open(case["runs"] / "studio" / UNET.name / "test.zarr")
+    assert store.attributes["runtime"] == "openvino"
+    shutil.rmtree(case["runs"] / "studio" / "blend" / "shards")
+    assert submission(case, backend="openvino", stream=True) == stored
+    torch_s = submission({**case, "jobs": 1}, backend="torch", stream=True, restart=True)
+    assert len(torch_s) > 0
+
+
+def test_what_was_begun_goes_on_with_its_runtime(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission(case)
+    store = case["runs"] / "studio" / UNET.name / "test.zarr"
+    assert LogitStore.open(store).attributes["runtime"] == "torch"
+    # as if it were worth while now
+    monkeypatch.setattr(models.runtimes, "_WORTH_IMAGES", 1)
+    assert choose_runtime("auto", 5) == "openvino"
+    submission(case)
+    assert LogitStore.open(store).attributes["runtime"] == "torch"
+    with pytest.raises(SystemExit, match=r"other runtime \(--backend\) \('torch', now 'openvino'\): remove the folder"):
+        submission(case, backend="openvino")
+    # the remedy; the average mask has a store too
+    for name in (UNET.name, AVERAGE.name):
+        shutil.rmtree(case["runs"] / "studio" / name / "test.zarr")
+    submission(case, restart=True)
+    assert LogitStore.open(store).attributes["runtime"] == "openvino"
+
+
+def test_it_is_chosen_where_it_is_there_and_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [choose_runtime("auto", n) for n in (1, 499, 500, 100_064)] == ["torch", "torch", "openvino", "openvino"]
+    assert choose_runtime("openvino", 1) == "openvino"
+    with monkeypatch.context() as patch:
+        patch.setattr(models.runtimes.torch.cuda, "is_available", lambda: True)
+        assert choose_runtime("auto", 100_064) == "torch"
+    monkeypatch.setattr(models.runtimes, "is_installed", lambda: False)
+    assert choose_runtime("auto", 100_064) == "torch"
+    with pytest.raises(Exception, match=r"pip install -r requirements-cpu.txt, or leave --backend out"):
+        choose_runtime("openvino", 1)
+
+
+def test_a_blend_says_what_it_was_computed_by(case: dict[str, Any]) -> None:
+    blend = find_blend(case["runs"] / "studio", "blend")
+    assert "runtimes" not in blend.state()
+    assert blend.on("openvino").state()["runtimes"] == {UNET.name: "openvino", AVERAGE.name: "openvino"}
+    assert np.array_equal(blend.on("torch").weights, blend.weights)
