@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from command_line import UserError
+from command_line import UserError, plain
 from competition import Competition
 from kaggle_client.credentials import Credentials
 from kaggle_client.fault import KaggleError, fault
@@ -29,6 +29,11 @@ T = TypeVar("T")
 ATTEMPTS = 5
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
+# without a byte to or from Kaggle, after which the other end is taken for dead
+SILENCE_S = 50.0
+_LAST_WORDS_S = 1.0
+# what the client imports at its start
+_INSIDE = Path(__file__).parent / "inside_client"
 
 
 def find_slug(competition: Competition) -> str:
@@ -62,6 +67,7 @@ class _Reader(threading.Thread):
         super().__init__(daemon=True)
         self._stream, self._credentials, self._show, self._full = stream, credentials, show, full
         self._parts: list[bytes] = []
+        self.moved = time.monotonic()
         self.start()
 
     def run(self) -> None:
@@ -78,13 +84,36 @@ class _Reader(threading.Thread):
             self._parts.append(part)
         if b"No space left on device" in part:
             self._full.set()
+        self.moved = time.monotonic()
         if self._show and sys.stderr.isatty():
-            sys.stderr.write(self._credentials.redact(part.decode(errors="replace")))
+            sys.stderr.write(self._credentials.redact(plain(part.decode(errors="replace"))))
             sys.stderr.flush()
 
     def text(self) -> str:
         self.join()
-        return self._credentials.redact(b"".join(self._parts).decode(errors="replace"))
+        # without controls first: they could part a secret, and come from the other end
+        return self._credentials.redact(plain(b"".join(self._parts).decode(errors="replace")))
+
+
+class _Watch(threading.Thread):
+    """Listens to what `inside_client` tells: when bytes moved last, and with which status a server answered last."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(daemon=True)
+        self._end = end
+        self.moved = time.monotonic()
+        self.status = 0
+        # importing all that the client needs may take long, and says nothing of the other end
+        self.asking = True
+        self.start()
+
+    def run(self) -> None:
+        with os.fdopen(self._end, "rb") as told:
+            for line in told:
+                self.moved = time.monotonic()
+                self.asking = line != b"here\n"
+                if line.startswith(b"status "):
+                    self.status = int(line.split()[1])
 
 
 def refuse_secrets(words: Sequence[str], credentials: Credentials, *, doing: str) -> None:
@@ -117,19 +146,31 @@ def run(
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # it would print its requests, credentials and all
         environment.pop(name, None)
-    process = subprocess.Popen(
-        [str(executable()), "-W", *words],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_INSIDE), environment.get("PYTHONPATH"))))
+    listening, telling = os.pipe()
+    environment["KAGGLE_CLIENT_PIPE"] = str(telling)
+    watch = _Watch(listening)
+    try:
+        process = subprocess.Popen(
+            [str(executable()), "-W", *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(telling,),
+        )
+    finally:
+        os.close(telling)
     assert process.stdout is not None and process.stderr is not None
     full = threading.Event()
     out = _Reader(process.stdout, credentials, show=False, full=full)
     err = _Reader(process.stderr, credentials, show=progress, full=full)
+    silent = False
     try:
         while process.poll() is None and not full.is_set():
+            silent = watch.asking and time.monotonic() - max(watch.moved, out.moved, err.moved) > SILENCE_S
+            if silent:
+                break
             try:
                 process.wait(0.1)
             except subprocess.TimeoutExpired:
@@ -144,8 +185,17 @@ def run(
                 process.kill()
                 process.wait()
     printed, errors = out.text(), err.text()
+    if silent:
+        raise KaggleError(
+            f"{doing} failed: Kaggle has neither taken nor sent a byte for {SILENCE_S:.0f} s; look to the network and "
+            "run the same command again.",
+            "network",
+            f"{printed}\n{errors}",
+        )
     if process.returncode or full.is_set() or "User cancelled operation" in printed:
-        raise fault(doing, f"{printed}\n{errors}", credentials, slug)
+        # the pipe ends with the client, and with what it has started
+        watch.join(_LAST_WORDS_S)
+        raise fault(doing, f"{printed}\n{errors}", credentials, slug, status=watch.status)
     # what it printed as errors counts where a caller finds no success in the answer
     return printed if printed.strip() else errors
 
@@ -178,8 +228,20 @@ def json_list(output: str) -> list[dict[str, Any]]:
     start = re.search(r"^\[", output, re.MULTILINE)
     if start is None:
         return []
-    value, _ = json.JSONDecoder().raw_decode(output[start.start() :])
-    return [entry for entry in value if isinstance(entry, dict)]
+    try:
+        value, _ = json.JSONDecoder().raw_decode(output[start.start() :])
+    except ValueError:
+        return []
+    return [_plain(entry) for entry in value if isinstance(entry, dict)]
+
+
+def _plain(value: Any) -> Any:
+    """JSON whose texts hold no control characters: they were escaped while it was text."""
+    if isinstance(value, dict):
+        return {plain(str(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return plain(value) if isinstance(value, str) else value
 
 
 def username(credentials: Credentials) -> str:

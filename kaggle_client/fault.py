@@ -83,7 +83,27 @@ def _last_line(text: str) -> str:
     return next(telling, "it said nothing").rstrip(".")
 
 
-def fault(doing: str, output: str, credentials: Credentials, slug: str | None = None) -> KaggleError:
+# what a server refuses with; whatever the words are
+_BY_STATUS: dict[int, Kind] = {401: "refused", 403: "forbidden", 404: "missing", 408: "busy", 429: "busy"}
+# what happens on this side of the line, and is told by words alone
+_OURS: tuple[Kind, ...] = ("cancelled", "disk")
+
+
+def _possible(status: int) -> tuple[Kind, ...]:
+    """What a failure can be, given the status of Kaggle's last answer; 0 where there was none."""
+    if 500 <= status < 600:
+        return (*_OURS, "busy")
+    if status in _BY_STATUS:
+        return (*_OURS, _BY_STATUS[status])
+    if status >= 400:
+        # a refusal, whatever it speaks of: waiting does not mend it
+        return (*_OURS, "refused", "forbidden", "missing", "other")
+    return (*_OURS, "busy", "refused", "network", "forbidden", "missing", "other")
+
+
+def fault(
+    doing: str, output: str, credentials: Credentials, slug: str | None = None, *, status: int = 0
+) -> KaggleError:
     """What went wrong, as one sentence.
 
     Args:
@@ -91,18 +111,25 @@ def fault(doing: str, output: str, credentials: Credentials, slug: str | None = 
         output: what the client printed, without secrets.
         credentials: for the place they came from.
         slug: the competition, for the address of its rules.
+        status: of Kaggle's last answer, 0 where it is not known or there was none: it goes before any words.
     """
+    possible = _possible(status)
     rules = "look whether your account may do this" + (
         f" and has accepted the rules at https://www.kaggle.com/c/{slug}/rules" if slug else ""
     )
     # the line that tells, not the progress bar or traceback around it
     for kind, pattern, reason, hint in _FAULTS:
         match = re.search(pattern, output, re.IGNORECASE)
-        if match:
+        told_by_status = kind not in _OURS and "other" not in possible
+        if kind not in possible or not (match or told_by_status):
+            continue
+        if match is None:
+            line = f"status {status}: {re.sub(r' for url: .*', '', _last_line(output))}"
+        else:
             line = _last_line(output[: match.end()].rpartition("\n")[2] + output[match.end() :].partition("\n")[0])
             line = re.sub(r" for url: \S+", "", line)
-            filled = reason.format(source=credentials.source, line=line)
-            return KaggleError(f"{doing} failed: {filled}; {hint.format(rules=rules)}.", kind, output)
+        filled = reason.format(source=credentials.source, line=line)
+        return KaggleError(f"{doing} failed: {filled}; {hint.format(rules=rules)}.", kind, output)
     line = re.sub(r" for url: \S+", "", _last_line(output))
     return KaggleError(
         f"{doing} failed: the Kaggle client said {line!r}; see to that and run it again.", "other", output

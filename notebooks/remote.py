@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command_line import UserError
+from command_line import UserError, plain
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials
 from kaggle_client.fault import KaggleError, fault
@@ -154,7 +154,7 @@ class Remote:
         # Kaggle keeps it as JSON, one entry a line
         with contextlib.suppress(ValueError, KeyError, TypeError):
             text = "".join(entry["data"] for entry in json.loads(text))
-        return self.credentials.redact(text).splitlines()
+        return self.credentials.redact(plain(text)).splitlines()
 
     def fetch(self, ref: str, folder: Path) -> Path:
         """Download a kernel's results into an empty folder; returns the archive, whole.

@@ -276,6 +276,36 @@ def test_failure_is_one_sentence(shop: Shop, call: str, fault: Fault, sentence: 
     assert not (shop.data / "metadata.csv").exists()
 
 
+def test_what_passes_is_tried_again_by_its_status_whatever_the_words(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kaggle_cli, "ATTEMPTS", 4)
+    faults = [Fault(503, "Something went wrong."), Fault(500, "404 Not Found"), Fault(429, "Permission was denied")]
+    shop.server.faults["ListDataFiles"] = list(faults)
+    assert shop.fetch(only="metadata.csv") == ""
+    assert len(shop.server.called("ListDataFiles")) >= len(faults) + 1
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(403, "Too many requests"), Fault(404, "503 Server Error"), Fault(400, "429 busy")]
+)
+def test_what_does_not_pass_is_said_at_once(shop: Shop, fault: Fault) -> None:
+    shop.server.faults["ListDataFiles"] = [fault] * 9
+    error = shop.fetch(only="metadata.csv")
+    assert str(fault.message) in error and "\n" not in error
+    assert len(shop.server.called("ListDataFiles")) == 1
+
+
+def test_a_server_that_dies_in_mid_download_is_noticed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kaggle_cli, "SILENCE_S", 3.0)
+    shop.server.stall_after = 100
+    error = shop.fetch(only="train")
+    assert "neither taken nor sent a byte for 3 s" in error and "\n" not in error
+    shop.server.stall_after = None
+    shop.server.release.set()
+    assert shop.fetch(only="train") == ""
+
+
 def test_no_network(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert "Kaggle cannot be reached" in shop.fetch()

@@ -317,3 +317,28 @@ def test_credentials_show_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch)
     credentials = find_credentials()
     assert credentials.username == "other" and CANARY not in repr(credentials)
     assert credentials.redact(f"key {CANARY}") == "key ***"
+
+
+def test_a_server_that_dies_in_mid_upload_is_noticed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kaggle_cli.SILENCE_S < 60
+    monkeypatch.setattr(kaggle_cli, "SILENCE_S", 3.0)
+    # once, and the next try brings it there; and for good, which is one sentence
+    desk.server.faults["upload"] = [Fault(-1)]
+    assert desk.submit() == ""
+    assert len(desk.server.submissions) == 1 and desk.uploaded() == desk.file.read_bytes()
+    desk.server.faults["CreateSubmission"] = [Fault(-1)] * 9
+    error = desk.submit(again=True)
+    assert "neither taken nor sent a byte for 3 s" in error and "\n" not in error
+
+
+def test_what_kaggle_lists_cannot_act_on_the_terminal(desk: Desk) -> None:
+    assert desk.submit() == ""
+    evil = "\x1b[2J\x1b]0;owned\x07\x9b31mby\x08hand"
+    desk.server.submissions.append({**desk.server.submissions[0], "description": evil, "fileName": evil})
+    desk.capture()
+    assert desk.submit(scores=True) == ""
+    out = desk.capture().out
+    assert "byhand" in out and all(c.isprintable() or c == "\n" for c in out)
+    desk.server.faults["ListSubmissions"] = [Fault(403, evil)]
+    error = desk.submit(scores=True)
+    assert "byhand" in error and error.isprintable()
