@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
 # what replaces a photograph's suffix in the names of its mask and its cut-out
 MASK_SUFFIX = "_mask.png"
 CUTOUT_SUFFIX = "_cutout.png"
+# bytes that file systems take for a name
+_LONGEST = 255
 
 
 def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, UserError]]]:
@@ -39,7 +42,14 @@ def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, Use
         for entry in files
         if entry.suffix.lower() not in SUFFIXES
     ]
-    if not names:
+    # one name must not end the work on thousands
+    long = [name for name in names if len(os.fsencode(Path(name).stem + CUTOUT_SUFFIX)) > _LONGEST]
+    names = [name for name in names if name not in long]
+    others += [
+        (name, UserError(f"{source / name} has a name too long for its mask to have one like it: rename it."))
+        for name in long
+    ]
+    if not names and not long:
         raise UserError(f"{source} holds no photograph ({', '.join(SUFFIXES)}): name another folder (IMAGES=...).")
     stems: dict[str, str] = {}
     for name in names:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from command_line import UserError
+from command_line import UserError, plain
 
 # consecutive images of a list, from the first on, that blocks are cut from: a shard of the submission, and what one
 # process takes at a time. One number for all that predicts, as logits may differ in their last bits where blocks do.
@@ -72,7 +72,7 @@ def raise_unreadable(faults: Sequence[tuple[str, UserError]], total: int, what: 
     if not faults:
         return
     for _, fault in faults[:20]:
-        print(fault)
+        print(plain(str(fault)))
     first = " (first 20 above)" if len(faults) > 20 else ""
     raise UnreadableImagesError(
         f"{len(faults)} of {total} images could not be read{first}; the others are {what}: mend these and run the "

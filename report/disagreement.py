@@ -26,10 +26,12 @@ from ensemble.blend_file import (
     blend_folder,
     read_blend,
 )
+from folds.csv_table import read_table
 from folds.images import list_images
 from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
 from kernels.metrics import score_in
+from path_names import inside
 from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
 from report import page
@@ -104,7 +106,10 @@ def _test_names(members: Sequence[Member], data: Path, competition: Competition)
             return LogitStore.open(member.folder / TEST_STORE).names
     sample = data / competition.sample_file
     if sample.exists():
-        return pd.read_csv(sample, dtype=str)[competition.header[0]].map(competition.image_name).tolist()
+        keys = read_table(sample, competition.header[:1], "copy it again", numbers=[])[competition.header[0]]
+        for name in (names := [competition.image_name(key) for key in keys]):
+            inside(data / competition.test_dir, name, str(sample))
+        return names
     return list_images(data / competition.test_dir, competition)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from command_line import UserError
 from competition import Competition
 from ensemble.intervals import figures, mean_interval
 from ensemble.tta_gain import TTA_GAINS
+from folds.csv_table import read_table
 from folds.run_layout import METRICS_FILE, TTA_FILE, fold_folder
 from kernels.metrics import DICE, Metric, find_metric, score_in
 
@@ -65,10 +67,15 @@ def by_make(scores: pd.DataFrame, competition: Competition, data: Path) -> list[
     path = data / (competition.metadata_file or "")
     if column is None or not path.is_file():
         return []
-    table = pd.read_csv(path, dtype=str)
-    if column not in table or competition.metadata_key not in table:
+    try:
+        table = read_table(path, [competition.metadata_key], "copy it again", numbers=[])
+    except UserError as error:
+        print(f"{error} The report is without it.")
         return []
-    make = scores["group"].astype(str).map(table.set_index(competition.metadata_key)[column]).fillna("(not listed)")
+    if column not in table:
+        return []
+    listed = table.drop_duplicates(competition.metadata_key).set_index(competition.metadata_key)[column]
+    make = scores["group"].astype(str).map(listed.astype(str)).fillna("(not listed)")
     metric, rows = find_metric(competition.metric), []
     for name, part in scores.groupby(make):
         groups = part["group"].to_numpy(str)
@@ -92,8 +99,13 @@ def learning_curves(
         for fold in range(folds):
             path = fold_folder(folder / name, fold) / METRICS_FILE
             if path.exists():
-                table = pd.read_csv(path)
-                if metric.logged in table:
+                # an epoch's row may lack what is measured in others
+                try:
+                    table = read_table(path, [], "the fold's manifest has what matters", numbers=["epoch"])
+                except UserError as error:
+                    print(f"{error} The report is without this curve.")
+                    continue
+                if metric.logged in table and table[metric.logged].dtype.kind in "iuf":
                     by_epoch = table.dropna(subset=[metric.logged]).groupby("epoch")[metric.logged].last()
                     curves.setdefault(name, {})[fold] = by_epoch.tolist()
     return curves

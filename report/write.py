@@ -28,6 +28,7 @@ from ensemble.blend_file import (
     scores_file,
     table_lines,
 )
+from folds.csv_table import read_table
 from folds.images import TrainingSet, find_training_set, read_mask
 from folds.run_layout import CACHE_DIR
 from folds.truth import load_truth
@@ -125,7 +126,7 @@ def main(
     scored = folder / scores_file(metric)
     training = find_training_set(facts, data)
     try:
-        scores = pd.read_csv(scored, dtype={"image": str, "group": str})
+        scores = read_table(scored, ("image", "group"), "choose the blend again (make fit)")
     except FileNotFoundError:
         raise UserError(f"{scored} is missing: choose the blend again (make fit).") from None
     if scores["image"].tolist() != list(training.names):

@@ -15,6 +15,7 @@ from models.image_file import decode
 from predict.blocks import Place
 from predict.photographs import load, network_logits
 from predict.replicas import ReplicaPool
+from tests.conftest import png_header
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
 
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))
@@ -160,6 +161,32 @@ def test_it_goes_on_where_it_was_stopped_and_finishes_what_can_be_read(
     # a cut-out of a photograph that has its mask already is made too
     call(runs, folder, out, cutout=True)
     assert len(list(out.glob("*_cutout.png"))) == 4
+
+
+def test_one_bad_photograph_never_ends_the_work_on_the_others(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for k in range(3):
+        write_photograph(folder / f"{k}.jpg", 80, 120, seed=k)
+    longest = "n" * 250 + ".jpg"
+    (folder / "0.jpg").rename(folder / longest)
+    (folder / "huge.png").write_bytes(png_header(70_000, 70_000))
+    (folder / "\x1b[2Jname.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match="3 of 5 images could not be read"):
+        call(runs, folder, out, cutout=True)
+    printed = capsys.readouterr().out
+    for words in (f"{longest} has a name too long", "huge.png cannot be decoded", "name.jpg is not an image"):
+        assert words in printed, printed
+    assert "\x1b" not in printed and "Traceback" not in printed
+    made = {f"{k}_{what}.png" for k in (1, 2) for what in ("mask", "cutout")}
+    assert {p.name for p in out.glob("*.png")} == made
+    # what the messages say to do
+    (folder / longest).rename(folder / ("n" * 240 + ".jpg"))
+    (folder / "huge.png").unlink()
+    (folder / "\x1b[2Jname.jpg").unlink()
+    call(runs, folder, out, cutout=True)
+    assert {p.name for p in out.glob("*.png")} == made | {"n" * 240 + f"_{what}.png" for what in ("mask", "cutout")}
 
 
 def test_one_file_is_enough(runs: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from kernels import rle
 from models import codec_warnings
 from models.frame import Frame
 from models.image_file import ImageFile, decode
-from tests.conftest import read_picture, write_mask
+from tests.conftest import png_header, read_picture, write_mask
 
 SMALL: Competition = dataclasses.replace(COMPETITIONS["carvana"], size=(199, 301), train_count=4)
 NAMES = [f"00000000000{car}_0{view}.jpg" for car in "ab" for view in (1, 2)]
@@ -57,16 +56,6 @@ def _lacks_a_block(data: bytes) -> bytes:
     return data[:middle] + data[middle + 2048 :]
 
 
-def _png_header(height: int, width: int) -> bytes:
-    """A PNG that says to be of a size, and holds next to nothing."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-
-
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "a hole": _hole,
     "a block is missing": _lacks_a_block,
@@ -74,7 +63,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut off behind a thumbnail": lambda data: _with_thumbnail(data)[: 60 + len(_with_thumbnail(data)) - len(data)],
     "empty": lambda data: b"",
     "no picture": lambda data: b"hello",
-    "more pixels than fit": lambda data: _png_header(70_000, 70_000),
+    "more pixels than fit": lambda data: png_header(70_000, 70_000),
 }
 
 
@@ -248,7 +237,7 @@ BAD: dict[str, tuple[Callable[[], tuple[bytes, str]], str]] = {
     ),
     "three levels of alpha": (lambda: _saved(_alpha(0, np.where(MASK, 255, np.arange(57) % 2))), "levels"),
     "of another size": (lambda: _saved(Image.new("L", (57, 42))), "42x57 pixels"),
-    "a header of many pixels": (lambda: (_png_header(70_000, 70_000), ".png"), "put the competition's own mask back"),
+    "a header of many pixels": (lambda: (png_header(70_000, 70_000), ".png"), "put the competition's own mask back"),
     "cut off": (lambda: (_saved(_grey(0, 1))[0][:80], ".png"), "cut off"),
     "empty": (lambda: (b"", ".png"), "cut off"),
 }
