@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from command_line import UserError
-from competition import Size
+from competition import COMPETITIONS, Size
 from json_file import FolderName, Schema, closed
 
 Fit = Literal["resize", "pad", "reflect", "reflect-2x"]
@@ -15,7 +15,10 @@ ENLARGED: dict[Fit, int] = {"pad": 1, "reflect": 1, "reflect-2x": 2}
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-FULL_PADDED = (1280, 1920)
+# the first competition's frames, padded to what the deepest networks take; those of another get their own
+# (models/build.py, at_size_of)
+_PADDED = [-(-side // 32) * 32 for side in next(iter(COMPETITIONS.values())).size]
+FULL_PADDED: Size = (_PADDED[0], _PADDED[1])
 
 # the head that says whether there is anything in an image: one logit of the whole, spread over a plane like the others
 PRESENCE_HEAD = "presence"

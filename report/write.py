@@ -143,6 +143,7 @@ def main(
     found = scan(reader, training.names, truth, trusted, metric=metric, jobs=jobs)
     told: Mapping[str, Any] = TEST_SCORE.read_if_there(folder / SCORE_FILE) or {}
     test_score = told.get(f"test_{metric.name}")
+    by_view = gathered.error_by_view(scores, facts, name)
     curves = gathered.learning_curves(root, names, folds, metric)
     page.write(
         folder / REPORT_FILE,
@@ -154,6 +155,8 @@ def main(
         expected_note=averaged_folds_note(blend.get("expected")),
         images=len(scores),
         groups=scores["group"].nunique(),
+        unit="group" if scores["group"].nunique() < len(scores) else "image",
+        breakdown=facts.metadata_breakdown,
         folds=folds,
         gain=gathered.gain_over_best(scores),
         fold_table=gathered.fold_table(scores, name, metric),
@@ -164,7 +167,7 @@ def main(
         trusted=[names[i] for i in trusted],
         threshold_chart=charts.threshold_curve(THRESHOLDS, found.threshold_scores.mean(0), blend["threshold"], metric),
         correlation_chart=charts.correlation_map(names, found.error_correlation()),
-        view_chart=charts.lines_by_view(gathered.error_by_view(scores, facts, name), metric),
+        view_chart=charts.lines_by_view(by_view, metric) if by_view else None,
         curves=charts.learning_curves(curves, metric) if curves else None,
         **_galleries(folder, training, scores, reader, found, trusted),
     )
