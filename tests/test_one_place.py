@@ -48,8 +48,8 @@ def _facts(competition: Competition) -> tuple[set[int], set[str]]:
     }
     for archive in competition.archives:
         words |= {archive.name, *archive.folders}
-    # what a number below a hundred means, nobody can tell
-    return {n for n in numbers if n >= 100}, {word for word in words if word} - _WORDS
+    # what a number below a hundred means nobody can tell, and networks are built of small multiples of 32
+    return {n for n in numbers if n >= 100 and (n % 32 or n >= 1000)}, {word for word in words if word} - _WORDS
 
 
 def _constants(path: Path) -> Iterator[tuple[int, object]]:
