@@ -19,6 +19,7 @@ from competition import find_competition
 from ensemble import conv_stacker as conv
 from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file, table_lines
 from ensemble.conv_stacker import ConvStacker
+from ensemble.earlier_blend import check_left_out, earlier_blend, poorer_lines
 from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
@@ -222,7 +223,8 @@ def main(
 
     Args:
         competition: a name from competition.py.
-        members: variants to choose from, a comma list; all takes every variant whose folds are all trained.
+        members: variants to choose from, a comma list; all takes every variant whose folds are all trained, says which
+            are not, and refuses to replace a blend that was chosen with one of them.
         blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights, which
             is named after the metric; probability, geometric, majority, each also as weighted-...; conv-stacker,
             conv-stacker-image) instead of choosing one.
@@ -250,7 +252,11 @@ def main(
 
     # 2) the networks' out-of-fold logits beside the truth, all of one split
     training = find_training_set(facts, data or facts.default_data())
-    oof = find_oof_data(root, training, parse_members(members, root), jobs=jobs)
+    wanted = parse_members(members, root)
+    oof = find_oof_data(root, training, wanted, jobs=jobs)
+    earlier = earlier_blend(folder, training.digest, oof.members[0].folds_digest)
+    if wanted is None:
+        check_left_out(earlier, oof, root, folder)
 
     # 3) each network alone, and which of them are worth blending
     singles = single_scores(oof, jobs=jobs)
@@ -278,6 +284,8 @@ def main(
     written = BLEND.of(result)
     fit.write(folder, result)
     for line in table_lines(written):
+        print(line)
+    for line in poorer_lines(earlier, written):
         print(line)
     print(f"written: {folder / BLEND_FILE}")
 

@@ -25,7 +25,12 @@ class _File(TypedDict):
     crc32c: Digest
 
 
-_CHECKSUMS = Schema(dict[FolderName, _File], "remove the folder that it is in")
+def _check(files: dict[FolderName, _File]) -> None:
+    if not files:
+        raise ValueError("it names no file")
+
+
+_CHECKSUMS = Schema(dict[FolderName, _File], "remove the folder that it is in", _check)
 
 
 def checksum(path: Path) -> str:
