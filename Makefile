@@ -37,7 +37,7 @@ MORE   = $(call typed,ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict plan report import-member \
+.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict plan report export import-member \
 	disagreement scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -51,7 +51,11 @@ setup: .venv/.installed  ## create .venv from requirements.txt, again whenever t
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/.installed-dev: .venv/.installed requirements-dev.txt
+.venv/.installed-export: .venv/.installed requirements-export.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-export.txt
+	touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt requirements-cpu.txt requirements-export.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -100,6 +104,9 @@ report: setup  ## table of figures and a contact sheet of predictions
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
 	$(PY) -m report.disagreement $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)
+
+export: .venv/.installed-export  ## the blend (or V=one variant) as one ONNX and one torch.export file, from image to mask
+	$(PY) -m ensemble.export $(WHERE) --variant $(call quoted,V) $(MORE)
 
 import-member: setup  ## take predictions made elsewhere as member NAME: OOF=folder and TEST=folder of NPZ, NPY or PNG files
 	$(PY) -m predict.import_member $(WHERE) --name $(call quoted,NAME) $(if $(call typed,OOF),--oof $(call quoted,OOF)) $(if $(call typed,TEST),--test $(call quoted,TEST)) $(MORE)

@@ -75,8 +75,12 @@ class Frame:
             return image
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
-    def _inside(self, full: Size) -> tuple[slice, slice]:
-        """The rows and columns that an image of `full` takes within a frame that pads."""
+    def inside(self, full: Size) -> tuple[slice, slice]:
+        """The rows and columns that an image of `full` takes within a frame that pads.
+
+        Raises:
+            UserError: it does not fit.
+        """
         if self.exceeded_by(full):
             raise UserError(
                 f"an image of {full[0]}x{full[1]} pixels does not fit a network of {self.size[0]}x{self.size[1]} that "
@@ -114,7 +118,7 @@ class Frame:
         """
         height, width = self.size
         if self.fit != "resize":
-            rows, columns = self._inside((image.shape[0], image.shape[1]))
+            rows, columns = self.inside((image.shape[0], image.shape[1]))
             border = cv2.BORDER_REPLICATE if self.fit == "pad" else cv2.BORDER_REFLECT_101
             sides = rows.start, height - rows.stop, columns.start, width - columns.stop
             return cv2.copyMakeBorder(self.enlarge(image), *sides, border)
@@ -149,7 +153,7 @@ class Frame:
         if logits.shape != self.size:
             raise ValueError(f"logits of shape {logits.shape} do not belong to a network of {self.size}")
         if self.fit != "resize":
-            logits = logits[self._inside(full)]
+            logits = logits[self.inside(full)]
         if logits.shape == full:
             return logits
         return cv2.resize(logits, (full[1], full[0]), interpolation=cv2.INTER_LINEAR)

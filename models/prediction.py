@@ -9,7 +9,7 @@ import models.torchvision_compat  # noqa: F401
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -59,3 +59,8 @@ def torch_network(network: torch.nn.Module, variant: Variant, device: torch.devi
     """A torch network in the precision that `models.precision.inference` chooses; it is moved and set to evaluate."""
     module = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return PredictingNetwork(module, variant, device, partial(inference, device))
+
+
+def float32_network(network: torch.nn.Module, variant: Variant, device: torch.device) -> PredictingNetwork:
+    """The same in float32, wherever it runs: what others are compared with."""
+    return replace(torch_network(network, variant, device), precision=nullcontext)

@@ -11,15 +11,16 @@ import torch
 
 from command_line import UserError
 from models.openvino_runtime import is_installed, openvino_network
-from models.prediction import PredictingNetwork, torch_network
+from models.prediction import PredictingNetwork, float32_network, torch_network
 from models.variants import Variant
 
-TORCH, OPENVINO = "torch", "openvino"
-Backend = Literal["auto", "torch", "openvino"]
+TORCH, FLOAT32, OPENVINO = "torch", "torch-float32", "openvino"
+Backend = Literal["auto", "torch", "torch-float32", "openvino"]
 
 # from a trained network, its variant and a device to the network made ready
 RUNTIMES: dict[str, Callable[[torch.nn.Module, Variant, torch.device], PredictingNetwork]] = {
     TORCH: torch_network,
+    FLOAT32: float32_network,
     OPENVINO: openvino_network,
 }
 

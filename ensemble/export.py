@@ -1,0 +1,229 @@
+"""`python -m ensemble.export`: a blend as one file that takes an image and gives its mask, without this repository.
+
+As ONNX for any runtime, and as `torch.export` for PyTorch. The file is compared with this project's own masks before it
+takes its place.
+"""
+
+from __future__ import annotations
+
+import models.torchvision_compat  # noqa: F401
+
+import importlib.util
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+
+import atomic
+import provenance
+from command_line import UserError, program
+from competition import Competition, Size, find_competition
+from ensemble.blend import Blend, find_blend
+from ensemble.blend_file import blend_folder
+from ensemble.whole_network import WholeNetwork
+from folds.images import list_images
+from folds.logit_code import rounded
+from models.image_file import decode
+from models.runtimes import FLOAT32
+from predict.replicas import ReplicaPool
+
+Format = Literal["onnx", "torch", "both"]
+Run = Callable[[np.ndarray], np.ndarray]
+
+# of ONNX; every runtime since 2023 has it
+OPSET = 18
+FILES: dict[str, str] = {"onnx": "blend.onnx", "torch": "blend.pt2"}
+CARD_FILE = "export.json"
+# below this agreement of masks something is wrong
+_LEAST_DICE = 0.9995
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an export does on some images: its Dice against this project's own masks, mean and worst, and its time."""
+
+    mean: float
+    worst: float
+    ms: float
+
+
+def write_onnx(network: WholeNetwork, full: Size, path: Path) -> None:
+    """Write `network` as ONNX: input `image` (H, W, 3) uint8 RGB, outputs `mask` (H, W) uint8 and `logits` float32.
+
+    Raises:
+        UserError: onnx or onnxscript is not installed.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
+        raise UserError("ONNX needs more libraries: pip install -r requirements-export.txt, or use --format torch.")
+    example = (torch.zeros(*full, 3, dtype=torch.uint8),)
+    with atomic.replacing(path) as temporary, warnings.catch_warnings(), torch.inference_mode():
+        # of the exporter's own making
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            example,
+            temporary,
+            input_names=["image"],
+            output_names=["mask", "logits"],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def write_torch(network: WholeNetwork, full: Size, path: Path) -> None:
+    """Write `network` as `torch.export` has it; `torch.export.load(path).module()(image)` gives (mask, logits)."""
+    with atomic.replacing(path) as temporary, torch.no_grad():
+        exported = torch.export.export(network, (torch.zeros(*full, 3, dtype=torch.uint8),))
+        with temporary.open("wb") as file:
+            torch.export.save(exported, file)
+
+
+def runner(path: Path) -> Run | None:
+    """From an image (H, W, 3) uint8 to its mask (H, W) bool, by an exported file; None without its runtime."""
+    if path.suffix == ".pt2":
+        module = torch.export.load(path).module()
+
+        def by_torch(image: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                mask: np.ndarray = module(torch.from_numpy(image))[0].numpy() > 0
+            return mask
+
+        return by_torch
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def by_onnxruntime(image: np.ndarray) -> np.ndarray:
+        mask: np.ndarray = session.run(["mask"], {"image": image})[0] > 0
+        return mask
+
+    return by_onnxruntime
+
+
+def own_masks(blend: Blend, paths: Sequence[Path], full: Size, folds: int = 0) -> list[np.ndarray]:
+    """This project's own masks, (H, W) bool, of some images, without repairs and what empties masks.
+
+    They are computed as an export does: in float32, and from the images' own pixels. Predictions here use bfloat16 on
+    machines that have it, and let the JPEG codec do the first halvings.
+    """
+    pool = ReplicaPool(blend.on(FLOAT32).members, 1, folds=folds)
+    masks = []
+    with pool.running(), pool.take() as replicas:
+        for path in paths:
+            planes = []
+            for replica in replicas:
+                image = replica.frame.apply(decode(path))
+                planes.append(rounded(replica.logits(image[None])[0, replica.variant.planes_of("mask")][0]))
+            masks.append(blend.combined(planes, full) > blend.threshold)
+    return masks
+
+
+def compare(run: Run, paths: Sequence[Path], masks: Sequence[np.ndarray]) -> Agreement:
+    """Run an export on some images and compare its masks with `masks`."""
+    scores, took = [], []
+    for path, own in zip(paths, masks, strict=True):
+        image = decode(path)
+        start = time.perf_counter()
+        found = run(image)
+        took.append(time.perf_counter() - start)
+        both = int(found.sum()) + int(own.sum())
+        scores.append(2 * int((found & own).sum()) / both if both else 1.0)
+    return Agreement(float(np.mean(scores)), min(scores), float(np.median(took)) * 1e3)
+
+
+def _examples(images: Path | None, data: Path, facts: Competition, count: int) -> list[Path]:
+    """Images to compare on, evenly spaced; none where there are none."""
+    for folder in (images, data / facts.test_dir, data / facts.train_dir):
+        if folder is not None and folder.is_dir():
+            names = list_images(folder, facts)
+            some = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))
+            return [folder / names[k] for k in some]
+    return []
+
+
+@program
+def main(
+    competition: str = "carvana",
+    name: str = "blend",
+    variant: str = "",
+    out: Path | None = None,
+    format: Format = "both",
+    folds: int = 0,
+    images: Path | None = None,
+    check: int = 8,
+    data: Path | None = None,
+    runs: Path = Path("runs"),
+) -> None:
+    """Write a blend as one file, with everything before and after its networks inside, and compare its masks with ours.
+
+    Args:
+        competition: a name from competition.py.
+        name: of the blend (ensemble.fit).
+        variant: one trained variant instead of the blend.
+        out: folder for the files; `export` in the blend's (or the variant's) folder by default.
+        format: ONNX, torch.export, or both.
+        folds: networks of each member, of which fewer are faster; 0 takes all its folds.
+        images: folder of images to compare on; by default the competition's, where they are there.
+        check: how many of them.
+        data: the competition's files; data/<competition> by default.
+        runs: where trained variants and the blend are.
+    """
+    facts = find_competition(competition)
+    root = runs / facts.name
+    blend = find_blend(root, name, variant)
+    folder = out or (blend.members[0].folder if variant else blend_folder(root, name)) / "export"
+    network = WholeNetwork(blend, facts.size, folds).eval()
+    if network.left_out:
+        print(f"left out, as it works on whole masks: {', '.join(network.left_out)}")
+    paths = _examples(images, data or facts.default_data(), facts, check)
+    masks = own_masks(blend, paths, facts.size, folds)
+    card = {
+        "competition": facts.name,
+        "blend": variant or name,
+        "input": f"image: ({facts.size[0]}, {facts.size[1]}, 3) uint8 RGB",
+        "outputs": [f"mask: {facts.size[0]}x{facts.size[1]} uint8, 0 or 255", "logits: the same in float32, above 0"],
+        "opset": OPSET,
+        "networks": sum(len(member.folds[: folds or None]) for member in blend.members),
+        "left_out": network.left_out,
+        "git_commit": provenance.git_commit(),
+        "versions": provenance.versions(),
+    }
+    write = {"onnx": write_onnx, "torch": write_torch}
+    for kind in FILES if format == "both" else (format,):
+        path = folder / FILES[kind]
+        write[kind](network, facts.size, path)
+        line = f"{path}: {path.stat().st_size / 1e6:.1f} MB"
+        run = runner(path)
+        if run is None:
+            line += "; not compared, as onnxruntime is not installed (requirements-export.txt)"
+        elif paths:
+            agreement = compare(run, paths, masks)
+            if agreement.worst < _LEAST_DICE:
+                path.unlink()
+                raise UserError(
+                    f"the {kind} export gives other masks than this project (Dice {agreement.worst:.5f} at worst), and "
+                    "was removed: export one variant alone (V=...) to find the network at fault."
+                )
+            card[kind] = {"agreement": agreement.mean, "worst": agreement.worst, "ms": round(agreement.ms, 1)}
+            line += (
+                f", {agreement.ms:.0f} ms an image; Dice with our own masks {agreement.mean:.6f}, "
+                f"{agreement.worst:.6f} at worst, of {len(paths)} images"
+            )
+        else:
+            line += "; not compared, as there are no images: name a folder (--images)"
+        print(line)
+    atomic.write_json(folder / CARD_FILE, card)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
