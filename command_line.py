@@ -6,7 +6,10 @@ import errno
 import functools
 import os
 import re
+import select
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec
@@ -58,6 +61,39 @@ def _keep_opencv_to_its_threads() -> None:
         os.environ.setdefault("OPENCV_FOR_THREADS_NUM", asked)
 
 
+def end_with_parent(parent: int) -> None:
+    """Have this process end as soon as the one that started it has ended, in whatever way.
+
+    A worker that outlived its program would go on computing beside the next one, and writing where that writes.
+
+    Args:
+        parent: process id of the one that started it.
+    """
+
+    def watch() -> None:
+        try:
+            parents_end = os.pidfd_open(parent)
+        except (AttributeError, OSError):
+            # another system than Linux, or an old one
+            while os.getppid() == parent:
+                time.sleep(1)
+        else:
+            # it may have ended before it could be watched
+            if os.getppid() == parent:
+                select.select([parents_end], [], [])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _tie_workers() -> None:
+    """Have all processes that joblib will start for this program end with it."""
+    joblib = sys.modules.get("joblib")
+    # a program that has not imported it starts none
+    if joblib is not None:
+        joblib.parallel_config("loky", initializer=end_with_parent, initargs=(os.getpid(),))
+
+
 def program(main: Callable[P, None]) -> Callable[P, None]:
     """Decorate a program's `main`: a `UserError`, a refused system call or a killed process becomes one line
     and exit status 1.
@@ -68,6 +104,7 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(main)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         _keep_opencv_to_its_threads()
+        _tie_workers()
         try:
             main(*args, **kwargs)
         except UserError as error:

@@ -15,6 +15,7 @@ from command_line import UserError
 from competition import Size
 from folds import split
 from folds.images import TrainingSet
+from folds.outputs import refuse_altered_logits
 from folds.run_layout import CACHE_DIR, FOLDS_FILE
 from folds.store import LogitStore
 from folds.truth import Truth, load_truth
@@ -119,6 +120,10 @@ def find_oof_data(root: Path, training: TrainingSet, wanted: list[str] | None, *
                 f"{store.path} holds other images than {training.data} ({len(differing)} differ, {min(differing)} "
                 "first): train that variant again."
             )
+    names = np.array(training.names)
+    for member, store in zip(members, stores, strict=True):
+        for k, folder in enumerate(member.folds):
+            refuse_altered_logits(store, folder, names[fold == k].tolist())
     truth = load_truth(training, root / CACHE_DIR, jobs=jobs)
     return OofData(
         training.names,

@@ -58,19 +58,26 @@ def lease(count: int, folder: Path | None = None) -> Iterator[list[int]]:
         yield sorted(taken)
 
 
-def set_threads(share: int = 0) -> None:
+def share_of(threads: int) -> int:
+    """Threads that a process computes with to whom so many cores are given, 0 for all: no more than it may have."""
+    return min(threads or torch.get_num_threads(), thread_count())
+
+
+def set_threads(share: int = 0, exactly: int = 0) -> None:
     """Let torch and OpenCV compute in this process with as many threads as it may have, and no more.
 
     Numba's loops here have one thread each.
 
     Args:
         share: cores that are this process's; 0 is all of them.
+        exactly: threads for torch whatever there is, as the last bits of its sums depend on how many share them; 0
+            for as many as there are.
     """
-    threads = min(share or torch.get_num_threads(), thread_count())
+    threads = exactly or share_of(share)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     # it reads neither OMP_NUM_THREADS nor what torch was told
-    cv2.setNumThreads(threads)
+    cv2.setNumThreads(min(threads, thread_count()))
 
 
 def hardware(gpus: list[int], processes: int = 1, loaders: int = 0) -> str:

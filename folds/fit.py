@@ -32,7 +32,7 @@ from folds.ranks import Rank, run_ranks
 from folds.samples import EpochSampler, Samples, loader
 from folds.start import starting_network
 from folds.states import StateFiles, load_state
-from folds.task import FoldTask
+from folds.task import FoldTask, begun_with_threads
 from models.frame import frame_of
 
 # more processes than this only wait for each other
@@ -56,7 +56,7 @@ def worker_count(task: FoldTask) -> int:
 
 def set_up(task: FoldTask) -> None:
     """Seed this process, set its threads, and silence what Lightning says about other set-ups than this one."""
-    set_threads(task.threads)
+    set_threads(task.threads, exactly=begun_with_threads(task.folder) or 0)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     lightning.seed_everything(task.seed + task.fold, verbose=False)

@@ -38,6 +38,8 @@ METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
 DIVERGED_FILE = "diverged.json"
 RESUME_DIR = "resume"
+# with how many threads the fold was begun
+THREADS_FILE = "threads.json"
 # the states after the last completed epoch and after the one before
 LAST_STATE_FILE = "last.ckpt"
 PREVIOUS_STATE_FILE = "previous.ckpt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -87,4 +86,5 @@ def settle_states(folder: Path, label: str) -> None:
         previous.replace(last)
         return
     print(f"{label}: no state in {folder} can be read, the training starts anew", flush=True)
-    shutil.rmtree(folder)
+    for path in folder.glob("*.ckpt"):
+        path.unlink()

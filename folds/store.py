@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,14 @@ from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, BytesCodec, Crc32c
 import atomic
 from command_line import UserError
 from folds.logit_code import KNEE, SCALE, dequantise, quantise
-from folds.run_layout import STORE_METADATA_FILE
+from folds.run_layout import OOF_STORE, STORE_METADATA_FILE, TEST_STORE
 
 FORMAT = "logits-asinh-1"
 # a code that no logit has: what zarr returns for a chunk that was never written
 UNWRITTEN = np.iinfo(np.int16).min
 _CRC_BYTES = 4
+# the attribute that is a digest of all others
+_DIGEST = "attributes_digest"
 # of new stores: half the time of zstd's own choice, 3, for 0.3 % more bytes
 _ZSTD_LEVEL = 1
 # attributes in words
@@ -44,6 +50,25 @@ def _is_whole(data: bytes) -> bool:
     """Whether a file's content ends in the checksum of what comes before it."""
     body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
     return len(body) > 0 and google_crc32c.value(body) == int.from_bytes(crc, "little")
+
+
+class DamagedStoreError(UserError):
+    """What a store says of itself cannot be read."""
+
+
+def _digest_of(attributes: dict[str, Any]) -> str:
+    """16 hex digits over what a store says of itself."""
+    told = json.dumps({key: attributes[key] for key in sorted(attributes) if key != _DIGEST})
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def _made_again_by(path: Path) -> str:
+    """What makes a store, or what is damaged of it, again."""
+    if path.name == OOF_STORE:
+        return f"make folds V={path.parent.name} makes it again, and nothing else"
+    if path.name == TEST_STORE:
+        return "make submission, or make disagreement ARGS=--predict, makes it again, and nothing else"
+    return "run the command that wrote it again"
 
 
 class LogitStore:
@@ -82,7 +107,7 @@ class LogitStore:
 
     @staticmethod
     def create(path: Path, names: Sequence[str], shape: tuple[int, int, int], **attributes: Any) -> LogitStore:
-        """Open the store at `path`, made empty if it is not there yet.
+        """Open the store at `path`, made empty if it is not there yet, or if what it says of itself is damaged.
 
         Args:
             path: folder, by custom `*.zarr`.
@@ -94,11 +119,19 @@ class LogitStore:
         Raises:
             UserError: a store is there that was made for other images, another shape or other attributes.
         """
-        if (path / STORE_METADATA_FILE).exists():
-            return LogitStore._reopen(path, names, shape, attributes)
+        if path.is_dir():
+            try:
+                return LogitStore._reopen(path, names, shape, attributes)
+            except DamagedStoreError:
+                print(f"{path / STORE_METADATA_FILE} is missing or damaged: it is written again", flush=True)
+                # out-of-fold logits are known by their folds' manifests
+                if path.name != OOF_STORE:
+                    print(f"of what network the logits in {path} are is not known any more: they are made again")
+                    atomic.discard(path)
         if len(set(names)) != len(names):
             raise UserError("an image name is listed twice in the list for a logit store: name each image once.")
         # two folds that start at the same moment both find nothing: the first one's store stays
+        given = {"names": list(names), "format": FORMAT, "knee": KNEE, "scale": SCALE, **attributes}
         with atomic.building(path) as temporary:
             zarr.create_array(
                 temporary,
@@ -113,16 +146,20 @@ class LogitStore:
                     Crc32cCodec(),
                 ],
                 chunk_key_encoding={"name": "default", "separator": "."},
-                attributes={
-                    "names": list(names),
-                    "format": FORMAT,
-                    "knee": KNEE,
-                    "scale": SCALE,
-                    **attributes,
-                },
+                attributes={**given, _DIGEST: _digest_of(given)},
                 config={"write_empty_chunks": True},
             )
+            if path.is_dir() and not LogitStore._is_readable(path):
+                (temporary / STORE_METADATA_FILE).replace(path / STORE_METADATA_FILE)
         return LogitStore._reopen(path, names, shape, attributes)
+
+    @staticmethod
+    def _is_readable(path: Path) -> bool:
+        try:
+            LogitStore.open(path)
+        except DamagedStoreError:
+            return False
+        return True
 
     @staticmethod
     def _reopen(
@@ -137,9 +174,11 @@ class LogitStore:
             before = found.get(key, _ONCE.get(key, value))
             if before != value:
                 shown = "" if key == "names" else f" ({before!r}, now {value!r})"
+                # out-of-fold logits are of networks that were trained with the same, and as useless
+                what = f"{path.parent} with all its folds" if path.name == OOF_STORE else "the folder"
                 raise UserError(
-                    f"{path} was written with other {_MEANING.get(key, key)}{shown}: remove the folder, or choose "
-                    "another runs folder."
+                    f"{path} was written with other {_MEANING.get(key, key)}{shown}: remove {what} to make it anew, or "
+                    "choose another runs folder."
                 )
         return store
 
@@ -152,13 +191,19 @@ class LogitStore:
         """
         try:
             array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
+            told = dict(array.attrs)
+            if told.get(_DIGEST, _digest_of(told)) != _digest_of(told):
+                raise ValueError("altered")
+            if told.get("format") == FORMAT:
+                return LogitStore(path, array)
         except (FileNotFoundError, zarr.errors.NodeNotFoundError):
-            raise UserError(f"{path} is not there: train the variant first (make folds V=...).") from None
-        except ValueError:
-            raise UserError(f"{path / STORE_METADATA_FILE} is damaged: remove the folder and make it again.") from None
-        if array.attrs.get("format") != FORMAT:
-            raise UserError(f"{path} is not a logit store of format {FORMAT}: remove the folder and make it again.")
-        return LogitStore(path, array)
+            if not path.is_dir():
+                variant = path.parent.name if path.name == OOF_STORE else "..."
+                raise UserError(f"{path} is not there: train the variant first (make folds V={variant}).") from None
+            raise DamagedStoreError(f"{path / STORE_METADATA_FILE} is missing: {_made_again_by(path)}.") from None
+        except (ValueError, TypeError, KeyError, AttributeError, StopIteration):
+            raise DamagedStoreError(f"{path / STORE_METADATA_FILE} is damaged: {_made_again_by(path)}.") from None
+        raise UserError(f"{path} is not a logit store of format {FORMAT}: remove the folder and make it again.")
 
     def _position(self, name: str) -> int:
         try:
@@ -211,13 +256,11 @@ class LogitStore:
         try:
             data = self._chunk(position).read_bytes()
         except FileNotFoundError:
-            raise UserError(
-                f"the logits of {name} are not in {self.path}: run the command that writes them again."
-            ) from None
+            raise UserError(f"the logits of {name} are not in {self.path}: {_made_again_by(self.path)}.") from None
         if not _is_whole(data):
             raise UserError(
-                f"the logits of {name} in {self.path} are damaged (their checksum differs): run the command that wrote "
-                "them again."
+                f"the logits of {name} in {self.path} are damaged (their checksum differs): "
+                f"{_made_again_by(self.path)}."
             )
         codes = np.frombuffer(blosc.decompress(data[:-_CRC_BYTES]), "<i2").reshape(self.shape)
         return dequantise(codes, **self._code)
@@ -253,11 +296,31 @@ class LogitStore:
         """Those of some images that are not written yet, without a look at all others."""
         return [name for name in names if not self._chunk(self._position(name)).exists()]
 
-    def verify(self) -> list[str]:
-        """Compare every file with its checksum, without decoding it; a damaged one is removed, so that it counts as
-        missing. Returns the names of the images whose logits were removed."""
+    def digest(self, names: Sequence[str]) -> str:
+        """16 hex digits over some images' names and the checksums that end their files, which are not looked at
+        further; what is not there counts as empty."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name in names:
+            crc = b""
+            with suppress(FileNotFoundError, OSError), self._chunk(self._position(name)).open("rb") as file:
+                file.seek(-_CRC_BYTES, os.SEEK_END)
+                crc = file.read()
+            digest.update(b"%s %s\n" % (name.encode(), crc.hex().encode()))
+        return digest.hexdigest()
+
+    def verify(self, names: Sequence[str] | None = None) -> list[str]:
+        """Compare files with their checksums, without decoding them; a damaged one is removed, so that it counts as
+        missing.
+
+        Args:
+            names: of the images to look at; None is all.
+
+        Returns:
+            The names of the images whose logits were removed.
+        """
         absent = set(self.missing())
-        present = [position for position, name in enumerate(self.names) if name not in absent]
+        wanted = range(len(self.names)) if names is None else [self._position(name) for name in names]
+        present = [position for position in wanted if self.names[position] not in absent]
         with ThreadPoolExecutor(_READERS) as pool:
             whole = list(pool.map(lambda position: _is_whole(self._chunk(position).read_bytes()), present))
         damaged = [position for position, is_whole in zip(present, whole, strict=True) if not is_whole]

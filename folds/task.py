@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
+import atomic
 from command_line import UserError
 from competition import Size
 from folds.heads import HeadTruth
 from folds.images import Draws, TrainingSet
 from folds.inputs import Inputs
 from folds.recipes import RECIPE, Recipe
-from folds.run_layout import LAST_STATE_FILE, MANIFEST_FILE, RECIPE_FILE, RESUME_DIR
+from folds.run_layout import LAST_STATE_FILE, MANIFEST_FILE, RECIPE_FILE, RESUME_DIR, THREADS_FILE
 from folds.seen import Seen
-from json_file import Count, Schema, extensible, holding
+from json_file import Count, Schema, closed, extensible, holding
 from kernels.metrics import Metric, check_scores, find_metric
 from models.frame import frame_of
 from models.variants import VARIANT, Variant
@@ -107,6 +108,9 @@ class Manifest(TypedDict):
     recipe: NotRequired[Annotated[dict[str, Any], AfterValidator(holding(RECIPE))]]
     fold: Count
     seed: NotRequired[int]
+    threads: NotRequired[Count]
+    weights_digest: NotRequired[str]
+    logits_digest: NotRequired[str]
     frame_version: NotRequired[int]
     data_digest: str
     folds_digest: str
@@ -161,6 +165,31 @@ def mean_over_images(manifests: Sequence[dict[str, Any]], key: str) -> float | N
         return None
     images = [manifest["images"]["held_out"] for manifest in manifests]
     return float(sum(m[key] * n for m, n in zip(manifests, images, strict=True)) / sum(images))
+
+
+@closed
+class _Begun(TypedDict):
+    """The content of threads.json."""
+
+    threads: Annotated[int, Field(ge=1, le=4096)]
+
+
+_BEGUN = Schema(_Begun, _HINT)
+
+
+def begun_with_threads(folder: Path) -> int | None:
+    """Threads that the fold in a folder was begun with, and goes on with wherever it does; None where it was not begun
+    yet."""
+    try:
+        begun = _BEGUN.read_if_there(folder / RESUME_DIR / THREADS_FILE)
+    except UserError:
+        return None
+    return None if begun is None else begun["threads"]
+
+
+def begin_with_threads(folder: Path, threads: int) -> None:
+    """Keep with how many threads the fold in a folder is computed: the last bits of its sums depend on it."""
+    atomic.write_json(folder / RESUME_DIR / THREADS_FILE, {"threads": threads})
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:

@@ -106,7 +106,7 @@ def make_tasks(
 
 
 def is_done(task: FoldTask) -> bool:
-    """Whether the fold was completed with this very configuration.
+    """Whether the fold was completed with this very configuration; its outputs are not looked at (folds.outputs).
 
     Raises:
         UserError: it was completed with another.
@@ -129,8 +129,8 @@ def is_done(task: FoldTask) -> bool:
         # through JSON, tuples have become lists
         if _plain(manifest.get(key)) != _plain(value):
             raise UserError(
-                f"{task.folder} was trained with another {key.replace('_', ' ')}: remove that folder and the variant's "
-                f"{OOF_STORE} to train it again, or choose another --runs folder."
+                f"{task.folder} was trained with another {key.replace('_', ' ')}: remove that folder alone to train it "
+                "again, train beside it (--tag), or choose another --runs folder."
             )
     return True
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
-import fcntl
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +18,14 @@ from command_line import UserError, check_seed, program
 from competition import Competition, find_competition
 from cores import core_count
 from folds import split
-from folds.fold import run_fold
+from folds.complete import complete_fold, is_complete
 from folds.images import find_training_set
 from folds.inputs import checked
+from folds.lock import alone_with
+from folds.outputs import find_damage
 from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
 from folds.recipes import Recipe
-from folds.run_layout import CACHE_DIR, FOLDS_FILE, LOCK_FILE, fold_folder
+from folds.run_layout import CACHE_DIR, FOLDS_FILE, fold_folder
 from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
@@ -51,46 +51,48 @@ def _done_line(manifest: dict[str, Any]) -> str:
     )
 
 
-@contextmanager
-def _alone_with(task: FoldTask) -> Iterator[None]:
-    """No two processes train one fold: a cluster's worker may still do so when its scheduler has given it up."""
-    task.folder.mkdir(parents=True, exist_ok=True)
-    with (task.folder / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{task.label} is being trained by another process: waiting for it to end")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            # a file system without locks
-            pass
-        yield
-
-
 def _train(task: FoldTask) -> dict[str, Any]:
-    """Train a fold, unless another process has done so meanwhile."""
-    with _alone_with(task):
-        return read_manifest(task.folder) or run_fold(task)
+    """Complete a fold, unless another process has done so meanwhile; refused while one is at it."""
+    with alone_with(task.folder, task.label):
+        return complete_fold(task)
+
+
+def _train_when_free(task: FoldTask) -> dict[str, Any]:
+    """The same for a cluster's worker: when its scheduler has given another up, that may still train the fold."""
+    with alone_with(task.folder, task.label, wait=True):
+        return complete_fold(task)
+
+
+def _refuse_what_is_trained(tasks: Iterable[FoldTask]) -> None:
+    """Refuse folds that other processes train, before any work is done."""
+    for task in tasks:
+        with alone_with(task.folder, task.label):
+            pass
 
 
 def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
     """Train folds: one after the other in this process, or side by side in others; one that is killed goes on."""
-    if jobs == 1 and not cluster:
+    # each process its share of the cores: two threads for one core slow each other down; the share does not depend on
+    # how many folds are left, as the last bits of sums depend on it
+    threads = 0 if cluster or jobs == 1 else max(1, core_count() // jobs)
+    tasks = [replace(task, threads=threads) for task in tasks]
+    if not cluster:
+        _refuse_what_is_trained(tasks)
+    if (jobs == 1 or len(tasks) == 1) and not cluster:
         for task in tasks:
             print(f"{task.label}, from {task.recipe.init_from}" if task.start else task.label)
             # a log or a pipe gets a line an epoch
             _train(replace(task, bar=sys.stdout.isatty()))
         return
-    # each process its share of the cores: two threads for one core slow each other down
-    threads = 0 if cluster else max(1, core_count() // jobs)
-    tasks = [replace(task, threads=threads, bar=False) for task in tasks]
+    tasks = [replace(task, bar=False) for task in tasks]
 
     def pending() -> list[FoldTask]:
-        return [task for task in tasks if read_manifest(task.folder) is None]
+        return [task for task in tasks if not is_complete(task)]
 
     shared = sorted({path for task in tasks for path in (task.training.data, task.store, task.start) if path})
     gpus = tasks[0].devices
-    manifests = run_all(_train, pending, jobs=jobs, cluster=cluster, shared=shared, gpus=gpus, alone=True)
+    call = _train_when_free if cluster else _train
+    manifests = run_all(call, pending, jobs=jobs, cluster=cluster, shared=shared, gpus=gpus, alone=True)
     for manifest in tqdm(manifests, "folds", len(tasks), unit="fold", disable=None):
         tqdm.write(_done_line(manifest))
 
@@ -128,10 +130,15 @@ def _unfinished(tasks: Iterable[FoldTask]) -> list[FoldTask]:
     """The tasks that are not done; those that are get a line."""
     waiting = []
     for task in tasks:
-        if is_done(task):
-            print(f"{task.label} is finished ({task.folder}), skipped")
-        else:
+        if not is_done(task):
             waiting.append(task)
+            continue
+        damage = find_damage(task, read_manifest(task.folder) or {})
+        if damage:
+            print(damage.sentence(task))
+            waiting.append(task)
+        else:
+            print(f"{task.label} is finished ({task.folder}), skipped")
     return waiting
 
 
@@ -232,13 +239,14 @@ def main(
     chosen = split.parse_folds(fold, count)
 
     # 3) the folds that are not done, side by side
-    waiting: list[FoldTask] = []
+    tasks: list[FoldTask] = []
     for each, plan in zip(variants, plans, strict=True):
-        waiting += _unfinished(make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from))
+        tasks += make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from)
+    waiting = _unfinished(tasks)
     if waiting:
         whole = {id(task.inputs): checked(task.inputs) for task in waiting}
         waiting = [replace(task, inputs=whole[id(task.inputs)]) for task in waiting]
-        _run(waiting, _jobs(jobs, len(waiting), devices), cluster)
+        _run(waiting, _jobs(jobs, len(tasks), devices), cluster)
     _print_table(variants, root, count, find_metric(facts.metric))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from command_line import UserError
 from competition import COMPETITIONS
+from folds.outputs import fault_of_weights
 from folds.run_layout import (
     MANIFEST_FILE,
     OOF_STORE,
@@ -129,16 +130,28 @@ def _member(folder: Path, fold_count: int) -> Member:
         if manifest is None:
             raise UserError(f"{fold} is not trained: make fold V={folder.name} F={k}.")
         manifests.append(manifest)
+        if manifest["fold"] != k:
+            raise UserError(
+                f"{fold} holds fold {manifest['fold']} of its training: put each fold's folder back where it was, or "
+                f"remove it and train it again (make fold V={folder.name} F={k})."
+            )
+        if manifest["variant"] != manifests[0]["variant"]:
+            raise UserError(
+                f"{fold} is of another network than {folds[0]}: remove it and train it again (make fold "
+                f"V={folder.name} F={k})."
+            )
         if "imported" in manifest:
             digest.update(manifest["imported"]["digest"].encode())
             continue
-        try:
-            digest.update((fold / checkpoint.WEIGHTS_FILE).read_bytes())
-        except FileNotFoundError:
+        path = fold / checkpoint.WEIGHTS_FILE
+        weights = path.read_bytes() if path.exists() else None
+        fault = fault_of_weights(fold, manifest, weights)
+        if fault or weights is None:
             raise UserError(
-                f"{fold} has lost its {checkpoint.WEIGHTS_FILE}: put it back, or remove the folder and train it again "
-                f"(make fold V={folder.name} F={k})."
-            ) from None
+                f"{path} is {fault}: put a good copy back, or train that fold alone again (make fold V={folder.name} "
+                f"F={k})."
+            )
+        digest.update(weights)
     for key, what in (("folds_digest", "folds"), ("data_digest", "data")):
         if len({m[key] for m in manifests}) > 1:
             raise UserError(

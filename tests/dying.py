@@ -70,6 +70,12 @@ class KillingInputs:
         return self.inputs.target(position)
 
 
+def tell_who_and_sleep(folder: Path) -> None:
+    """Name a file after this process, and sleep for longer than any test takes."""
+    (folder / str(os.getpid())).touch()
+    time.sleep(120)
+
+
 def tell_and_sleep(rank: Rank) -> None:
     """Print who this process is, and sleep for longer than any test takes."""
     print(os.getpid(), flush=True)

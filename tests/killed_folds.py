@@ -45,6 +45,6 @@ def results(root: Path) -> dict[str, object]:
         if path.name == "manifest.json":
             facts = json.loads(path.read_text())
             found[name] = {key: facts[key] for key in facts if key not in ("seconds", "hardware")}
-        elif path.is_file() and "tensorboard" not in name:
+        elif path.is_file() and "tensorboard" not in name and path.name != ".lock":
             found[name] = path.read_bytes()
     return found

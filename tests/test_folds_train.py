@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 
-import atomic
-from folds import train
-from folds.run_layout import LOCK_FILE, MANIFEST_FILE
+from folds import lock, train
+from folds.fold import run_fold
+from folds.recipes import find_recipe
+from folds.task import FoldTask, begin_with_threads
 from folds.train import _print_table, main
 from models.variants import VARIANTS
 from tests.dying import die
@@ -54,7 +62,8 @@ def test_the_table_has_the_last_epochs_dice_beside_that_of_the_weights_kept(
         for fold, images in enumerate((1, 3)):
             # one fold from before the figure was there
             extra = {} if (name, fold) == ("a-cnn-128", 1) else more
-            manifest = {"dice": 0.9 - 0.2 * fold, "images": {"held_out": images}} | extra
+            facts = {"variant": VARIANTS[name].to_json(), "fold": fold, "data_digest": "d", "folds_digest": "f"}
+            manifest = {**facts, "dice": 0.9 - 0.2 * fold, "images": {"train": 1, "held_out": images}} | extra
             path = tmp_path / name / f"fold{fold}" / "manifest.json"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(manifest))
@@ -100,20 +109,135 @@ def test_a_fold_whose_process_is_killed_each_time_ends_in_one_sentence(
     assert "\n" not in message
 
 
-def test_a_fold_that_another_process_trains_is_waited_for(
+HOLDER = """
+import sys, time
+from pathlib import Path
+from folds.lock import alone_with
+with alone_with(Path(sys.argv[1]), ""):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+def test_a_fold_is_refused_at_once_while_another_process_trains_it_and_not_after(
+    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_DYING_S", 0.2)
+    begun: list[str] = []
+    monkeypatch.setattr(train, "_train", lambda task: begun.append(task.label))
+    flags = {**tiny_flags(monkeypatch), "data": ellipses, "runs": tmp_path / "runs", "jobs": 1}
+    with held_by_another(tmp_path / "runs" / "carvana" / "tiny" / "fold1") as holder:
+        with pytest.raises(SystemExit) as caught:
+            main(**flags)
+        named = f"error: tiny fold 1 is being trained by process {holder.pid} on {platform.node()}: wait"
+        assert str(caught.value.code).startswith(named)
+        assert begun == []
+        # killed with no chance to clear up, it gives the lock up
+        holder.kill()
+        holder.wait()
+        main(**flags)
+    assert begun == ["tiny fold 0", "tiny fold 1"]
+
+
+def test_a_cluster_waits_for_a_fold_that_another_process_trains(
     ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(lock, "_DYING_S", 0.2)
     task = maker(ellipses, tmp_path)(TINY, QUICK)
     trained: list[str] = []
-    monkeypatch.setattr(train, "run_fold", lambda each: trained.append(each.label))
-    with ThreadPoolExecutor(1) as pool:
-        task.folder.mkdir()
-        with (task.folder / LOCK_FILE).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            other = pool.submit(train._train, task)
-            while "trained by another process" not in capsys.readouterr().out:
-                assert not other.done()
-            done = {"variant": TINY.to_json(), "fold": 0, "images": {"train": 1, "held_out": 1}, "dice": 1.0}
-            atomic.write_json(task.folder / MANIFEST_FILE, {**done, "data_digest": "d", "folds_digest": "f"})
-        assert other.result()["dice"] == 1.0
-    assert trained == []
+    monkeypatch.setattr(train, "complete_fold", lambda each: trained.append(each.label))
+    with ThreadPoolExecutor(1) as pool, held_by_another(task.folder) as holder:
+        other = pool.submit(train._train_when_free, task)
+        while f"trained by process {holder.pid}" not in capsys.readouterr().out:
+            assert not other.done()
+        assert trained == []
+        holder.kill()
+        other.result()
+    assert trained == ["tiny fold 0"]
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+import joblib
+from command_line import program
+from tests.dying import tell_who_and_sleep
+
+@program
+def main():
+    list(joblib.Parallel(n_jobs=2)(joblib.delayed(tell_who_and_sleep)(Path(sys.argv[1])) for _ in range(2)))
+
+main()
+"""
+
+
+def test_workers_end_with_the_program_that_started_them(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as parent:
+        while len(list(tmp_path.iterdir())) < 2:
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(set(workers)) == 2
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
+        assert time.monotonic() < until, "a worker has outlived its program"
+        time.sleep(0.05)
+
+
+def test_the_bytes_of_a_fold_do_not_depend_on_how_many_are_left(
+    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {**tiny_flags(monkeypatch), "fold": "0,1,2", "epochs": 1, "data": ellipses}
+    given: dict[Path, list[int]] = {}
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(train, "core_count", lambda: 6)
+    monkeypatch.setattr("folds.devices.thread_count", lambda: 6)
+
+    def begin(task: FoldTask) -> None:
+        given.setdefault(task.folder, []).append(task.threads)
+
+    def all_here(call: Callable[[FoldTask], None], pending: Callable[[], list[FoldTask]], **_: object) -> list[None]:
+        for task in pending():
+            call(task)
+        return []
+
+    monkeypatch.setattr(train, "_train", begin)
+    monkeypatch.setattr(train, "run_all", all_here)
+    monkeypatch.setattr(train, "_print_table", lambda *_: None)
+    monkeypatch.setattr(train, "is_complete", lambda task: False)
+    main(**flags, runs=tmp_path / "runs")
+    assert list(given.values()) == [[2], [2], [2]]
+    # of three folds one is left
+    monkeypatch.setattr(train, "is_done", lambda task: task.fold != 1)
+    monkeypatch.setattr(train, "find_damage", lambda *_: None)
+    main(**flags, runs=tmp_path / "runs")
+    assert list(given.values()) == [[2], [2, 2], [2]]
+
+
+def test_a_fold_goes_on_with_the_threads_that_it_was_begun_with(ellipses: Path, tmp_path: Path) -> None:
+    make = maker(ellipses, tmp_path)
+    fitted, recipe = VARIANTS["average-mask"], find_recipe(VARIANTS["average-mask"].recipe)
+    before = torch.get_num_threads()
+    try:
+        for begun, expected in ((2, 2), (None, 1)):
+            task = make(fitted, recipe, f"begun-{begun}")
+            if begun:
+                begin_with_threads(task.folder, begun)
+            # wherever it is taken up, with however many to itself
+            assert run_fold(replace(task, threads=1))["threads"] == torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
