@@ -39,15 +39,19 @@ class Network:
     divisor: Callable[[Variant], int]
 
 
+def _folded(variant: Variant) -> torch.nn.Module:
+    labels = int(_says_presence(variant))
+    network = FoldedUNet(variant.in_channels, variant.out_channels - labels, labels=labels, **variant.options)
+    return SpreadLabels(network) if labels else network
+
+
 NETWORKS = {
     "average-mask": Network(lambda v: AverageMask(v.size), lambda v: 1),
     "simple-cnn": Network(lambda v: SimpleCNN(v.in_channels, v.out_channels), lambda v: 1),
     "unet": Network(
         lambda v: UNet(v.in_channels, v.out_channels, **v.options), lambda v: UNet.divisor(v.options["widths"])
     ),
-    "folded-unet": Network(
-        lambda v: FoldedUNet(v.in_channels, v.out_channels, **v.options), lambda v: FoldedUNet.divisor(**v.options)
-    ),
+    "folded-unet": Network(_folded, lambda v: FoldedUNet.divisor(**v.options)),
     "dilated-unet": Network(
         lambda v: DilatedUNet(v.in_channels, v.out_channels, **v.options),
         lambda v: DilatedUNet.divisor(*(v.options[key] for key in ("widths",) if key in v.options)),
@@ -62,7 +66,7 @@ SMP = ("smp", "smp-heads")
 
 
 # our own networks that can have a head of whole images; they take it from the variant themselves
-_OF_IMAGES: tuple[str, ...] = ()
+_OF_IMAGES = ("folded-unet",)
 # before the only layer that is of whole images and not of pixels: it has as many samples as there are images
 _LABEL_DROPOUT = 0.3
 

@@ -225,6 +225,15 @@ VARIANTS = {
             "reflect-2x",
             options={"widths": (16, 32, 64, 128, 192), "fold": 4},
         ),
+        # the cheapest; it also says whether there is anything
+        _grey(
+            "folded-unet-small-128",
+            "folded-unet",
+            (128, 128),
+            "reflect",
+            options={"widths": (16, 32, 64, 96), "fold": 4},
+            heads=(Head("mask"), Head(PRESENCE_HEAD)),
+        ),
         _grey(
             "unet-regnetx-64",
             "smp",

@@ -32,7 +32,7 @@ from kernels import rle
 from kernels.metrics import find_metric
 from models.build import build
 from models.frame import Frame
-from models.variants import Head
+from models.variants import VARIANTS, Head, Variant
 from submit import make
 from tests import naive
 from tests.conftest import write_mask
@@ -178,14 +178,18 @@ def test_heads_of_whole_images_are_refused_where_they_cannot_be() -> None:
     for variant, words in (
         (replace(SAYING, heads=HEADS[::-1]), "must have the head 'presence' last"),
         (replace(SAYING, heads=HEADS[1:]), "must have the head 'presence' last"),
-        (replace(TINY, heads=HEADS), "tiny cannot have the head 'presence'; networks that can: smp"),
+        (replace(TINY, heads=HEADS), "tiny cannot have the head 'presence'; networks that can: smp, folded-unet"),
     ):
         with pytest.raises(UserError, match=words):
             build(variant, pretrained=False)
-    network = build(SAYING, pretrained=False).eval()
+
+
+@pytest.mark.parametrize("variant", [SAYING, VARIANTS["folded-unet-small-128"]], ids=lambda variant: variant.network)
+def test_what_a_network_says_of_the_whole_image_is_a_plane_of_one_value(variant: Variant) -> None:
+    network = build(variant, pretrained=False).eval()
     with torch.inference_mode():
-        planes = network(torch.randn(2, 3, *SAYING.size))
-    assert planes.shape == (2, 2, *SAYING.size)
+        planes = network(torch.randn(2, variant.in_channels, *variant.size))
+    assert planes.shape == (2, 2, *variant.size)
     assert (planes[:, 1] == planes[:, 1, :1, :1]).all() and (planes[0, 1] != planes[1, 1]).all()
 
 

@@ -44,9 +44,12 @@ class FoldedUNet(torch.nn.Module):
         in_channels, out_channels: planes of input and logits.
         widths: planes of each level, the finest first, the centre last.
         fold: side of the squares of pixels that become planes.
+        labels: logits of the whole image, from the centre; with them, `forward` returns masks and labels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, widths: Sequence[int], fold: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, widths: Sequence[int], fold: int, labels: int = 0
+    ) -> None:
         super().__init__()
         self.fold = fold
         self.stem = _conv(in_channels * fold**2, widths[0])
@@ -57,20 +60,26 @@ class FoldedUNet(torch.nn.Module):
             _conv(widths[i] + widths[i + 1], widths[i]) for i in reversed(range(len(widths) - 1))
         )
         self.logits = torch.nn.Conv2d(widths[0], out_channels * fold**2, 3, padding=1)
+        self.labels = torch.nn.Linear(2 * widths[-1], labels) if labels else None
 
     @staticmethod
     def divisor(widths: Sequence[int], fold: int) -> int:
         """What height and width must be divisible by."""
         return int(fold * 2 ** (len(widths) - 1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, h, w) to logits (N, out_channels, h, w)."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """(N, in_channels, h, w) to logits (N, out_channels, h, w); and with labels to those too, (N, labels)."""
         x = self.stem(F.pixel_unshuffle(x, self.fold))
         kept: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
             kept.append(x)
         x = kept.pop()
+        centre = x
         for block in self.up:
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0), kept.pop()], 1))
-        return F.pixel_shuffle(self.logits(x), self.fold)
+        masks = F.pixel_shuffle(self.logits(x), self.fold)
+        if self.labels is None:
+            return masks
+        # what is there somewhere, and what is there everywhere
+        return masks, self.labels(torch.cat([centre.amax((2, 3)), centre.mean((2, 3))], 1))
