@@ -13,8 +13,8 @@ from command_line import UserError
 from competition import Order, Size
 from ensemble import conv_stacker
 from ensemble.blend_file import blend_folder, read_blend
-from ensemble.postprocess import apply_kept
 from ensemble.presence import Gate
+from ensemble.repairs import apply_kept
 from ensemble.voting import LINEAR, Combination, combination_of
 from folds.run_layout import finished_folds, trained_runs
 from kernels.rle import encode_logits_text, encode_text
@@ -58,7 +58,7 @@ class Blend:
         combination: from the members' logits to full-size logits.
         threshold: masks are where the combined logits are above it.
         refiners: stages on the combined logits less the threshold, in order.
-        repairs: (name, size in pixels) of the repairs (ensemble/postprocess.py) of the mask, in order.
+        repairs: (name, size in pixels) of the repairs (ensemble/repairs.py) of the mask, in order.
         frames: that the logits lie in; the members' own by default.
         gate: what empties masks of images in which the networks see nothing; None where nothing does.
     """

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from command_line import UserError
-from ensemble.postprocess import STEPS
+from ensemble.repairs import REPAIRS
 from ensemble.voting import LINEAR, VOTES
 from folds.logit_code import LIMIT
 from json_file import Count, Digest, FolderName, Interval, Schema, Share, extensible
@@ -210,8 +210,8 @@ def _check(blend: FittedBlend) -> None:
     if stray := [name for name in asked if name not in members]:
         raise ValueError(f"presence.members names {stray[0]!r}, which is no member")
     for name, _ in blend.get("postprocess_kept", []):
-        if name not in STEPS:
-            raise ValueError(f"postprocess_kept names {name!r}, expected one of {', '.join(STEPS)}")
+        if name not in REPAIRS:
+            raise ValueError(f"postprocess_kept names {name!r}, expected one of {', '.join(REPAIRS)}")
 
 
 @extensible
@@ -298,9 +298,9 @@ def table_lines(blend: FittedBlend) -> list[str]:
     if fit is not None:
         verdict = "kept" if fit["kept"] else "not kept, as its interval is not above 0"
         lines.append(f"a fitted threshold ({fit['fitted']:g}) gains {fit['nested_gain']:+.6f}: {verdict}")
-    for step, measured in blend.get("postprocess", {}).items():
+    for repair, measured in blend.get("postprocess", {}).items():
         verdict = "kept" if measured["kept"] else "not kept, as its interval is not above 0"
-        lines.append(f"{step} ({measured['size_px']} px) gains {measured['nested_gain']:+.6f}: {verdict}")
+        lines.append(f"{repair} ({measured['size_px']} px) gains {measured['nested_gain']:+.6f}: {verdict}")
     if "presence_fit" in blend:
         presence = blend["presence_fit"]
         verdict = "kept" if presence["kept"] else "not kept, as its interval is not above 0"

@@ -27,7 +27,7 @@ from ensemble.patches import grid_of
 from ensemble.presence import Gate
 from ensemble.procedure import Decision, Outcome, can_nest, settle
 from ensemble.score_memory import RememberingIndex
-from ensemble.selection import VOTED, Candidate, evaluate_all, gains
+from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all, gains
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS, SEARCHED, way_name
 from folds.images import TrainingSet, find_training_set, list_images
@@ -214,7 +214,7 @@ def main(
     data: Path | None = None,
     runs: Path = Path("runs"),
     jobs: int = -1,
-    postprocess: Literal["measure", "off"] = "measure",
+    repairs: Literal["measure", "off"] = "measure",
     conv_stacker: bool = False,
     conv_stacker_image: bool = False,
     max_error_ratio: float = 5.0,
@@ -232,7 +232,7 @@ def main(
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
         jobs: processes, as joblib counts them.
-        postprocess: measure repairs of the mask and keep those that surely gain, or leave them out.
+        repairs: measure repairs of the mask and keep those that surely gain, or leave them out.
         conv_stacker: also fit a small convolutional network on the logits, which takes minutes: also without each fold
             and each two, so that it takes part in the choice like any other way.
         conv_stacker_image: also fit one that sees the image beside the logits.
@@ -242,7 +242,7 @@ def main(
     # 1) what cannot be meant is refused before anything is read
     facts = find_competition(competition)
     metric = find_metric(facts.metric)
-    ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTED)), *conv.NAMES)
+    ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTING_WAYS)), *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     if max_error_ratio < 1:
@@ -275,8 +275,7 @@ def main(
     )
 
     # 5) the choice of a way, a threshold and repairs; and the same once more without each fold
-    repairs = postprocess == "measure"
-    outcome = settle(candidates, index, part, way=blend, repairs=repairs, pictures=pictures, jobs=jobs)
+    outcome = settle(candidates, index, part, way=blend, repairs=repairs == "measure", pictures=pictures, jobs=jobs)
 
     # 6) what was found, for people and for what predicts
     fit = _Fit(oof, singles, searched, candidates, outcome)

@@ -17,8 +17,8 @@ import numpy as np
 from ensemble.index import DisagreementIndex, fold_rows
 from ensemble.intervals import mean_interval
 from ensemble.oof_data import OofData
-from ensemble.postprocess_gain import Kept, Repairs
 from ensemble.presence import Gate, fit_gate, mean_said
+from ensemble.repair_gain import Kept, Repairs
 from ensemble.selection import Candidate, choose, fit_threshold
 from folds.inputs import Inputs
 

@@ -40,7 +40,7 @@ class Candidate:
     """One way of blending and its worth on N images.
 
     Attributes:
-        name: key of `BLENDERS`, of `VOTED`, or another's own.
+        name: key of `BLENDERS`, of `VOTING_WAYS`, or another's own.
         weights: (M,) fitted on all images; what would be used on the test set.
         nested: (N,) scores of every image under weights fitted without its fold.
         nested_weights: (M,) weights fitted without a fold, by fold.
@@ -124,7 +124,7 @@ def evaluate_vote(name: str, vote: str, linear: Candidate, index: DisagreementIn
 
 
 # votes by name: whose weights they take, and how they combine; each follows the linear blend that it resembles
-VOTED = {
+VOTING_WAYS = {
     "probability": ("equal-mean", "probability"),
     "geometric": ("equal-mean", "geometric"),
     "majority": ("equal-mean", "majority"),
@@ -172,7 +172,7 @@ def evaluate_all(
     """
     candidates = []
     for name, make in blenders.items():
-        votes = [(its_name, vote) for its_name, (weights_of, vote) in VOTED.items() if weights_of == name]
+        votes = [(its_name, vote) for its_name, (weights_of, vote) in VOTING_WAYS.items() if weights_of == name]
         called = way_name(name, index.metric)
         deeper = called in inner or any(its_name in inner for its_name, _ in votes)
         linear = evaluate(called, make, index, fold, inner=deeper)

@@ -220,7 +220,7 @@ SEARCHED = "dice-weights"
 
 
 def way_name(way: str, metric: Metric) -> str:
-    """What a way of blending, a key of `BLENDERS` or of `ensemble.selection.VOTED`, is called in a competition.
+    """What a way of blending, a key of `BLENDERS` or of `ensemble.selection.VOTING_WAYS`, is called in a competition.
 
     >>> from kernels.metrics import DICE, METRICS
     >>> way_name("dice-weights", METRICS["mean_precision"]), way_name("dice-weights", DICE), way_name("greedy", DICE)

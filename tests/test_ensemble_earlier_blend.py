@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         planes = worse.read(name)
         planes[:, : planes.shape[1] // 8] = np.abs(planes[:, : planes.shape[1] // 8]) + 1
         worse.write(name, planes)
-    fit.main(data=data, runs=runs, jobs=1, postprocess="off")
+    fit.main(data=data, runs=runs, jobs=1, repairs="off")
     return data, runs
 
 
@@ -52,22 +52,22 @@ def test_a_fit_of_all_never_loses_a_network_without_a_word(
 
     manifest.unlink()
     with pytest.raises(SystemExit, match=rf"chosen with {OTHER}, of which 2 of 3 folds .*make folds V={OTHER}.*V=a"):
-        fit.main(data=data, runs=runs, jobs=1, postprocess="off")
+        fit.main(data=data, runs=runs, jobs=1, repairs="off")
     assert blend.read_bytes() == before
 
     # the ways out: another name,
     capsys.readouterr()
-    fit.main(data=data, runs=runs, jobs=1, postprocess="off", name="other")
+    fit.main(data=data, runs=runs, jobs=1, repairs="off", name="other")
     assert f"left out: {OTHER}, as 2 of its 3 folds are trained (make folds V={OTHER})" in capsys.readouterr().out
     assert blend.read_bytes() == before
     # the networks by name, which says what it costs,
-    fit.main(data=data, runs=runs, jobs=1, postprocess="off", members="average-mask")
+    fit.main(data=data, runs=runs, jobs=1, repairs="off", members="average-mask")
     printed = capsys.readouterr().out
     assert "warning: this replaces a better blend: Dice 0." in printed and "left out" not in printed
     assert set(json.loads(blend.read_text())["member_cv"]) == {"average-mask"}
     # and the fold
     manifest.write_bytes(finished)
-    fit.main(data=data, runs=runs, jobs=1, postprocess="off")
+    fit.main(data=data, runs=runs, jobs=1, repairs="off")
     printed = capsys.readouterr().out
     assert "left out" not in printed and "warning" not in printed
     assert json.loads(blend.read_text())["cv"] == json.loads(before)["cv"]
@@ -79,5 +79,5 @@ def test_a_damaged_blend_is_chosen_again_as_its_message_says(made: tuple[Path, P
     blend.write_text("{}")
     with pytest.raises(UserError, match=r"is damaged \(.*\): choose the blend again \(make fit\)"):
         BLEND.read(blend)
-    fit.main(data=data, runs=runs, jobs=1, postprocess="off", blend="equal-mean")
+    fit.main(data=data, runs=runs, jobs=1, repairs="off", blend="equal-mean")
     assert BLEND.read(blend)["kind"] == "equal-mean"

@@ -19,7 +19,7 @@ from ensemble import fit
 from ensemble.blend import find_blend
 from ensemble.blend_file import table_lines
 from ensemble.conv_stacker import ConvStacker
-from ensemble.postprocess import apply_kept
+from ensemble.repairs import apply_kept
 from ensemble.voting import combination_of
 from folds.store import LogitStore
 from folds.train import main as train
@@ -69,7 +69,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_a_vote_is_scored_as_it_blends_and_chosen_where_it_is_better(trained: tuple[Path, Path]) -> None:
     data, runs = trained
-    fit.main(data=data, runs=runs, jobs=1, postprocess="off", name="votes")
+    fit.main(data=data, runs=runs, jobs=1, repairs="off", name="votes")
     blend = json.loads((runs / "carvana" / "votes" / "blend.json").read_text())
     assert blend["cv"]["nested"] == ["way", "weights", "threshold"]
     # two networks that are right outvote the one that is wrong, whatever its logit; of the votes the simplest is taken
@@ -120,7 +120,7 @@ def test_files_and_words_name_the_competitions_own_metric(
 ) -> None:
     monkeypatch.setitem(COMPETITIONS, "carvana", replace(CARVANA, metric="mean_precision"))
     data, runs = trained
-    fit.main(data=data, runs=runs, jobs=1, name="other", postprocess="off")
+    fit.main(data=data, runs=runs, jobs=1, name="other", repairs="off")
     printed = capsys.readouterr().out
     assert "out-of-fold mean precision at full size" in printed and "dice" not in printed.lower()
     folder = runs / "carvana" / "other"
@@ -142,7 +142,7 @@ def test_files_and_words_name_the_competitions_own_metric(
 
 def test_a_forced_way_is_no_choice_and_two_folds_nest_none(trained: tuple[Path, Path], tmp_path: Path) -> None:
     data, runs = trained
-    fit.main(data=data, runs=runs, jobs=1, name="forced", blend="greedy", postprocess="off")
+    fit.main(data=data, runs=runs, jobs=1, name="forced", blend="greedy", repairs="off")
     blend = json.loads((runs / "carvana" / "forced" / "blend.json").read_text())
     assert blend["cv"]["nested"] == ["weights", "threshold"]
     assert {chosen["kind"] for chosen in blend["chosen_without"].values()} == {"greedy"}
@@ -198,7 +198,7 @@ def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
         shutil.copytree(before, root)
         change(root)
         with pytest.raises(SystemExit, match=sentence) as error:
-            fit.main(data=data, runs=root.parent, jobs=1, postprocess="off", name="new", members=members)
+            fit.main(data=data, runs=root.parent, jobs=1, repairs="off", name="new", members=members)
         assert str(error.value).count("error: ") == 1
         assert not (root / "new").exists()
 
@@ -245,7 +245,7 @@ def test_a_forced_stacker_is_in_the_blend_and_read_back_by_mixture_and_report(
     data, runs = trained
     folder = runs / "carvana" / "stacked"
     monkeypatch.setattr(fit, "ConvStacker", functools.partial(ConvStacker, steps=10, batch=4))
-    fit.main(data=data, runs=runs, jobs=1, postprocess="off", name="stacked", blend="conv-stacker")
+    fit.main(data=data, runs=runs, jobs=1, repairs="off", name="stacked", blend="conv-stacker")
     blend = json.loads((folder / "blend.json").read_text())
     assert blend["kind"] == blend["vote"] == "conv-stacker"
     assert blend["members"] == sorted(VARIANTS)

@@ -16,9 +16,9 @@ from ensemble.blend import Blend, find_blend
 from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
 from ensemble.photographs import main as mask_photographs
-from ensemble.postprocess import apply_kept
 from ensemble.presence import Gate, fit_gate
 from ensemble.procedure import Outcome, settle
+from ensemble.repairs import apply_kept
 from ensemble.selection import evaluate_all
 from folds import task_list
 from folds.fold import run_fold

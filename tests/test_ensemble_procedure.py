@@ -10,14 +10,14 @@ import pytest
 from ensemble.index import DisagreementIndex, fold_rows
 from ensemble.procedure import Decision, can_nest, decide, decide_without, held_out_scores
 from ensemble.score_memory import RememberingIndex
-from ensemble.selection import VOTED, Candidate, evaluate_all
+from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all
 from ensemble.stacking import BLENDERS, BestSingle, EqualMean, MeanOfBest, ScoreWeights
 from tests.simulated_competitions import networks_of_all_kinds, networks_of_equal_worth
 
 # sizes that divide nothing
 FOLD = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4])
 GROUPS = np.array([f"car{i}" for i in (0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9, 9, 10, 11, 12)])
-WAYS = (*BLENDERS, *VOTED)
+WAYS = (*BLENDERS, *VOTING_WAYS)
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_a_tagged_run_is_a_member_like_any_other(
     names = ["average-mask", "average-mask-again"]
     for tag in ("", "again"):
         folds.train.main(**where, variant="average-mask", folds=2, jobs=1, tag=tag)
-    ensemble.fit.main(**where, members=",".join(names), blend="equal-mean", postprocess="off", jobs=1)
+    ensemble.fit.main(**where, members=",".join(names), blend="equal-mean", repairs="off", jobs=1)
     assert json.loads((root / "blend" / "blend.json").read_text())["members"] == names
     submit.make.main(**where, images=images, jobs=1)
     assert all((root / name / "test.zarr").is_dir() for name in names)

@@ -2,7 +2,7 @@
 where images may be empty, masks emptied that are too small to be true.
 
 A car is one piece with few holes and no crumbs beside it; whether cutting crumbs off gains anything depends on the
-networks, so nothing here is applied unless `postprocess_gain.measure` has found that it pays.
+networks, so nothing here is applied unless `repair_gain.measure` has found that it pays.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def empty_small(mask: np.ndarray, under_px: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Step:
+class Repair:
     """A repair and the sizes of it that are tried, the smallest first; a larger size changes at least as much.
 
     It leaves alone what has not at least two pieces, or no hole, or no pixel: whichever `needs` says.
@@ -140,7 +140,7 @@ class Step:
     def sizes(self, full: Size) -> tuple[int, ...]:
         """The sizes that are tried on frames of size `full`, in pixels of area.
 
-        >>> STEPS["fill-holes"].sizes((101, 101)), STEPS["empty-small"].sizes((101, 101))[:3]
+        >>> REPAIRS["fill-holes"].sizes((101, 101)), REPAIRS["empty-small"].sizes((101, 101))[:3]
         ((100, 1000, 10000), (10, 20, 41))
         """
         return self.sizes_px or tuple(round(share * full[0] * full[1]) for share in self.shares)
@@ -151,15 +151,15 @@ class Step:
 
 
 # in the order in which they are applied: joining first, so that a broken-off aerial is not dropped
-STEPS = {
+REPAIRS = {
     s.name: s
     for s in (
-        Step("repair-thin", repair_thin, (50, 200)),
-        Step("fill-holes", fill_holes, (100, 1000, 10000), needs="holes"),
-        Step("drop-islands", drop_islands, (100, 1000, 10000)),
-        Step("keep-largest", lambda mask, under_px: keep_largest(mask), (0,)),
+        Repair("repair-thin", repair_thin, (50, 200)),
+        Repair("fill-holes", fill_holes, (100, 1000, 10000), needs="holes"),
+        Repair("drop-islands", drop_islands, (100, 1000, 10000)),
+        Repair("keep-largest", lambda mask, under_px: keep_largest(mask), (0,)),
         # last: what is left is weighed as a whole
-        Step(
+        Repair(
             "empty-small",
             empty_small,
             shares=(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
@@ -171,9 +171,9 @@ STEPS = {
 
 
 def apply_kept(mask: np.ndarray, kept: Sequence[tuple[str, int]]) -> np.ndarray:
-    """Apply repairs, each a (name in `STEPS`, size in pixels), to a mask (H, W) bool; returns (H, W) bool.
+    """Apply repairs, each a (name in `REPAIRS`, size in pixels), to a mask (H, W) bool; returns (H, W) bool.
 
-    Only the mask's surroundings are looked at: what lies outside them is background, whatever the step.
+    Only the mask's surroundings are looked at: what lies outside them is background, whatever the repair.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not kept or not len(rows):
@@ -182,7 +182,7 @@ def apply_kept(mask: np.ndarray, kept: Sequence[tuple[str, int]]) -> np.ndarray:
     box = np.s_[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2]
     part = np.ascontiguousarray(mask[box])
     for name, size_px in kept:
-        part = STEPS[name].apply(part, size_px)
+        part = REPAIRS[name].apply(part, size_px)
     result = np.zeros_like(mask)
     result[box] = part
     return result

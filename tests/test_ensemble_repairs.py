@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ensemble.oof_data import OofData
-from ensemble.postprocess import STEPS, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
-from ensemble.postprocess_gain import Repairs, nested_gain
+from ensemble.repair_gain import Repairs, nested_gain
+from ensemble.repairs import REPAIRS, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
 from folds.store import LogitStore
 from folds.truth import Truth
 from kernels import rle
@@ -63,19 +63,19 @@ def test_apply_kept_looks_at_the_surroundings_alone_and_changes_nothing() -> Non
         mask = np.zeros((70, 80), bool)
         top, left = np.random.default_rng(seed).choice([0, 1, 7, 46], 2)
         mask[top : top + 24, left : left + 31] = blobs(seed, 0.5)
-        for name, step in STEPS.items():
+        for name, step in REPAIRS.items():
             for size_px in (5, 60):
                 np.testing.assert_array_equal(apply_kept(mask, [(name, size_px)]), step.apply(mask, size_px), name)
     empty = np.zeros((4, 5), bool)
-    for name in STEPS:
+    for name in REPAIRS:
         assert not apply_kept(empty, [(name, 10)]).any()
-        assert not STEPS[name].apply(empty, 10).any()
-        assert STEPS[name].apply(~empty, 10).all()
+        assert not REPAIRS[name].apply(empty, 10).any()
+        assert REPAIRS[name].apply(~empty, 10).all()
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", REPAIRS)
 def test_a_step_leaves_alone_what_does_not_concern_it(name: str) -> None:
-    step, idle = STEPS[name], 0
+    step, idle = REPAIRS[name], 0
     for seed in range(60):
         mask = blobs(seed, (0.1, 0.7, 0.97)[seed % 3])[: 4 + seed % 8, : 5 + seed % 6]
         mask = np.ascontiguousarray(mask)
@@ -121,7 +121,7 @@ def test_measure_keeps_what_gains_and_leaves_out_what_does_not(tmp_path: Path) -
     repairs = Repairs(OofData(names, truth_runs, size, fold, groups, [store], [Frame(size)]), [1.0], 0.0, jobs=1)
     figures, kept = repairs.choose(np.arange(20), fold, groups)
     # masks are emptied only where empty ones are ordinary
-    assert list(figures) == [name for name, step in STEPS.items() if not step.empties]
+    assert list(figures) == [name for name, step in REPAIRS.items() if not step.empties]
     assert ("drop-islands", 100) in kept
     assert not figures["fill-holes"]["kept"]
     low, high = figures["drop-islands"]["interval"]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from competition import Size
 from ensemble.intervals import mean_interval
 from ensemble.oof_data import OofData
-from ensemble.postprocess import STEPS, Step, apply_kept
+from ensemble.repairs import REPAIRS, Repair, apply_kept
 from ensemble.voting import LINEAR, Combination
 from folds.inputs import Inputs
 from kernels import rle
@@ -21,7 +21,7 @@ from kernels.dice import counts_runs
 from kernels.metrics import Metric
 from kernels.topology import pieces_and_holes
 
-# repairs in the order they are applied, each its name in `STEPS` and its size in pixels
+# repairs in the order they are applied, each its name in `REPAIRS` and its size in pixels
 Kept = tuple[tuple[str, int], ...]
 
 _CHUNK = 8
@@ -44,7 +44,7 @@ def _blend_runs(
 
 
 def _repaired(
-    step: Step,
+    step: Repair,
     masks: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
     full: Size,
@@ -130,7 +130,7 @@ class Repairs:
         self._truths = [np.array(oof.truth.of(position)) for position in range(len(oof.images))]
         self._scores: dict[tuple[Kept, str], np.ndarray] = {}
 
-    def _run(self, step: Step, kept: Kept, size_px: int | None) -> list[tuple[list[float], np.ndarray]]:
+    def _run(self, step: Repair, kept: Kept, size_px: int | None) -> list[tuple[list[float], np.ndarray]]:
         masks = self._after(kept)
         calls = (
             joblib.delayed(_repaired)(step, masks[c], self._truths[c], self._full, self._metric, size_px)
@@ -142,10 +142,10 @@ class Repairs:
         """Every image's runs after these repairs."""
         if kept not in self._masks:
             name, size_px = kept[-1]
-            self._masks[kept] = [runs for _, runs in self._run(STEPS[name], kept[:-1], size_px)]
+            self._masks[kept] = [runs for _, runs in self._run(REPAIRS[name], kept[:-1], size_px)]
         return self._masks[kept]
 
-    def scores(self, step: Step, kept: Kept = ()) -> np.ndarray:
+    def scores(self, step: Repair, kept: Kept = ()) -> np.ndarray:
         """(N, 1 + S) scores of every image after the repairs in `kept`, and after the step at each of its sizes too."""
         key = kept, step.name
         if key not in self._scores:
@@ -156,8 +156,8 @@ class Repairs:
         """(N,) what these repairs, one after the other, add to the score of every image."""
         gain = np.zeros(len(self._truths))
         for k, (name, size_px) in enumerate(kept):
-            scores = self.scores(STEPS[name], kept[:k])
-            gain += scores[:, 1 + STEPS[name].sizes(self._full).index(size_px)] - scores[:, 0]
+            scores = self.scores(REPAIRS[name], kept[:k])
+            gain += scores[:, 1 + REPAIRS[name].sizes(self._full).index(size_px)] - scores[:, 0]
         return gain
 
     def emptying_gain(self, kept: Kept) -> np.ndarray:
@@ -171,7 +171,7 @@ class Repairs:
     def choose(self, images: np.ndarray, fold: np.ndarray, groups: np.ndarray) -> tuple[dict[str, Any], Kept]:
         """Keep the steps whose nested gain is surely above 0 on some images.
 
-        Steps are taken in the order of `STEPS`; each is measured on what the steps already kept have left.
+        Steps are taken in the order of `REPAIRS`; each is measured on what the steps already kept have left.
 
         Args:
             images: positions of those that may be looked at.
@@ -183,7 +183,7 @@ class Repairs:
         """
         figures: dict[str, Any] = {}
         kept: Kept = ()
-        steps = [step for step in STEPS.values() if self._empty_masks or not step.empties]
+        steps = [step for step in REPAIRS.values() if self._empty_masks or not step.empties]
         for step in tqdm(steps, desc="measure repairs", unit="step", disable=None):
             scores = self.scores(step, kept)[images]
             gain, best = nested_gain(scores, fold[images])
