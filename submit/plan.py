@@ -29,6 +29,7 @@ from models.runtimes import Backend, choose_runtime
 from models.tta import find_transforms
 from predict.members import Member
 from predict.predictor import predict
+from predict.presence import said_of
 from predict.replicas import ReplicaPool
 from submit.cost import MemberCost, Plan, plan_lines
 
@@ -81,7 +82,8 @@ def measure(
         frames = blend.image_frames(competition.size)
         images_of = load_for(frames, folder / name, competition.size)[0] if frames else {}
         planes = [store.head(name) for store in stores]
-        text_bytes += len(blend.row(planes, competition.size, competition.order, images_of))
+        said = said_of(stores, name) if blend.gate is not None else []
+        text_bytes += len(blend.row(planes, competition.size, competition.order, images_of, said))
         seconds.append(time.perf_counter() - start)
     return Plan(
         images,
