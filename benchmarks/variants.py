@@ -31,12 +31,12 @@ from command_line import UserError, program
 from competition import find_competition
 from folds import optimisation
 from folds.images import TrainingSet, find_training_set, read_mask
-from folds.plan import plan_of
+from folds.plan import plan_of, variants_for
 from models.build import build, parameter_count
 from models.frame import frame_of
 from models.losses import find_loss
 from models.network_input import normalise
-from models.variants import Variant, parse_variants
+from models.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def main(
     if not 1 <= batch <= images:
         raise UserError(f"--batch {batch} cannot work with {images} images: --batch {max(1, min(batch, images))} does.")
     facts = find_competition(competition)
-    chosen = [each for each in parse_variants(variant) if not each.fitted]
+    chosen = [each for each in variants_for(variant, facts) if not each.fitted]
     training = find_training_set(facts, data or facts.default_data())
     names = different_groups(training, images)
     done = read_ledger(ledger)

@@ -15,9 +15,9 @@ from competition import Competition
 from folds.augment import find_augmentation
 from folds.heads import MASK_HEAD, check_heads
 from folds.recipes import Keep, Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
-from models.build import check_size
+from models.build import at_size_of, check_size
 from models.losses import find_loss
-from models.variants import VARIANTS, Variant
+from models.variants import VARIANTS, Variant, parse_variants
 
 # field: the least and the highest value that works, both included
 _RANGES: dict[str, tuple[float, float]] = {
@@ -66,6 +66,25 @@ def with_weights(variant: Variant, weights: Literal["", "imagenet", "none"]) -> 
     if weights == "imagenet" and variant.network != "smp":
         raise UserError(f"{variant.name} has no encoder that ImageNet weights exist for: leave --weights out.")
     return replace(variant, weights=weights) if weights else variant
+
+
+def variants_for(text: str, competition: Competition) -> list[Variant]:
+    """The variants that `V=` names, at the size of the competition's frames; `all` are those that its data suit.
+
+    Raises:
+        UserError: as `parse_variants`.
+    """
+    variants = [at_size_of(each, competition.size) for each in parse_variants(text)]
+    return [each for each in variants if _suits(each, competition)] if text == "all" else variants
+
+
+def _suits(variant: Variant, competition: Competition) -> bool:
+    try:
+        check_heads(variant, competition)
+        check_size(variant, competition.size)
+    except UserError:
+        return False
+    return True
 
 
 def with_tag(variant: Variant, tag: str) -> Variant:

@@ -23,7 +23,7 @@ from folds.images import find_training_set
 from folds.inputs import checked
 from folds.lock import alone_with
 from folds.outputs import find_damage
-from folds.plan import check_batch, check_devices, check_plan, plan_of, with_tag, with_weights
+from folds.plan import check_batch, check_devices, check_plan, plan_of, variants_for, with_tag, with_weights
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, fold_folder
 from folds.task import FoldTask, mean_over_images, read_manifest
@@ -31,8 +31,8 @@ from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
 from folds.workers import check_address, process_count, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
-from models.build import at_size_of, build
-from models.variants import Variant, parse_variants
+from models.build import build
+from models.variants import Variant
 
 
 def _jobs(asked: int, tasks: int, devices: int) -> int:
@@ -172,7 +172,7 @@ def main(
 
     Args:
         competition: a name from competition.py.
-        variant: a name, a comma list, or all.
+        variant: a name, a comma list, or all that suit the competition.
         fold: 0, or 0,2, or 0..4, or all.
         data: the competition's files; data/<competition> by default.
         runs: where results go.
@@ -204,8 +204,7 @@ def main(
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     check_seed(seed)
     facts: Competition = find_competition(competition)
-    named = [with_tag(with_weights(each, weights), tag) for each in parse_variants(variant)]
-    variants = [at_size_of(each, facts.size) for each in named]
+    variants = [with_tag(with_weights(each, weights), tag) for each in variants_for(variant, facts)]
     changes: dict[str, Any] = {
         key: value
         for key, value in (

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from command_line import UserError
-from competition import COMPETITIONS
+from competition import COMPETITIONS, Competition
 from folds.augment import find_augmentation
-from folds.plan import check_batch, check_plan, check_recipe, plan_of, with_weights
+from folds.plan import check_batch, check_plan, check_recipe, plan_of, variants_for, with_weights
 from folds.recipes import RECIPES, Recipe
 from models.variants import VARIANTS
 
@@ -23,6 +23,22 @@ def test_every_variant_has_a_recipe_that_can_work(name: str) -> None:
         # networks for small images suit no large ones
         suitable = CARVANA if variant.fit not in ("reflect", "reflect-2x") else COMPETITIONS["salt"]
     check_plan(variant, plan_of(variant, "", {}), suitable)
+
+
+@pytest.mark.parametrize("competition", COMPETITIONS.values(), ids=COMPETITIONS)
+def test_all_variants_are_those_that_suit_the_competition(competition: Competition) -> None:
+    chosen = variants_for("all", competition)
+    for variant in chosen:
+        check_plan(variant, plan_of(variant, "", {}), competition)
+    left = set(VARIANTS) - {variant.name for variant in chosen}
+    for name in left:
+        with pytest.raises(UserError):
+            check_plan(VARIANTS[name], plan_of(VARIANTS[name], "", {}), competition)
+    # by name, each is taken as it is, and refused with a sentence of its own
+    assert [variant.name for variant in variants_for("average-mask,folded-unet-128", competition)] == [
+        "average-mask",
+        "folded-unet-128",
+    ]
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if n != "fitted"])
