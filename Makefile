@@ -35,9 +35,13 @@ WHERE  = --competition $(call quoted,C) --data $(call quoted,DATA)
 # words for the shell
 MORE   = $(call typed,ARGS)
 
+# the embedded competitions
+RENDERED_studio     = studio.render --out $(call quoted,DATA)
+RENDERED_composites = studio.composites --out $(call quoted,DATA)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check data fold folds fit ensemble submission submit predict plan report export import-member \
+.PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan report export import-member \
 	disagreement scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -64,6 +68,15 @@ demo: V := average-mask,unet-mobilenetv3,fpn-regnetx
 demo: export HF_HUB_OFFLINE = 1
 demo: data folds ensemble report  ## the main job, end to end, on the embedded competition
 
+# each network as long as two cores have minutes for it: of the big ones that is one or two epochs
+demo-depth: C := composites
+demo-depth: export HF_HUB_OFFLINE = 1
+demo-depth: data  ## masks and depth of composites, end to end, on rendered scenes
+	$(PY) -m folds.train $(WHERE) --variant compact-96 --fold 0 --epochs 8
+	$(PY) -m folds.train $(WHERE) --variant d-resunet-64 --fold 0 --recipe composites --epochs 2
+	$(PY) -m folds.train $(WHERE) --variant e-unet-64 --fold 0 --recipe composites --epochs 1
+	$(PY) -m report.composites $(WHERE)
+
 test: .venv/.installed-dev  ## all tests
 	$(OFFLINE) $(PY) -m pytest -n 2 $(MORE)
 
@@ -73,8 +86,8 @@ check: .venv/.installed-dev  ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-data: setup  ## fetch and verify the competition's files from Kaggle; C=studio renders them instead
-	$(PY) -m $(if $(filter studio,$(call given,C)),studio.render --out $(call quoted,DATA),kaggle_client.download $(WHERE)) $(MORE)
+data: setup  ## fetch and verify the competition's files from Kaggle; C=studio and C=composites render theirs
+	$(PY) -m $(or $(RENDERED_$(call given,C)),kaggle_client.download $(WHERE)) $(MORE)
 
 fold: setup  ## train V on the folds F
 	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold $(call quoted,F) $(MORE)

@@ -50,6 +50,8 @@ class Settings:
         seed: of the places, and of the blocks.
         positions: places a pair of background and foreground.
         mirrored: each foreground also mirrored.
+        scored: at how many of the positions, at most, the composites of a block are images of the set; the others only
+            train.
         blocks: into how many blocks the parts are dealt, at most; fewer where there are fewer parts.
     """
 
@@ -57,6 +59,7 @@ class Settings:
     positions: Annotated[int, Field(ge=1, le=10_000)] = 20
     mirrored: bool = True
     blocks: Annotated[int, Field(ge=2)] = 20
+    scored: Annotated[int, Field(ge=1)] = 2
 
 
 _SETTINGS = Schema(Settings, "remove it, or write it again")
@@ -71,7 +74,12 @@ def read_settings(data: Path) -> Settings:
     return _SETTINGS.read_if_there(data / SETTINGS_FILE) or Settings()
 
 
-def _list_parts(folder: Path) -> list[Path]:
+def list_parts(folder: Path) -> list[Path]:
+    """The pictures in a folder of parts, by name.
+
+    Raises:
+        UserError: it is missing, holds fewer than two, or holds one twice.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: put the pictures there (python -m studio.composites renders some).")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
@@ -178,7 +186,7 @@ def _read_parts(data: Path, backgrounds: Sequence[Path], foregrounds: Sequence[P
 @functools.lru_cache(maxsize=2)
 def _parts(data: Path, digest: str) -> Parts:
     """Read once a process; `digest` so that other content is read anew."""
-    return _read_parts(data, _list_parts(data / BACKGROUNDS_DIR), _list_parts(data / FOREGROUNDS_DIR))
+    return _read_parts(data, list_parts(data / BACKGROUNDS_DIR), list_parts(data / FOREGROUNDS_DIR))
 
 
 def deal(backgrounds: int, foregrounds: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -218,8 +226,12 @@ class CompositeSet(TrainingSet):
         """The pictures; read at the first call in each process."""
         return _parts(self.data, self.digest)
 
+    def position(self, name: str) -> int:
+        """Where an image is in `names`."""
+        return bisect_left(self.names, name)
+
     def _index(self, name: str) -> int:
-        return self.indices[bisect_left(self.names, name)]
+        return self.indices[self.position(name)]
 
     def picture(self, name: str) -> np.ndarray:
         """(H, W, 3) uint8 RGB: the composite, for people."""
@@ -293,7 +305,7 @@ class CompositeSet(TrainingSet):
 
     def _part_name(self, kind: int, number: int) -> str:
         folder = self.data / (BACKGROUNDS_DIR, FOREGROUNDS_DIR)[kind]
-        return str(_list_parts(folder)[number])
+        return str(list_parts(folder)[number])
 
 
 @dataclass(frozen=True)
@@ -350,7 +362,7 @@ def find_composites(competition: Competition, data: Path) -> CompositeSet:
         UserError: a folder is missing or too empty, a file cannot be used, or two are the same; the message names it.
     """
     settings = read_settings(data)
-    paths = _list_parts(data / BACKGROUNDS_DIR), _list_parts(data / FOREGROUNDS_DIR)
+    paths = list_parts(data / BACKGROUNDS_DIR), list_parts(data / FOREGROUNDS_DIR)
     digest = hashlib.blake2b(json.dumps(asdict(settings), sort_keys=True).encode(), digest_size=8)
     digests = tuple(tuple(image_digest(path.read_bytes()) for path in part) for part in paths)
     depths = [folder for folder in (data / BACKGROUND_DEPTH_DIR, data / FOREGROUND_DEPTH_DIR) if folder.is_dir()]
@@ -371,7 +383,7 @@ def find_composites(competition: Competition, data: Path) -> CompositeSet:
         group = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
         for b in under.tolist():
             for f in over.tolist():
-                for place in range(grid.positions):
+                for place in range(min(settings.scored, grid.positions)):
                     for mirrored in (False, True)[: 1 + grid.mirrored]:
                         way = "m" if mirrored else "a"
                         name = f"{group}_{paths[0][b].stem}_{paths[1][f].stem}_{place:02}{way}.png"

@@ -281,6 +281,11 @@ class Parts:
         self._offsets = np.cumsum([0, *(len(each) for each in packed)])
         self._sizes = np.array([picture.shape[:2] for picture in foregrounds], np.int64)
 
+    @property
+    def has_depth(self) -> bool:
+        """Whether depth maps were given."""
+        return self.background_near is not None
+
     def grid(self, *, positions: int = 20, mirrored: bool = True) -> Grid:
         """All composites of these parts."""
         return Grid(len(self.backgrounds), len(self.foregrounds), positions, mirrored)

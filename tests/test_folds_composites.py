@@ -33,7 +33,7 @@ FRAME = Frame((24, 32))
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return write_parts(tmp_path / "data", positions=3, blocks=4)
+    return write_parts(tmp_path / "data", positions=3, blocks=4, scored=3)
 
 
 def found(data: Path) -> CompositeSet:
@@ -104,7 +104,7 @@ def test_a_part_on_both_sides_is_an_alarm(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="images of one group into different folds"):
         split.read(own, training)
     # weights that have seen one of an image's two parts have seen it, whatever block it is in now
-    (data / "composites.json").write_text(json.dumps({"positions": 3, "blocks": 4, "seed": 1}))
+    (data / "composites.json").write_text(json.dumps({"positions": 3, "blocks": 4, "scored": 3, "seed": 1}))
     moved = found(data)
     assert set(moved.groups()).isdisjoint(training.groups())
     seen = Seen.of(training, every[:1])
