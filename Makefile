@@ -63,8 +63,11 @@ setup: .venv/.installed  ## create .venv from requirements.txt, again whenever t
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+# three members that start from three networks of real cars, which come along
+COMES_ALONG := trained/carvana/unet-mobilenetv3-320x512
 demo: C := studio
-demo: V := average-mask,unet-mobilenetv3,fpn-regnetx
+demo: V := unet-mobilenetv3
+demo: TRAINING := --tag a,b,c --epochs 3 --init-from $(COMES_ALONG)/fold0,$(COMES_ALONG)/fold1,$(COMES_ALONG)/fold2
 demo: export HF_HUB_OFFLINE = 1
 demo: data folds ensemble report  ## the main job, end to end, on the embedded competition
 
@@ -93,7 +96,7 @@ fold: setup  ## train V on the folds F
 	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold $(call quoted,F) $(MORE)
 
 folds: setup  ## train V on every fold
-	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(MORE)
+	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(TRAINING) $(MORE)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
 	$(PY) -m ensemble.fit $(WHERE) --members $(if $(call given,V),$(call quoted,V),all) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -85,6 +86,53 @@ def _suits(variant: Variant, competition: Competition) -> bool:
     except UserError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Series:
+    """One of several trainings of the same variants.
+
+    Attributes:
+        tag: what is added to the variants' names; empty adds nothing.
+        start: the finished run, or fold, whose weights it starts from; None starts as the variants say.
+        seed: of weights, order and augmentation.
+    """
+
+    tag: str
+    start: Path | None
+    seed: int
+
+    def resolved(self) -> Series:
+        """The same for machines with other working folders."""
+        return replace(self, start=self.start and self.start.resolve())
+
+
+def parse_series(tags: str, starts: str, seed: int) -> list[Series]:
+    """What `--tag` and `--init-from` mean together.
+
+    Args:
+        tags: a comma list; empty is one training without a tag.
+        starts: a comma list of folders, one for each tag or one for all; may be empty.
+        seed: of the first; each one that follows has the next.
+
+    Raises:
+        UserError: a tag is listed twice, or there are neither one start nor as many as tags.
+
+    >>> [(one.tag, str(one.start), one.seed) for one in parse_series("a, b", "runs/x/fold0,runs/x/fold1", 7)]
+    [('a', 'runs/x/fold0', 7), ('b', 'runs/x/fold1', 8)]
+    >>> parse_series("", "", 0)
+    [Series(tag='', start=None, seed=0)]
+    """
+    names = [name.strip() for name in tags.split(",")]
+    folders: list[Path | None] = [Path(start.strip()) for start in starts.split(",")] if starts else [None]
+    if len(set(names)) < len(names):
+        raise UserError(f"a tag is listed twice in {tags!r}: name each once.")
+    if len(folders) not in (1, len(names)):
+        raise UserError(
+            f"--init-from names {len(folders)} folders, --tag {len(names)}: give one for each tag, or one for all."
+        )
+    spread = folders * len(names) if len(folders) == 1 else folders
+    return [Series(name, start, seed + n) for n, (name, start) in enumerate(zip(names, spread, strict=True))]
 
 
 def with_tag(variant: Variant, tag: str) -> Variant:

@@ -23,7 +23,16 @@ from folds.images import find_training_set
 from folds.inputs import checked
 from folds.lock import alone_with
 from folds.outputs import find_damage
-from folds.plan import check_batch, check_devices, check_plan, plan_of, variants_for, with_tag, with_weights
+from folds.plan import (
+    check_batch,
+    check_devices,
+    check_plan,
+    parse_series,
+    plan_of,
+    variants_for,
+    with_tag,
+    with_weights,
+)
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, fold_folder
 from folds.task import FoldTask, mean_over_images, read_manifest
@@ -155,7 +164,7 @@ def main(
     accumulate: int = 0,
     learning_rate: float = 0.0,
     weights: Literal["", "imagenet", "none"] = "",
-    init_from: Path | None = None,
+    init_from: str = "",
     tag: str = "",
     folds: int = 0,
     folds_csv: Path | None = None,
@@ -183,9 +192,10 @@ def main(
         learning_rate: instead of the recipe's.
         weights: the encoders' starting weights, instead of each variant's own.
         init_from: start from the weights of a finished run of the same network, of any size: a variant's run folder
-            (fold k from its fold k), or one fold's. Refused where they have seen what a fold holds out.
+            (fold k from its fold k), or one fold's; a comma list has one for each tag. Refused where they have seen
+            what a fold holds out.
         tag: train once more, side by side: run folder and name become <variant>-<tag>. For members of an ensemble that
-            differ by seed or recipe alone.
+            differ by seed, start or recipe alone; a comma list trains that many, each with the next seed.
         folds: number of folds of a new split; 0 makes 5.
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the weights, the order and the augmentation; and of the split, unless folds.csv is there already.
@@ -204,7 +214,9 @@ def main(
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     check_seed(seed)
     facts: Competition = find_competition(competition)
-    variants = [with_tag(with_weights(each, weights), tag) for each in variants_for(variant, facts)]
+    series = parse_series(tag, init_from, seed)
+    wanted = [(with_weights(each, weights), one) for each in variants_for(variant, facts) for one in series]
+    variants = [with_tag(each, one.tag) for each, one in wanted]
     changes: dict[str, Any] = {
         key: value
         for key, value in (
@@ -224,9 +236,9 @@ def main(
         check_address(cluster)
         # other machines have other working folders
         runs, data = runs.resolve(), data.resolve()
-        init_from = init_from and init_from.resolve()
+        wanted = [(each, one.resolved()) for each, one in wanted]
     root = runs / facts.name
-    _refuse_what_cannot_work(variants, plans, facts, root, devices, starts=init_from is not None)
+    _refuse_what_cannot_work(variants, plans, facts, root, devices, starts=bool(init_from))
 
     # 2) the images, their masks, the split
     training = find_training_set(facts, data)
@@ -239,8 +251,8 @@ def main(
 
     # 3) the folds that are not done, side by side
     tasks: list[FoldTask] = []
-    for each, plan in zip(variants, plans, strict=True):
-        tasks += make_tasks(each, plan, chosen, training, table, root, seed, workers, devices, init_from)
+    for each, plan, (_, one) in zip(variants, plans, wanted, strict=True):
+        tasks += make_tasks(each, plan, chosen, training, table, root, one.seed, workers, devices, one.start)
     waiting = _unfinished(tasks)
     if waiting:
         whole = {id(task.inputs): checked(task.inputs) for task in waiting}

@@ -72,6 +72,8 @@ def runs(finished: Path, tmp_path: Path) -> Path:
 
 
 def train(runs: Path, data: Path, **arguments: Any) -> None:
+    if "init_from" in arguments:
+        arguments["init_from"] = str(arguments["init_from"])
     main(**{"data": data, "runs": runs, "folds": 2, "epochs": 1, "jobs": 1, **arguments})
 
 
@@ -105,7 +107,7 @@ def test_every_fold_of_a_larger_network_goes_on_from_its_own(
         assert manifest is not None
         assert manifest["recipe"]["init_from"].startswith(f"tiny fold {fold} ")
     # what a run starts from is part of what it is
-    assert "another recipe" in refusal(runs, ellipses, **{**higher, "init_from": None})
+    assert "another recipe" in refusal(runs, ellipses, **{**higher, "init_from": ""})
     capsys.readouterr()
     shutil.rmtree(source)
     train(runs, ellipses, **higher)
@@ -369,3 +371,23 @@ def test_no_encoder_weights_are_fetched_for_a_network_that_starts_elsewhere(
     runs, data = tmp_path / "runs", tmp_path / "no-data"
     assert "--weights none" in refusal(runs, data, variant="unet-resnet34-512")
     assert "no-data" in refusal(runs, data, variant="unet-resnet34-512", init_from=tmp_path)
+
+
+def test_tags_train_the_same_variant_from_one_start_each(runs: Path, ellipses: Path, tmp_path: Path) -> None:
+    # other data, so that both folds' weights may start any fold
+    others = tmp_path / "others"
+    write_ellipses(others)
+    for path in sorted(others.rglob("*_0?*")):
+        path.rename(path.with_name("1" + path.name[1:]))
+    for k, path in enumerate(sorted((others / "train").iterdir())):
+        picture = read_picture(path)
+        picture[:9, :9] = k
+        cv2.imwrite(str(path), picture)
+    fold0, fold1 = (runs / "carvana" / "tiny" / f"fold{k}" for k in (0, 1))
+    second = tmp_path / "second"
+    train(second, others, variant="larger", fold="0", tag="a,b", init_from=f"{fold0},{fold1}", seed=4)
+    manifests = [read_manifest(second / "carvana" / f"larger-{tag}" / "fold0") for tag in "ab"]
+    assert [m and m["seed"] for m in manifests] == [4, 5]
+    assert [m and m["recipe"]["init_from"].rsplit(" ", 1)[0] for m in manifests] == ["tiny fold 0", "tiny fold 1"]
+    assert "names 2 folders, --tag 3" in refusal(second, others, tag="a,b,c", variant="larger", init_from="x,y")
+    assert "a tag is listed twice" in refusal(second, others, tag="a,a", variant="larger")
