@@ -17,6 +17,7 @@ from folds.store import LogitStore
 from folds.train import main as train
 from models.variants import VARIANT_FILE
 from tests.conftest import write_ellipses
+from tests.synthetic_runs import forget_logits_digests
 
 OTHER = "unet-mobilenetv3"
 
@@ -33,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         content = json.loads(path.read_text())
         (content["variant"] if path.name == MANIFEST_FILE else content)["name"] = OTHER
         path.write_text(json.dumps(content))
+    forget_logits_digests(root)
     worse = LogitStore.open(root / "average-mask" / OOF_STORE)
     for name in worse.names:
         planes = worse.read(name)

@@ -28,6 +28,7 @@ from models.frame import Frame
 from report import write as report
 from tests import naive, naive_ensemble
 from tests.conftest import CARS, ellipse, write_ellipses
+from tests.synthetic_runs import forget_logits_digests
 
 CARVANA = COMPETITIONS["carvana"]
 VARIANTS = ("average-mask", "unet-mobilenetv3", "fpn-regnetx")
@@ -56,6 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             content = json.loads(file.read_text())
             (content["variant"] if file.name == "manifest.json" else content)["name"] = copy
             file.write_text(json.dumps(content))
+    forget_logits_digests(root)
     for which, variant in enumerate(VARIANTS):
         store = LogitStore.open(root / variant / "oof.zarr")
         height, width = store.shape[1:]

@@ -29,6 +29,7 @@ from report import write as report
 from report.pictures import Album, error_picture, reduce
 from report.scan import Scan, threshold_scores, trusted_networks
 from tests.conftest import CARS, ellipse, read_picture, write_ellipses
+from tests.synthetic_runs import forget_logits_digests
 
 CARVANA = COMPETITIONS["carvana"]
 
@@ -62,6 +63,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (fold / "metrics.csv").write_text(
             "epoch,step,train_loss,val_dice,val_loss\n0,9,,0.9,0.1\n0,9,0.2,,\n1,19,,0.95,0.1\n"
         )
+    forget_logits_digests(root)
     for which, variant in enumerate(("average-mask", "unet-mobilenetv3")):
         store = LogitStore.open(root / variant / "oof.zarr")
         height, width = store.shape[1:]
