@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from command_line import UserError
-from competition import COMPETITIONS
+from competition import COMPETITIONS, Size
+from folds.derived import derive
 from folds.images import find_training_set
 from folds.inputs import load_inputs
 from folds.store import LogitStore
@@ -60,9 +61,12 @@ def test_cached_inputs_of_an_older_geometry_are_not_used(ellipses: Path, tmp_pat
     known = load_truth(training, tmp_path, jobs=1)
     for frame, good in ((Frame((125, 187)), False), (Frame((320, 480)), True)):
         old = tmp_path / training.digest / f"resize-{frame.size[0]}x{frame.size[1]}"
-        old.mkdir()
-        np.save(old / "images.npy", np.zeros((12, *frame.size, 3), np.uint8))
-        np.save(old / "masks.npy", np.zeros((12, *frame.size), np.uint8))
+
+        def fill(folder: Path, size: Size = frame.size) -> None:
+            np.save(folder / "images.npy", np.zeros((12, *size, 3), np.uint8))
+            np.save(folder / "masks.npy", np.zeros((12, *size), np.uint8))
+
+        derive(old, fill)
         found = load_inputs(training, frame, {"mask": known}, tmp_path, jobs=1)
         is_old = not found.image(0).any()
         assert is_old == good
