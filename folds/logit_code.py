@@ -1,4 +1,4 @@
-"""How logits become 16-bit codes: fine steps around 0, where the mask is decided, wide ones far from it.
+"""How logits become codes of 16 bits: fine steps around 0, where the mask is decided, wide ones far from it.
 
 Blends are fitted on logits that a store has kept, so whatever predicts passes its logits through this code, whether it
 stores them (`quantise`, later `dequantise`) or not (`rounded`).
@@ -13,6 +13,9 @@ import functools
 
 import numpy as np
 
+# of the codes; those of another type need a format of their own (folds/store.py)
+DTYPE = np.dtype(np.int16)
+_UNSIGNED = np.dtype(f"u{DTYPE.itemsize}")
 # of new stores; a store is read with the constants it was written with
 KNEE = 1.0
 SCALE = 512
@@ -36,22 +39,22 @@ def quantise(logits: np.ndarray, *, knee: float = KNEE, scale: int = SCALE) -> n
         knee, scale: of the code.
 
     Returns:
-        int16 of the same shape. The sign is kept wherever |logit| > knee / scale / 2.
+        `DTYPE` of the same shape. The sign is kept wherever |logit| > knee / scale / 2.
     """
-    return _steps(logits, knee, scale).astype(np.int16)
+    return _steps(logits, knee, scale).astype(DTYPE)
 
 
 @functools.cache
 def _table(knee: float, scale: int) -> np.ndarray:
-    """float32 logit of every int16 code, indexed by the code as uint16."""
-    codes = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.float64)
+    """float32 logit of every code, indexed by the code as an unsigned number."""
+    codes = np.arange(1 << 8 * DTYPE.itemsize, dtype=_UNSIGNED).view(DTYPE).astype(np.float64)
     limit = np.arcsinh(LIMIT / knee) * scale + 1
     return (knee * np.sinh(np.clip(codes, -limit, limit) / scale)).astype(np.float32)
 
 
 def dequantise(codes: np.ndarray, *, knee: float = KNEE, scale: int = SCALE) -> np.ndarray:
-    """The inverse of `quantise`: int16 codes to float32 logits of the same shape."""
-    return _table(knee, scale)[codes.view(np.uint16)]
+    """The inverse of `quantise`: codes to float32 logits of the same shape."""
+    return _table(knee, scale)[codes.view(_UNSIGNED)]
 
 
 # logits that are rounded at a time: what the processor's cache holds

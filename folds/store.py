@@ -19,12 +19,13 @@ from zarr.codecs import BloscCname, BloscCodec, BloscShuffle, BytesCodec, Crc32c
 
 import atomic
 from command_line import UserError
-from folds.logit_code import KNEE, SCALE, dequantise, quantise
+from folds.logit_code import DTYPE, KNEE, SCALE, dequantise, quantise
 from folds.run_layout import OOF_STORE, STORE_METADATA_FILE, TEST_STORE
 
 FORMAT = "logits-asinh-1"
 # a code that no logit has: what zarr returns for a chunk that was never written
-UNWRITTEN = np.iinfo(np.int16).min
+UNWRITTEN = np.iinfo(DTYPE).min
+_ON_DISK = DTYPE.newbyteorder("<")
 _CRC_BYTES = 4
 # the attribute that is a digest of all others
 _DIGEST = "attributes_digest"
@@ -137,7 +138,7 @@ class LogitStore:
                 temporary,
                 shape=(len(names), *shape),
                 chunks=(1, *shape),
-                dtype="int16",
+                dtype=DTYPE.name,
                 fill_value=int(UNWRITTEN),
                 # the crc comes last, so it covers the compressed bytes as they lie on disk
                 serializer=BytesCodec(),
@@ -234,7 +235,7 @@ class LogitStore:
                 "lower learning rate or in float32."
             )
         path = self._chunk(self._position(name))
-        codes = quantise(logits, **self._code).astype("<i2", copy=False)
+        codes = quantise(logits, **self._code).astype(_ON_DISK, copy=False)
         # past zarr, whose machinery costs three times what the packing does; the tests compare the bytes with zarr's
         body = blosc.compress(np.ascontiguousarray(codes), b"zstd", self._level, blosc.BITSHUFFLE)
         # no wait for the disk: a chunk that a power failure damaged is found by its checksum, and made again
@@ -262,7 +263,7 @@ class LogitStore:
                 f"the logits of {name} in {self.path} are damaged (their checksum differs): "
                 f"{_made_again_by(self.path)}."
             )
-        codes = np.frombuffer(blosc.decompress(data[:-_CRC_BYTES]), "<i2").reshape(self.shape)
+        codes = np.frombuffer(blosc.decompress(data[:-_CRC_BYTES]), _ON_DISK).reshape(self.shape)
         return dequantise(codes, **self._code)
 
     def head(self, name: str, head: str = "mask") -> np.ndarray:

@@ -15,6 +15,7 @@ from models.prediction import PredictingNetwork, float32_network, torch_network
 from models.variants import Variant
 
 TORCH, FLOAT32, OPENVINO = "torch", "torch-float32", "openvino"
+# what --backend takes: "auto", and every key of `RUNTIMES`
 Backend = Literal["auto", "torch", "torch-float32", "openvino"]
 
 # from a trained network, its variant and a device to the network made ready

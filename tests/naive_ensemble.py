@@ -29,14 +29,16 @@ def majority_vote(planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.
     return _sum([plane > 0 for plane in planes], weights) > _sum([~(plane > 0) for plane in planes], weights)
 
 
+# by the names of ensemble.voting.VOTES
+VOTES = {"probability": mean_probability, "geometric": geometric_mean_probability, "majority": majority_vote}
+
+
 def combined(vote: str, planes: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """Logits of one size as one plane of logits, float64; a majority's are infinite."""
+    """Logits of one size as one plane of logits, float64; those of a vote that gives a mask are infinite."""
     if vote == "logits":
         return _sum(planes, weights)
-    if vote == "majority":
-        return np.where(majority_vote(planes, weights), np.inf, -np.inf)
-    mean = {"probability": mean_probability, "geometric": geometric_mean_probability}[vote](planes, weights)
-    return np.log(mean / (1 - mean))
+    found = VOTES[vote](planes, weights)
+    return np.where(found, np.inf, -np.inf) if found.dtype == bool else np.log(found / (1 - found))
 
 
 def fill_holes(mask: np.ndarray, under_px: int) -> np.ndarray:

@@ -3,6 +3,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from command_line import UserError
 from competition import COMPETITIONS, find_competition
@@ -22,6 +24,19 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", COMPETITIONS)
+@given(data=st.data())
+def test_names_of_every_grammar_have_a_group_a_key_and_a_mask(name: str, data: st.DataObject) -> None:
+    competition = COMPETITIONS[name]
+    image = data.draw(st.from_regex(competition.name_pattern, fullmatch=True))
+    key = competition.key(image)
+    assert competition.image_name(key) == image
+    assert competition.group(image) and (competition.has_groups or competition.group(image) == key)
+    assert (competition.view(image) is not None) == competition.has_views
+    assert competition.mask_name(image).endswith(competition.mask_suffix)
+    assert image.endswith(competition.image_suffix)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_image_name_gives_its_group_and_its_view(name: str) -> None:
     competition, (image, group, view, key) = COMPETITIONS[name], EXAMPLES[name]
     assert (competition.group(image), competition.view(image), competition.key(image)) == (group, view, key)
@@ -36,7 +51,7 @@ def test_a_name_outside_the_grammar_is_refused_by_name(name: str) -> None:
 
 
 def test_an_unknown_competition_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="carvana, studio, composites, salt"):
+    with pytest.raises(UserError, match=", ".join(COMPETITIONS)):
         find_competition("cats")
 
 

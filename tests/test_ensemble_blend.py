@@ -109,7 +109,7 @@ def test_a_refiner_is_found_by_its_name_and_used_on_every_way_to_a_mask(
     members.append(save_member(root, UNET, frame_version=Frame(UNET.size).version(FULL)))
     entry = {"name": "redder", "digest": "abc"}
     save_blend(root, members, [0.4, 0.6], threshold=0.1, refiners=[entry])
-    with pytest.raises(UserError, match="names the refiner 'redder'; known: none"):
+    with pytest.raises(UserError, match="names the refiner 'redder'; known: "):
         find_blend(root, "blend")
     monkeypatch.setitem(blends.REFINERS, "redder", load)
     names = [f"00000000000{k}_01.jpg" for k in range(3)]

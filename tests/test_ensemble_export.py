@@ -18,9 +18,10 @@ import torch
 import ensemble.export
 from command_line import UserError
 from competition import COMPETITIONS, Size
+from ensemble import whole_network
 from ensemble.blend import Blend
 from ensemble.export import main, own_masks
-from ensemble.voting import LINEAR, VOTES, combination_of
+from ensemble.voting import LINEAR, VOTES, Vote, combination_of
 from ensemble.whole_network import WholeNetwork
 from models.frame import Frame
 from models.frame_graph import FrameGraph
@@ -58,7 +59,13 @@ def test_the_graph_does_what_the_frame_does(frame: Frame) -> None:
     )
 
 
-@pytest.mark.parametrize("label", [LINEAR.label, *VOTES])
+def test_a_vote_without_a_version_in_torch_is_refused() -> None:
+    assert set(whole_network.VOTES) <= set(VOTES)
+    with pytest.raises(UserError, match="a blend by unheard-of cannot be exported: choose another way"):
+        WholeNetwork(Blend((), (), Vote("unheard-of")), FULL)
+
+
+@pytest.mark.parametrize("label", [LINEAR.label, *whole_network.VOTES])
 def test_every_vote_gives_the_masks_of_the_blend(tmp_path: Path, label: str) -> None:
     root = tmp_path / "runs" / "studio"
     other = replace(UNET, name="tiny-other", size=(96, 64))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.index import DisagreementIndex
-from ensemble.selection import choose, evaluate, evaluate_all
+from ensemble.selection import VOTED, choose, evaluate, evaluate_all
 from ensemble.stacking import BLENDERS, BestSingle, GreedySelection, LogisticBlend, ScoreWeights
 from ensemble.voting import VOTES
 from kernels.blend import disagreement
@@ -187,7 +187,7 @@ def test_the_simplest_within_noise_is_chosen(case: tuple) -> None:
     assert choose([single, evaluate("again", BestSingle, index, FOLD)], GROUPS) is single
 
 
-@pytest.mark.parametrize("vote", ["probability", "geometric", "majority"])
+@pytest.mark.parametrize("vote", VOTES)
 def test_votes_are_scored_exactly_from_the_disagreeing_pixels(vote: str, case: tuple) -> None:
     planes, truths, index = case
     for weights in (np.full(4, 0.25), np.array([0.5, 0.3, 0.2, 0.0])):
@@ -201,10 +201,12 @@ def test_votes_are_scored_exactly_from_the_disagreeing_pixels(vote: str, case: t
 def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tuple) -> None:
     index = case[2]
     candidates = {c.name: c for c in evaluate_all(index, FOLD)}
-    assert list(candidates) == [
+    simplest_first = [
         "best-single", "equal-mean", "probability", "geometric", "majority", "mean-of-best", "greedy", "logistic",
         "dice-weights", "weighted-probability", "weighted-geometric", "weighted-majority",
     ]  # fmt: skip
+    assert [name for name in candidates if name in simplest_first] == simplest_first
+    assert set(candidates) == {*BLENDERS, *VOTED}
     weighted, linear = candidates["weighted-probability"], candidates["dice-weights"]
     for fold in range(5):
         rows = np.flatnonzero(fold == FOLD)

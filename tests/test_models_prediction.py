@@ -1,6 +1,7 @@
 """Every runtime computes the networks that torch has trained."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from models.build import build
 from models.network_input import normalise
 from models.openvino_runtime import is_installed
-from models.runtimes import OPENVINO, RUNTIMES
+from models.runtimes import OPENVINO, RUNTIMES, Backend, choose_runtime
 from models.tta import IDENTITY
 from models.variants import VARIANTS, Head
 
@@ -30,3 +31,10 @@ def test_a_runtime_gives_the_network_s_own_logits(name: str) -> None:
     assert logits.dtype is torch.float32
     # narrow floats keep two to three digits
     np.testing.assert_allclose(logits.cpu().numpy(), wanted, atol=0.03 * np.abs(wanted).max())
+
+
+def test_every_runtime_can_be_asked_for() -> None:
+    assert set(get_args(Backend)) == {"auto", *RUNTIMES}
+    for name in RUNTIMES:
+        if name != OPENVINO or is_installed():
+            assert choose_runtime(name, 1) == name  # type: ignore[arg-type]
