@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ensemble.index import DisagreementIndex
-from ensemble.selection import VOTED, choose, evaluate, evaluate_all
+from ensemble.selection import VOTING_WAYS, choose, evaluate, evaluate_all
 from ensemble.stacking import BLENDERS, BestSingle, GreedySelection, LogisticBlend, ScoreWeights
 from ensemble.voting import VOTES
 from kernels.blend import disagreement
@@ -206,7 +206,7 @@ def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tup
         "dice-weights", "weighted-probability", "weighted-geometric", "weighted-majority",
     ]  # fmt: skip
     assert [name for name in candidates if name in simplest_first] == simplest_first
-    assert set(candidates) == {*BLENDERS, *VOTED}
+    assert set(candidates) == {*BLENDERS, *VOTING_WAYS}
     weighted, linear = candidates["weighted-probability"], candidates["dice-weights"]
     for fold in range(5):
         rows = np.flatnonzero(fold == FOLD)

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 import atomic
 from command_line import UserError
-from folds.logit_code import KNEE, LIMIT, SCALE, dequantise, quantise, rounded
+from folds.logit_code import DTYPE, KNEE, LIMIT, SCALE, dequantise, quantise, rounded
 from folds.store import LogitStore
 from models.variants import VARIANTS, Head
 from tests import naive
@@ -89,7 +89,7 @@ def test_the_bytes_are_those_that_zarr_writes(tmp_path: Path) -> None:
     chunk = store.path / "c.2.0.0.0"
     ours = chunk.read_bytes()
     chunk.unlink()
-    zarr.open_array(store.path, mode="r+")[2] = naive.stored(logits(2))[0].astype(np.int16)
+    zarr.open_array(store.path, mode="r+")[2] = naive.stored(logits(2))[0].astype(DTYPE)
     assert chunk.read_bytes() == ours
     assert [path.name for path in store.path.glob("c.*")] == ["c.2.0.0.0"]
 
