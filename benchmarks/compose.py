@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 
@@ -112,7 +111,6 @@ def main(composites: int = 1920, rounds: int = 5) -> None:
         composites: a round; a multiple of 8.
         rounds: measurements of each, in seconds of the processor; medians are printed.
     """
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rng = np.random.default_rng(0)
     parts = parts_of(rng)
     grid = parts.grid()

@@ -18,8 +18,8 @@ def area_weights(source: int, target: int) -> np.ndarray:
     Returns:
         (target, source) float32; each row sums to 1.
 
-    >>> area_weights(3, 2).round(2).tolist()
-    [[0.67, 0.33, 0.0], [0.0, 0.33, 0.67]]
+    >>> area_weights(4, 2).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
     """
     edges = np.arange(target + 1) * source / target
     low, high = edges[:-1, None], edges[1:, None]

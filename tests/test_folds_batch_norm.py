@@ -27,7 +27,7 @@ def test_sharing_leaves_the_network_as_it_was(variant: Variant, on_gpu: bool) ->
     network = build(variant).eval()
     shared = share_statistics(copy.deepcopy(network), on_gpu=on_gpu)
     assert not any(type(module) is torch.nn.BatchNorm2d for module in shared.modules())
-    images = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, variant.in_channels, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(shared(images), network(images))
     state, expected = shared.state_dict(), network.state_dict()
