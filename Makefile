@@ -99,7 +99,7 @@ folds: setup  ## train V on every fold
 	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(TRAINING) $(MORE)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
-	$(PY) -m ensemble.fit $(WHERE) --members $(if $(call given,V),$(call quoted,V),all) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))
+	$(PY) -m ensemble.fit $(WHERE) --members $(if $(TRAINING),all,$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))
 
 ensemble: fit submission  ## fit, predict the test set, blend at full size, write and check the submission
 
