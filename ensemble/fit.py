@@ -218,6 +218,7 @@ def main(
     conv_stacker: bool = False,
     conv_stacker_image: bool = False,
     max_error_ratio: float = 5.0,
+    table: bool = True,
 ) -> None:
     """Choose the blend of trained variants by its nested score at full size; writes blend.json.
 
@@ -238,6 +239,7 @@ def main(
         conv_stacker_image: also fit one that sees the image beside the logits.
         max_error_ratio: a network with more than this many times the best one's error is scored but not searched: it
             would gain nothing, and leave most pixels undecided. 1 or more.
+        table: print the figures; `make report` prints the same ones.
     """
     # 1) what cannot be meant is refused before anything is read
     facts = find_competition(competition)
@@ -282,8 +284,9 @@ def main(
     result = fit.to_json(name, training)
     written = BLEND.of(result)
     fit.write(folder, result)
-    for line in table_lines(written):
-        print(line)
+    if table:
+        for line in table_lines(written):
+            print(line)
     for line in poorer_lines(earlier, written):
         print(line)
     print(f"written: {folder / BLEND_FILE}")
