@@ -14,6 +14,10 @@ TEST   ?=
 ARGS  ?=
 # in the environment of programs they would be expanded after all
 unexport C V F DATA IMAGES BLEND SCHEDULER OUT NAME OOF TEST ARGS
+# set by single verbs, not by whoever calls
+MEMBERS :=
+TRAINING :=
+FITTING :=
 
 default-C      = carvana
 default-F      = all
@@ -67,12 +71,14 @@ setup: .venv/.installed  ## create .venv from requirements.txt, again whenever t
 COMES_ALONG := trained/carvana/unet-mobilenetv3-320x512
 demo: C := studio
 demo: V := unet-mobilenetv3
+# all three, which V does not name
+demo: MEMBERS := all
 demo: TRAINING := --tag a,b,c --epochs 3 --init-from $(COMES_ALONG)/fold0,$(COMES_ALONG)/fold1,$(COMES_ALONG)/fold2
 # the report ends with the same table
 demo: FITTING := --no-table
 demo: export HF_HUB_OFFLINE = 1
 demo: data folds ensemble report  ## the main job, end to end, on the embedded competition
-	@echo "next: open runs/studio/blend/report.html; make predict IMAGES=photos; make data, for Kaggle's own cars"
+	@echo "next: open runs/studio/blend/report.html; mask photographs of cars: make predict IMAGES=photos ARGS='--runs trained'; Kaggle's own cars: make data"
 
 # each network as long as two cores have minutes for it: of the big ones that is one or two epochs
 demo-depth: C := composites
@@ -102,7 +108,7 @@ folds: setup  ## train V on every fold
 	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(TRAINING) $(MORE)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
-	$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(if $(TRAINING),all,$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))
+	$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(or $(MEMBERS),$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))
 
 ensemble: fit submission  ## fit, predict the test set, blend at full size, write and check the submission
 

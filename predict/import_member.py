@@ -72,7 +72,7 @@ def _check_split(theirs: pd.DataFrame | None, ours: pd.DataFrame, table: Path, *
         raise UserError(
             f"the predictions follow another split than {table} ({_shown(names)}, lie in another fold), so blending "
             "them with networks of this one would leak: predict again by this split, or train here by theirs (make "
-            "folds ARGS='--folds-file CSV' in another runs folder)."
+            "folds ARGS='--folds-csv CSV' in another runs folder)."
         )
 
 

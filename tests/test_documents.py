@@ -140,6 +140,33 @@ def test_every_flag_belongs_to_a_program(document: str) -> None:
                 assert flag(word) in known or flag(word).removeprefix("no_") in known, f"{document}: {word}"
 
 
+def _sentences(tree: ast.Module) -> Iterator[str]:
+    """The texts that programs print: every string but docstrings, an f-string with its values left out."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_every_flag_and_verb_of_a_message_is_there() -> None:
+    known = frozenset().union(*map(parameters, programs()))
+    for path in source_files():
+        if path.parent.name == "inside_client" or path.is_relative_to(ROOT / "tests"):
+            continue
+        for text in _sentences(tree_of(path)):
+            # a sentence, not a word of another program's command line
+            for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text) if " " in text else ():
+                there = flag(word) in known or flag(word).removeprefix("no_") in known
+                assert there or text.startswith(FOREIGN), f"{path.relative_to(ROOT)}: {word} in {text!r}"
+            for verb in re.findall(r"\(make ([a-z]+(?:-[a-z]+)*)", text):
+                assert verb in VERBS, f"{path.relative_to(ROOT)}: make {verb} in {text!r}"
+
+
 @pytest.mark.parametrize("document", (*DOCUMENTS, "EXPERIMENTS.md"))
 def test_every_file_is_there(document: str) -> None:
     text = (ROOT / document).read_text()

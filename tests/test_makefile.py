@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -191,3 +192,23 @@ def test_plan_takes_the_blend_or_variants(words: Words) -> None:
             *("-m", "submit.plan", "--competition", "studio", "--data", "data/studio"),
             *("--variants", given, "--sample", "8"),
         ]
+
+
+def test_the_demo_trains_from_what_comes_along_and_blends_all_of_it() -> None:
+    # a value of that name in the caller's environment is none of its business
+    environment = {**os.environ, "TRAINING": "--x", "MEMBERS": "x", "FITTING": "--x"}
+    done = subprocess.run(
+        ["make", "-n", "-o", "setup", "demo"], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    programs = {
+        words[words.index("-m") + 1]: words for words in map(shlex.split, done.stdout.splitlines()) if "-m" in words
+    }
+    train = programs["folds.train"]
+    starts = value_of(train, "--init-from").split(",")
+    assert len(starts) == len(value_of(train, "--tag").split(",")) >= 3
+    assert all((ROOT / start / "seen.json").exists() for start in starts)
+    assert value_of(programs["ensemble.fit"], "--members") == "all"
+    assert "--x" not in done.stdout
+    # what it says comes next finds a blend on a fresh machine
+    assert re.search(r"make predict IMAGES=\S+ ARGS='--runs trained'", done.stdout)
+    assert (ROOT / "trained" / "carvana" / "blend" / "blend.json").exists()
