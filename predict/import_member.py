@@ -19,7 +19,7 @@ from command_line import UserError, program
 from competition import Competition, find_competition
 from folds import split
 from folds.images import TrainingSet, find_training_set, list_images
-from folds.run_layout import CACHE_DIR, FOLDS_FILE, MANIFEST_FILE, OOF_STORE, TEST_STORE, fold_folder
+from folds.run_layout import CACHE_DIR, FOLDS_FILE, MANIFEST_FILE, OOF_STORE, TEST_STORE, fold_folder, is_finished
 from folds.scoring import full_size_score
 from folds.store import LogitStore
 from folds.task import read_manifest
@@ -147,6 +147,14 @@ def _earlier(run: Path) -> dict[str, str] | None:
     return found
 
 
+def _is_whole(run: Path, folds: int) -> bool:
+    """Whether an earlier import was not killed, and nothing that it wrote is damaged by now."""
+    if not all(is_finished(fold_folder(run, k)) for k in range(folds)):
+        return False
+    store = LogitStore.open(run / OOF_STORE)
+    return not store.verify() and not store.missing()
+
+
 def _import_test(predictions: Predictions, run: Path, data: Path, competition: Competition) -> int:
     """Store the test images' logits; returns their number."""
     manifest = read_manifest(fold_folder(run, 0))
@@ -173,6 +181,7 @@ def _import_test(predictions: Predictions, run: Path, data: Path, competition: C
         tta=[],
         imported=predictions.digest,
     )
+    store.verify()
     for name in tqdm(store.missing(), "import", unit="image", disable=None):
         store.write(name, predictions.logits(Path(name).stem)[None])
     return len(names)
@@ -241,7 +250,7 @@ def main(
             )
         _check_names(predictions, list(training.names), training.data / facts.train_dir)
         _check_split(_their_folds(predictions, folds, training), table, table_path, same_folds=same_folds)
-        if before is not None:
+        if before is not None and _is_whole(run, int(table["fold"].max()) + 1):
             print(f"{run}: these out-of-fold predictions are there already")
         else:
             mean = _import_oof(predictions, _variant(name, predictions, fit), training, table, run, jobs)

@@ -284,6 +284,25 @@ def test_what_would_leak_or_lacks_is_one_sentence_and_leaves_nothing_behind(
     assert not (case.runs / "carvana" / "other").exists()
 
 
+def test_imported_again_after_a_kill_or_damage_the_bytes_are_the_same(case: Case, tmp_path: Path) -> None:
+    folder = case.write(tmp_path / "oof", _npz)
+    where = {**case.where, "oof": folder, "test": folder}
+    main("other", **where)
+    run = case.runs / "carvana" / "other"
+    # the first chunk by name, as the store numbers its images
+    stores = [run / name / "c.0.0.0.0" for name in ("oof.zarr", "test.zarr")]
+    files = [*stores, run / "fold0" / "manifest.json", run / "fold1" / "manifest.json"]
+    whole = [path.read_bytes() for path in files]
+    for damage in (
+        lambda: files[3].unlink(),
+        lambda: files[0].unlink(),
+        lambda: [path.write_bytes(path.read_bytes()[:-9]) for path in stores],
+    ):
+        damage()  # type: ignore[no-untyped-call]
+        main("other", **where)
+        assert [path.read_bytes() for path in files] == whole
+
+
 def test_folds_may_be_said_by_a_table_or_by_the_user(case: Case, tmp_path: Path) -> None:
     folder = case.write(tmp_path / "oof", _npy, layout=".")
     table = tmp_path / "theirs.csv"
