@@ -17,28 +17,30 @@ import functools
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 
 from command_line import UserError
 from competition import Competition
+from folds.composite_parts import (
+    BACKGROUND_DEPTH_DIR,
+    BACKGROUNDS_DIR,
+    FOREGROUND_DEPTH_DIR,
+    FOREGROUNDS_DIR,
+    list_parts,
+    read_parts,
+)
 from folds.images import TrainingSet, image_digest
 from json_file import Count, Schema, closed
 from kernels import rle
 from kernels.composition import OPAQUE, Grid, Item, Parts
 from models.frame import Frame
-from models.image_file import decode
 
-BACKGROUNDS_DIR, FOREGROUNDS_DIR = "bg", "fg"
-BACKGROUND_DEPTH_DIR, FOREGROUND_DEPTH_DIR = "bg_depth", "fg_depth"
 SETTINGS_FILE = "composites.json"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 @closed
@@ -74,119 +76,10 @@ def read_settings(data: Path) -> Settings:
     return _SETTINGS.read_if_there(data / SETTINGS_FILE) or Settings()
 
 
-def list_parts(folder: Path) -> list[Path]:
-    """The pictures in a folder of parts, by name.
-
-    Raises:
-        UserError: it is missing, holds fewer than two, or holds one twice.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: put the pictures there (python -m studio.composites renders some).")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
-    if len(found) < 2:
-        raise UserError(f"{folder} holds {len(found)} pictures ({', '.join(_SUFFIXES)}): put at least two there.")
-    stems: dict[str, Path] = {}
-    digests: dict[str, Path] = {}
-    for path in found:
-        other = stems.setdefault(path.stem.lower(), path)
-        if other is not path:
-            raise UserError(f"{folder} holds both {other.name} and {path.name}: rename one of them.")
-        twin = digests.setdefault(image_digest(path.read_bytes()), path)
-        if twin is not path:
-            # it would be trained on under one name and held out under the other
-            raise UserError(f"{twin} and {path} are the same file: remove one of them.")
-    return found
-
-
-def read_background(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises UserError where it cannot be read."""
-    return decode(path)
-
-
-def read_foreground(path: Path) -> np.ndarray:
-    """(h, w, 4) uint8, RGB and alpha.
-
-    Raises:
-        UserError: it cannot be read, has no transparency, or is transparent everywhere.
-    """
-    try:
-        with Image.open(path) as file:
-            if not file.has_transparency_data:
-                raise UserError(
-                    f"{path} has no transparency, so nobody can tell the foreground: save it as a PNG with an alpha "
-                    "channel (make predict cuts out cars)."
-                )
-            pixels = np.asarray(file.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
-    if pixels[..., 3].max() < OPAQUE:
-        raise UserError(f"{path} is transparent everywhere: take it out of the folder, or cut it out again.")
-    return pixels
-
-
-def read_depth(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
-    """The depth map of a picture, (h, w) uint8, 0 far .. 255 near.
-
-    Raises:
-        UserError: it is missing, cannot be read, is of another size than the picture, or not of 8 bits and one channel.
-    """
-    try:
-        with Image.open(path) as file:
-            mode, pixels = file.mode, np.asarray(file)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: every picture needs its depth map; put it there, have it made (python -m "
-            "folds.label_depth), or train a variant without depth (compact-mask-96)."
-        ) from None
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
-    if mode != "L":
-        raise UserError(
-            f"{path} is a picture of mode {mode}, and depth maps have one channel of 8 bits: scale it to 0 (far) .. "
-            "255 (near) and save it as mode L."
-        )
-    if pixels.shape != size:
-        raise UserError(
-            f"{path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), and {picture.name} has "
-            f"{size[0]}x{size[1]}: give it its picture's size."
-        )
-    return pixels
-
-
-def _read_depths(folder: Path, pictures: Sequence[Path], read: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [
-        read_depth(folder / f"{path.stem}.png", path, (pixels.shape[0], pixels.shape[1]))
-        for path, pixels in zip(pictures, read, strict=True)
-    ]
-
-
-def _read_parts(data: Path, backgrounds: Sequence[Path], foregrounds: Sequence[Path]) -> Parts:
-    under = [read_background(path) for path in backgrounds]
-    size = under[0].shape[:2]
-    for path, pixels in zip(backgrounds, under, strict=True):
-        if pixels.shape[:2] != size:
-            raise UserError(
-                f"{path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width), and {backgrounds[0].name} "
-                f"has {size[0]}x{size[1]}: bring all backgrounds to one size."
-            )
-    over = [read_foreground(path) for path in foregrounds]
-    for path, pixels in zip(foregrounds, over, strict=True):
-        if pixels.shape[0] > size[0] or pixels.shape[1] > size[1]:
-            raise UserError(
-                f"{path} has {pixels.shape[0]}x{pixels.shape[1]} pixels (height x width) and exceeds the backgrounds' "
-                f"{size[0]}x{size[1]}: reduce it."
-            )
-    folders = data / BACKGROUND_DEPTH_DIR, data / FOREGROUND_DEPTH_DIR
-    if not any(folder.is_dir() for folder in folders):
-        return Parts(np.stack(under), over)
-    near = _read_depths(folders[0], backgrounds, under), _read_depths(folders[1], foregrounds, over)
-    return Parts(np.stack(under), over, np.stack(near[0]), near[1])
-
-
 @functools.lru_cache(maxsize=2)
 def _parts(data: Path, digest: str) -> Parts:
     """Read once a process; `digest` so that other content is read anew."""
-    return _read_parts(data, list_parts(data / BACKGROUNDS_DIR), list_parts(data / FOREGROUNDS_DIR))
+    return read_parts(data, list_parts(data / BACKGROUNDS_DIR), list_parts(data / FOREGROUNDS_DIR))
 
 
 def deal(backgrounds: int, foregrounds: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from folds.composites import (
+from folds.composite_parts import (
     BACKGROUND_DEPTH_DIR,
     BACKGROUNDS_DIR,
     FOREGROUND_DEPTH_DIR,
