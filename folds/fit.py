@@ -174,6 +174,8 @@ def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int)
     except SystemExit:
         # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    if trainer.is_global_zero:
+        record.finish()
     return {
         "epochs_run": trainer.current_epoch,
         "steps": trainer.global_step,

@@ -194,7 +194,8 @@ class EpochRecord(Callback):
             self.alarms.append(alarm)
             print(f"warning: {alarm}", flush=True)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Draw the whole curve."""
-        if self.rows and trainer.is_global_zero:
+    def finish(self) -> None:
+        """Draw the whole curve. No hook of the trainer's: a run that was killed between its last epoch's state and the
+        end has none called when it goes on."""
+        if self.rows:
             draw_curves(self.rows, self._label, self._folder / CURVES_FILE, self._metric)

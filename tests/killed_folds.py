@@ -48,3 +48,17 @@ def results(root: Path) -> dict[str, object]:
         elif path.is_file() and "tensorboard" not in name and path.name != ".lock":
             found[name] = path.read_bytes()
     return found
+
+
+def _values_that_differ(left: object, right: object) -> object:
+    if isinstance(left, dict) and isinstance(right, dict):
+        return {key: (left.get(key), right.get(key)) for key in {*left, *right} if left.get(key) != right.get(key)}
+    return "absent or there" if left is None or right is None else "other bytes"
+
+
+def check_same(left: Path, right: Path, context: object = "") -> None:
+    """Fail, naming the files and what is other in them, unless two folders hold the same results."""
+    ours, theirs = results(left), results(right)
+    names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    differ = {name: _values_that_differ(ours.get(name), theirs.get(name)) for name in names}
+    assert not differ, (differ, context)

@@ -28,7 +28,7 @@ from predict import blocks
 from predict.members import find_members
 from submit import make
 from tests.dying import end_scheduler
-from tests.killed_folds import kill_in_the_second_epoch, results, tiny_flags
+from tests.killed_folds import check_same, kill_in_the_second_epoch, tiny_flags
 from tests.synthetic_runs import save_blend
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +88,7 @@ def test_folds_and_submission_are_the_same_over_a_cluster_though_a_worker_is_kil
     assert not marker.exists()
     train.main(**flags, data=ellipses, runs=tmp_path / "there", cluster=cluster)
     assert marker.exists()
-    assert results(tmp_path / "there") == results(tmp_path / "here")
+    check_same(tmp_path / "there", tmp_path / "here")
 
     monkeypatch.setattr(blocks, "PART_IMAGES", 5)
     for runs, over in ((tmp_path / "here", ""), (tmp_path / "there", cluster)):
