@@ -49,12 +49,16 @@ class Schema(Generic[T]):
         kind: a dataclass or `TypedDict` decorated with `extensible` or `closed`, or a list, dict, ... of such.
         hint: what to do where a file is not so, as the end of a sentence.
         check: looks at fields together; raises ValueError with what is wrong, as the end of "it is damaged: ...".
+        secret: its values are never shown, as they may be keys.
     """
 
-    def __init__(self, kind: type[T], hint: str, check: Callable[[T], None] = lambda value: None) -> None:
+    def __init__(
+        self, kind: type[T], hint: str, check: Callable[[T], None] = lambda value: None, *, secret: bool = False
+    ) -> None:
         self.kind = kind
         self.hint = hint
         self._check = check
+        self._secret = secret
 
     @cached_property
     def _adapter(self) -> TypeAdapter[T]:
@@ -70,7 +74,7 @@ class Schema(Generic[T]):
         try:
             value = self._adapter.validate_json(data, strict=True)
         except ValidationError as error:
-            raise ValueError(_first_fault(error)) from None
+            raise ValueError(_first_fault(error, secret=self._secret)) from None
         self._check(value)
         return value
 
@@ -99,7 +103,7 @@ class Schema(Generic[T]):
             return None
 
 
-def _first_fault(error: ValidationError) -> str:
+def _first_fault(error: ValidationError, *, secret: bool = False) -> str:
     fault = error.errors(include_url=False)[0]
     field = ".".join(map(str, fault["loc"])) or "it"
     message = fault["msg"]
@@ -113,6 +117,8 @@ def _first_fault(error: ValidationError) -> str:
         return f"{field}: {message.removeprefix('Value error, ')}"
     shown = repr(fault["input"])
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    if secret:
+        shown = "of another kind"
     expected = message.removeprefix("Input should be ").replace("a valid dictionary", "an object")
     if expected.startswith(("less", "greater")):
         expected = f"a number {expected}"

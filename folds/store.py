@@ -63,8 +63,11 @@ def _digest_of(attributes: dict[str, Any]) -> str:
     return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
 
-def _made_again_by(path: Path) -> str:
+def _made_again_by(path: Path, *, imported: bool = False) -> str:
     """What makes a store, or what is damaged of it, again."""
+    if imported:
+        flag = "OOF" if path.name == OOF_STORE else "TEST"
+        return f"import it again (make import-member NAME={path.parent.name} {flag}=FOLDER)"
     if path.name == OOF_STORE:
         return f"make folds V={path.parent.name} makes it again, and nothing else"
     if path.name == TEST_STORE:
@@ -246,6 +249,9 @@ class LogitStore:
         """Logits, float32 of any shape, as they would read back once written; nothing is written."""
         return dequantise(quantise(logits, **self._code), **self._code)
 
+    def _remedy(self) -> str:
+        return _made_again_by(self.path, imported="imported" in self.attributes)
+
     def read(self, name: str) -> np.ndarray:
         """One image's logits, (heads, h, w) float32.
 
@@ -257,11 +263,10 @@ class LogitStore:
         try:
             data = self._chunk(position).read_bytes()
         except FileNotFoundError:
-            raise UserError(f"the logits of {name} are not in {self.path}: {_made_again_by(self.path)}.") from None
+            raise UserError(f"the logits of {name} are not in {self.path}: {self._remedy()}.") from None
         if not _is_whole(data):
             raise UserError(
-                f"the logits of {name} in {self.path} are damaged (their checksum differs): "
-                f"{_made_again_by(self.path)}."
+                f"the logits of {name} in {self.path} are damaged (their checksum differs): {self._remedy()}."
             )
         codes = np.frombuffer(blosc.decompress(data[:-_CRC_BYTES]), _ON_DISK).reshape(self.shape)
         return dequantise(codes, **self._code)

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from command_line import UserError
+from json_file import Schema, extensible
 
 WHERE_TO_GET = (
     "create an API token on https://www.kaggle.com/settings (section API) and put the kaggle.json it gives you into "
     "~/.kaggle/, or set KAGGLE_API_TOKEN, or set KAGGLE_USERNAME and KAGGLE_KEY"
 )
+
+
+@extensible
+class _Pair(TypedDict, total=False):
+    """What kaggle.json holds."""
+
+    username: str
+    key: str
+
+
+@extensible
+class _Login(TypedDict, total=False):
+    """What the client's `auth login` leaves, as far as it is looked at; every *_token is a secret."""
+
+    username: str | None
+    refresh_token: str | None
+    access_token: str | None
+
+
+_PAIR = Schema(_Pair, WHERE_TO_GET, secret=True)
+_LOGIN = Schema(_Login, "log in again (kaggle auth login), or remove it", secret=True)
 
 
 @dataclass(frozen=True)
@@ -52,14 +76,13 @@ def config_file() -> Path:
     return folder / "kaggle.json"
 
 
-def _read_json(path: Path) -> dict[str, str]:
+def _values(schema: Schema[Any], path: Path) -> dict[str, str]:
+    """The texts in one of the client's files; none where it is not there."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError):
-        raise UserError(f"{path} cannot be read as JSON: {WHERE_TO_GET}.") from None
-    return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}
+        found = schema.read_if_there(path) or {}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {schema.hint}.") from None
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _token() -> tuple[str, str] | None:
@@ -93,7 +116,7 @@ def find_credentials() -> Credentials:
         found = token[1], None
     # the other kinds may lie beside it, and the client would fall back to them: none may ever be shown
     path = config_file()
-    pair = _read_json(path)
+    pair = _values(_PAIR, path)
     source = str(path)
     for key in ("username", "key"):
         if value := os.environ.get(f"KAGGLE_{key.upper()}"):
@@ -105,7 +128,7 @@ def find_credentials() -> Credentials:
         if name:
             secrets.append(base64.b64encode(f"{name}:{key}".encode()).decode())
             found = found or (source, name)
-    login = _read_json(Path.home() / ".kaggle" / "credentials.json")
+    login = _values(_LOGIN, Path.home() / ".kaggle" / "credentials.json")
     if login.get("refresh_token"):
         secrets += [value for name, value in login.items() if name.endswith("_token") and value]
         found = found or ("kaggle auth login", login.get("username"))

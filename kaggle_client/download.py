@@ -6,18 +6,20 @@ short goes on from there, and a run with nothing to do makes no call at all.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from pydantic import Field
 
 import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
+from json_file import Schema
 from kaggle_client import archive
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials, find_credentials
@@ -26,6 +28,8 @@ from kaggle_client.verify_download import verify
 LEDGER_FILE = ".download.json"
 STAGING_DIR = ".download"
 _SHOWN_FAULTS = 20
+# files of each path; parts of which it says nothing are looked at, or fetched
+_LEDGER = Schema(dict[str, Annotated[int, Field(gt=0)]], "what it noted is not known any more, and it is begun anew")
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,10 @@ class Ledger:
         self._data = data
         self._path = data / LEDGER_FILE
         try:
-            noted = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            noted = {}
-        found = noted.items() if isinstance(noted, dict) else ()
-        self._files = {str(name): count for name, count in found if type(count) is int and count > 0}
+            self._files = _LEDGER.read_if_there(self._path) or {}
+        except UserError as error:
+            print(error)
+            self._files = {}
 
     def has(self, part: Part) -> bool:
         """Whether the part is complete; one that was put there by hand counts if its number of files is right."""

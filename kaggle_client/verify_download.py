@@ -16,6 +16,7 @@ import atomic
 from command_line import UserError
 from competition import Competition
 from folds.images import list_images, read_mask
+from json_file import Count, Schema, closed
 from kernels import rle
 from models.image_file import ImageFile
 
@@ -76,10 +77,22 @@ class Look:
         return np.array_equal(runs, rle.encode(mask, order=self.competition.order))
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Path) -> tuple[int, int, int]:
     status = path.stat()
     # the time of change of the content can be set back, as copying does; that of the entry cannot
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@closed
+@dataclass(frozen=True)
+class _Verified:
+    """What the ledger's file holds: the size (height, width) that files had to have, and the stamps of the good."""
+
+    size: tuple[Count, Count]
+    good: dict[str, tuple[Count, int, int]]
+
+
+_VERIFIED = Schema(_Verified, "which files were found good is not known any more, and all are looked at again")
 
 
 class _Ledger:
@@ -88,14 +101,14 @@ class _Ledger:
     def __init__(self, path: Path, competition: Competition) -> None:
         self._path = path
         # a file that is good for one size need not be for another
-        self._size = list(competition.size)
-        self._good: dict[str, list[int]] = {}
+        self._size = competition.size
+        self._good: dict[str, tuple[int, int, int]] = {}
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            if value["size"] == self._size:
-                self._good = dict(value["good"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass
+            found = _VERIFIED.read_if_there(path)
+            if found is not None and found.size == self._size:
+                self._good = found.good
+        except UserError as error:
+            print(error)
 
     def unknown(self, folder: Path, names: Iterable[str]) -> list[str]:
         return [n for n in names if self._good.get(self._key(folder, n)) != _stamp(folder / n)]

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import atomic
 from command_line import UserError
 from ensemble.blend_file import SUBMISSION_FILE
 from folds.run_layout import FOLDS_FILE, MANIFEST_FILE, STORE_METADATA_FILE, WEIGHTS_FILE
+from json_file import Schema
 from kaggle_client.archive import UNREADABLE
 
 # the one file that says what the rest of its folder is
 _KEY_FILES = (WEIGHTS_FILE, SUBMISSION_FILE)
 
 
-def _same_json(one: Path, other: Path) -> bool:
-    return bool(json.loads(one.read_text()) == json.loads(other.read_text()))
+# what each holds is looked at where it is used
+_OBJECT = Schema(dict[str, Any], "train its variant again (make folds V=...), which writes this file alone")
+
+
+def _object_of_job(name: PurePosixPath, path: Path) -> dict[str, Any]:
+    """A JSON file that came with a job's results."""
+    try:
+        return _OBJECT.parse(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"the job's {name} is damaged ({error}): nothing was fetched; push the job again.") from None
 
 
 def _split(path: Path) -> dict[str, str]:
@@ -52,7 +61,7 @@ def _settle(name: PurePosixPath, new: Path, old: Path) -> bool:
             raise UserError(f"the job used another split than {old}: nothing was fetched; push it again with this one.")
         return False
     if name.name == STORE_METADATA_FILE:
-        if not _same_json(new, old):
+        if _object_of_job(name, new) != _OBJECT.read(old):
             raise UserError(
                 f"the fetched logits do not fit {old.parent} (other data, folds or network): nothing was fetched; "
                 "choose another runs folder."
@@ -105,6 +114,9 @@ def merge(path: Path, runs: Path, competition: str) -> list[Path]:
                 names = _stage(archive, staging, competition)
         except (*UNREADABLE, RuntimeError, FileNotFoundError) as error:
             raise UserError(f"{path} is damaged ({error}): fetch it again.") from None
+        for name in names:
+            if name.suffix == ".json":
+                _object_of_job(name, staging / name)
         manifests = [n for n in names if n.name == MANIFEST_FILE]
         here = {n.parent for n in manifests if _finished_here(staging / n, runs / n)}
         taken = [n for n in names if n.parent not in here and _settle(n, staging / n, runs / n)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import sys
@@ -11,9 +10,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from command_line import UserError, plain
+from json_file import Count, Schema, extensible
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials
 from kaggle_client.fault import KaggleError, fault
@@ -22,6 +23,33 @@ from notebooks.on_kaggle import INVENTORY_FILE, RESULTS_FILE, sha256
 DATASET_LIMIT_S = 900.0
 _LOG_LINES = 15
 _RUNNING = ("QUEUED", "RUNNING", "NEW_SCRIPT")
+
+
+@extensible
+class _Dataset(TypedDict):
+    """What the client says of a dataset."""
+
+    status: str
+    current_version_number: Count | None
+
+
+@extensible
+class _Inventory(TypedDict):
+    """What a job says of its results, once they are whole."""
+
+    sha256: str
+
+
+@extensible
+class _LogEntry(TypedDict):
+    """What a job printed at one time."""
+
+    data: str
+
+
+_DATASET = Schema(_Dataset, "run the same command again")
+_INVENTORY = Schema(_Inventory, "run the same command again")
+_LOG = Schema(list[_LogEntry], "look at the log on Kaggle")
 
 
 @dataclass(frozen=True)
@@ -43,15 +71,20 @@ class Remote:
 
     def _dataset(self, ref: str) -> tuple[str, int] | None:
         """Status and version of a dataset; None where there is none."""
+        doing = f"looking for the dataset {ref}"
         try:
-            output = self._run("datasets", "status", ref, "--format", "json", doing=f"looking for the dataset {ref}")
+            output = self._run("datasets", "status", ref, "--format", "json", doing=doing)
         except KaggleError as error:
             # a private one of another account and one that never was look alike
             if error.kind in ("missing", "forbidden"):
                 return None
             raise
-        value: dict[str, Any] = json.loads(output[output.index("{") :])
-        return str(value["status"]), int(value["current_version_number"] or 0)
+        try:
+            # warnings may precede it
+            value = _DATASET.parse(output[max(output.find("{"), 0) :])
+        except ValueError:
+            raise fault(doing, output, self.credentials) from None
+        return value["status"], value["current_version_number"] or 0
 
     def upload_dataset(self, folder: Path, ref: str, notes: str) -> None:
         """Make a private dataset of a folder, or a new version of it, and wait until kernels can use it.
@@ -152,8 +185,8 @@ class Remote:
                 return [str(error)]
             text = "".join(path.read_text(errors="replace") for path in Path(folder).glob("*.log"))
         # Kaggle keeps it as JSON, one entry a line
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            text = "".join(entry["data"] for entry in json.loads(text))
+        with contextlib.suppress(ValueError):
+            text = "".join(entry["data"] for entry in _LOG.parse(text))
         return self.credentials.redact(plain(text)).splitlines()
 
     def fetch(self, ref: str, folder: Path) -> Path:
@@ -174,8 +207,8 @@ class Remote:
                 raise KaggleError(f"{doing} failed: it made no {RESULTS_FILE}; look at its log on Kaggle.", "other")
             # the client writes whatever it is answered, an error page too
             try:
-                whole = json.loads(inventory.read_text())["sha256"] == sha256(archive)
-            except (ValueError, KeyError, TypeError):
+                whole = _INVENTORY.read(inventory)["sha256"] == sha256(archive)
+            except UserError:
                 whole = False
             if not whole:
                 raise KaggleError(

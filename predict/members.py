@@ -20,7 +20,7 @@ from folds.run_layout import (
     is_finished,
     trained_runs,
 )
-from folds.store import LogitStore
+from folds.store import DamagedStoreError, LogitStore
 from folds.task import check_frame, read_manifest
 from models import checkpoint
 from models.frame import Frame, frame_of
@@ -69,16 +69,29 @@ class Member:
             )
 
     def begun_runtime(self) -> str:
-        """What the test set's logits that are there were computed by; empty where none are, or they were imported."""
+        """What the test set's logits that are there were computed by; empty where none are, or none that are known, or
+        they were imported."""
         path = self.folder / TEST_STORE
         if self.imported or not path.exists():
             return ""
-        return str(LogitStore.open(path).attributes.get("runtime", TORCH))
+        try:
+            return str(LogitStore.open(path).attributes.get("runtime", TORCH))
+        except DamagedStoreError:
+            # it is made anew where it is written
+            return ""
 
     def imported_digest(self) -> str:
         """Identifies the test set's predictions that were imported with it; empty where none were, or it is trained."""
-        path = self.folder / TEST_STORE
-        return str(LogitStore.open(path).attributes.get("imported", "")) if self.imported and path.exists() else ""
+        if not self.imported or not (self.folder / TEST_STORE).exists():
+            return ""
+        return str(self._imported_store().attributes.get("imported", ""))
+
+    def _imported_store(self) -> LogitStore:
+        again = f"import the test set's predictions (make import-member NAME={self.name} TEST=FOLDER)"
+        try:
+            return LogitStore.open(self.folder / TEST_STORE)
+        except DamagedStoreError as error:
+            raise UserError(f"{str(error).partition(': ')[0]}: {again}.") from None
 
     def imported_logits(self, names: Sequence[str]) -> LogitStore:
         """The logits of test images that were imported with it.
@@ -89,7 +102,7 @@ class Member:
         again = f"import the test set's predictions (make import-member NAME={self.name} TEST=FOLDER)"
         if not (self.folder / TEST_STORE).exists():
             raise UserError(f"{self.name} was imported without predictions of these images: {again}.")
-        store = LogitStore.open(self.folder / TEST_STORE)
+        store = self._imported_store()
         lacking = sorted(set(names) - (set(store.names) - set(store.missing())))
         if lacking:
             raise UserError(f"{store.path} lacks {len(lacking)} of the images ({lacking[0]} first): {again}.")

@@ -5,6 +5,7 @@ Reads the stored test logits; writes a table of all images and a page of the wor
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from ensemble.blend_file import (
 from folds.csv_table import read_table
 from folds.images import list_images
 from folds.run_layout import TEST_STORE, finished_folds
-from folds.store import LogitStore
+from folds.store import DamagedStoreError, LogitStore
 from kernels.metrics import score_in
 from path_names import inside
 from predict.members import Member, find_members
@@ -88,6 +89,12 @@ def measure(reader: StoredMasks, images: Sequence[str], *, jobs: int = -1) -> pd
     )
 
 
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write the result of `measure` as CSV, whole or not at all."""
+    with atomic.replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f")
+
+
 def _predicted(members: Sequence[Member]) -> list[tuple[Member, LogitStore]]:
     """The members that have predicted the whole test set, with their stores."""
     found = []
@@ -103,7 +110,9 @@ def _test_names(members: Sequence[Member], data: Path, competition: Competition)
     """The test images in the submission's order, as stores that are there already have them."""
     for member in members:
         if (member.folder / TEST_STORE).is_dir():
-            return LogitStore.open(member.folder / TEST_STORE).names
+            # one that is damaged is made anew when it is written
+            with contextlib.suppress(DamagedStoreError):
+                return LogitStore.open(member.folder / TEST_STORE).names
     sample = data / competition.sample_file
     if sample.exists():
         keys = read_table(sample, competition.header[:1], "copy it again", numbers=[])[competition.header[0]]
@@ -171,8 +180,7 @@ def main(
     networks, stores = zip(*found, strict=True)
     reader = StoredMasks(Blend(networks, (1 / len(found),) * len(found)), stores, facts.size, data / facts.test_dir)
     table = measure(reader, images, jobs=jobs)
-    with atomic.replacing(folder / DISAGREEMENT_FILE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f")
+    write_table(folder / DISAGREEMENT_FILE, table)
     album = Album(folder / DISAGREEMENT_PICTURES_DIR, DISAGREEMENT_PICTURES_DIR)
     everyone = np.arange(len(found))
     ranked = table.sort_values("disagreement", ascending=False, kind="stable").head(worst)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from command_line import UserError
 from ensemble.conv_stacker import ConvStacker
 from ensemble.photograph_files import write_png
 from report import page
-from report.pictures import Album
+from report.disagreement import write_table
+from report.pictures import Album, contact_sheet
 from submit import spool
 from submit.spool import write_all
 from submit.stream import SubmissionStream
@@ -60,6 +64,29 @@ def save_stacker(folder: Path) -> None:
     stacker.save(folder, ["a"])
 
 
+class NoisyReader:
+    """Stored masks of one image, as far as the contact sheet reads them."""
+
+    def planes(self, image: str) -> list[np.ndarray]:
+        return []
+
+    def mask(self, image: str, planes: list[np.ndarray]) -> np.ndarray:
+        return NOISE[..., 0] > 127
+
+
+def draw_sheet(folder: Path) -> None:
+    photograph = folder / "photograph.png"
+    if not photograph.exists():
+        pytest.fail("made by the test")
+    reader: Any = NoisyReader()
+    contact_sheet(folder / "contact_sheet.png", reader, [("a.jpg", 0.5, photograph, NOISE[..., 1] > 127)])
+
+
+def write_disagreement(folder: Path) -> None:
+    rows = 2_000
+    write_table(folder / "disagreement.csv", pd.DataFrame({"image": ["a_01.jpg"] * rows, "disagreement": [0.5] * rows}))
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "shards": write_shards,
     "spooled rows": write_spooled,
@@ -68,6 +95,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "stacker": save_stacker,
     "page": lambda folder: page.write(folder / "report.html", "page.html.j2", title="x" * 20_000),
     "picture": lambda folder: Album(folder / "report", "report").pane("a.jpg", "truth", NOISE),
+    "contact sheet": draw_sheet,
+    "disagreement table": write_disagreement,
     "photograph": lambda folder: Album(folder / "a", "a").pane("a.jpg", "", np.tile(NOISE, (3, 3, 1)), photograph=True),
     "mask": lambda folder: write_png(folder / "a_mask.png", NOISE),
 }  # fmt: skip
@@ -81,6 +110,7 @@ def test_a_full_disk_is_one_sentence_and_after_room_is_made_the_same_call_works(
     (tmp_path / "shards").mkdir()
     noise = b"".join(b"%d %d\n" % tuple(pair) for pair in NOISE[..., :2].reshape(-1, 2))
     (tmp_path / "shards" / "plain.csv").write_bytes(noise * 2)
+    cv2.imwrite(str(tmp_path / "photograph.png"), NOISE)
     with no_room(), pytest.raises(UserError) as caught:
         write(tmp_path)
     assert re.fullmatch(

@@ -72,10 +72,18 @@ GOOD: dict[str, Any] = {
         "data_digest": "d", "folds_digest": "f", "images": {"train": 4, "held_out": 1}, "dice": 0.9,
     },
     "folds.task:_BEGUN": {"threads": 1},
+    "kaggle_client.credentials:_LOGIN": {"username": "u", "refresh_token": "r", "access_token": "a"},
+    "kaggle_client.credentials:_PAIR": {"username": "u", "key": "k"},
+    "kaggle_client.download:_LEDGER": {"train": 4, "metadata.csv": 1},
     "kaggle_client.sent:_ENTRY": {**SENT, "cv_score": 0.9, "metric": "iou"},
     "kaggle_client.sent:_SENT": [{**SENT, "cv_iou": 0.9}],
+    "kaggle_client.verify_download:_VERIFIED": {"size": [1280, 1918], "good": {"train/a.jpg": [3, 10, 11]}},
     "models.variants:VARIANT": VARIANT,
+    "notebooks.merge:_OBJECT": {},
     "notebooks.record:_PUSHED": {"kernel": "o/s", "when": "w", "git_commit": "c", "code_sha256": SHA, "fetched": False},
+    "notebooks.remote:_DATASET": {"status": "ready", "current_version_number": 2},
+    "notebooks.remote:_INVENTORY": {"sha256": SHA},
+    "notebooks.remote:_LOG": [{"data": "epoch 1"}],
     "studio.composites:_PARAMETERS": {},
     "studio.render:_PARAMETERS": {},
     "submit.direct:_EMPTY_ROWS": ["a.jpg"],
@@ -223,3 +231,9 @@ def test_a_list_with_one_bad_entry_names_it(tmp_path: Path) -> None:
 
 def test_fields_of_later_versions_are_kept_where_they_may_be() -> None:
     assert schema(BLEND).of(GOOD[BLEND] | {"new": 1})["new"] == 1
+
+
+def test_a_schema_of_secrets_shows_none(tmp_path: Path) -> None:
+    for kind in ("kaggle_client.credentials:_PAIR", "kaggle_client.credentials:_LOGIN"):
+        for wrong in ('["%s"]', '{"key": ["%s"], "refresh_token": ["%s"]}', '{"username": {"%s": 1}}', '{"key": "%s"'):
+            assert "CANARY" not in refused(kind, tmp_path / "f.json", wrong.replace("%s", "CANARY").encode())

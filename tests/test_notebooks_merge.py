@@ -85,6 +85,32 @@ def test_manifest_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert moved[-1] == "manifest.json" and len(moved) == 5
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b""])
+def test_files_of_a_job_that_are_no_json_are_refused_and_those_here_have_a_remedy(
+    tmp_path: Path, content: bytes
+) -> None:
+    runs = tmp_path / "runs"
+    merge(results(tmp_path, 0), runs, "carvana")
+    before = tree(runs)
+    path = results(tmp_path, 1)
+    for name in ("unet/oof.zarr/zarr.json", "unet/fold1/manifest.json"):
+        with zipfile.ZipFile(path) as archive:
+            files = {n: archive.read(n) for n in archive.namelist()}
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            for n, whole in files.items():
+                archive.writestr(n, content if n.endswith(name) else whole)
+        with pytest.raises(UserError, match=rf"the job's carvana/{name} is damaged .*push the job again"):
+            merge(tmp_path / "bad.zip", runs, "carvana")
+        assert tree(runs) == before
+    metadata = runs / "carvana/unet/oof.zarr/zarr.json"
+    whole = metadata.read_bytes()
+    metadata.write_bytes(content)
+    with pytest.raises(UserError, match=r"zarr\.json is damaged .*make folds V=\.\.\."):
+        merge(path, runs, "carvana")
+    metadata.write_bytes(whole)
+    merge(path, runs, "carvana")
+
+
 @pytest.mark.parametrize("name", ["../evil", "/evil", "studio/unet/fold0/manifest.json"])
 def test_names_outside_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "r.zip"

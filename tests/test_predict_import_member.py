@@ -301,6 +301,15 @@ def test_imported_again_after_a_kill_or_damage_the_bytes_are_the_same(case: Case
         damage()  # type: ignore[no-untyped-call]
         main("other", **where)
         assert [path.read_bytes() for path in files] == whole
+    (member,) = find_blend(case.runs / "carvana", "", variant="other").members
+    image = LogitStore.open(run / "test.zarr").names[0]
+    for path in (stores[1], run / "test.zarr" / "zarr.json"):
+        good = path.read_bytes()
+        path.write_bytes(good[:-9])
+        with pytest.raises(UserError, match=r"make import-member NAME=other TEST=FOLDER"):
+            member.imported_logits([image]).read(image)
+        main("other", **where)
+        assert path.read_bytes() == good
 
 
 def test_folds_may_be_said_by_a_table_or_by_the_user(case: Case, tmp_path: Path) -> None:
