@@ -46,7 +46,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan report export import-member \
-	disagreement scheduler worker notebook-push notebook-pull bench clean
+	disagreement pseudo scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -129,6 +129,9 @@ report: setup  ## table of figures and a contact sheet of predictions
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
 	$(PY) -m report.disagreement $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)
+
+pseudo: setup  ## choose test images whose labels by the blend can be trusted, to train on; ARGS=--distil takes the training images
+	$(PY) -m report.pseudo $(WHERE) $(MORE)
 
 export: .venv/.installed-export  ## the blend (or V=one variant) as one ONNX and one torch.export file, from image to mask
 	$(PY) -m ensemble.export $(WHERE) --variant $(call quoted,V) $(MORE)

@@ -133,6 +133,22 @@ def threshold_curve(thresholds: np.ndarray, scores: np.ndarray, used: float, met
     return _draw(draw, (6.4, 3.2), f"mean {metric.label} of the blend against its threshold")
 
 
+def calibration_curve(bins: Sequence[tuple[float, float, int]], metric: Metric = DICE) -> Chart:
+    """Measured against expected score of images in bins of (expected, measured, images); on the line both agree."""
+
+    def draw(figure: Figure, theme: str) -> None:
+        axis = figure.add_subplot()
+        expected, measured = ([each[k] for each in bins] for k in (0, 1))
+        ends = [min(*expected, *measured), max(*expected, *measured)]
+        axis.plot(ends, ends, color=_FAINT[theme], lw=1.2)
+        axis.plot(expected, measured, "o-", ms=5)
+        axis.set_xlabel(f"expected {metric.label}")
+        axis.set_ylabel(f"{metric.label}, out of fold")
+        axis.ticklabel_format(useOffset=False)
+
+    return _draw(draw, (6.4, 3.8), f"measured against expected {metric.label} of out-of-fold images")
+
+
 def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric: Metric = DICE) -> Chart:
     """1 - validation score against the epoch, one panel a network, one line a fold: {name: {fold: score by epoch}}."""
 

@@ -106,7 +106,7 @@ def _predicted(members: Sequence[Member]) -> list[tuple[Member, LogitStore]]:
     return found
 
 
-def _test_names(members: Sequence[Member], data: Path, competition: Competition) -> list[str]:
+def names_of_test_set(members: Sequence[Member], data: Path, competition: Competition) -> list[str]:
     """The test images in the submission's order, as stores that are there already have them."""
     for member in members:
         if (member.folder / TEST_STORE).is_dir():
@@ -161,7 +161,7 @@ def main(
         wanted = [names[i] for i in trusted_networks(np.array(list(scores.values())))]
     candidates = find_members(root, wanted, len(finished_folds(root / wanted[0])))
     if predict:
-        images = _test_names(candidates, data, facts)
+        images = names_of_test_set(candidates, data, facts)
         for member in candidates:
             predict_images(member, images, data / facts.test_dir, facts.size)
     found = _predicted(candidates)

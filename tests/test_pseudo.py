@@ -1,0 +1,218 @@
+"""Pseudo-labels: which images are chosen, what a fold may learn from, and what becomes of a set that was changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from command_line import UserError
+from competition import COMPETITIONS
+from ensemble import fit
+from ensemble.pseudo_choice import Expectation, measures
+from folds.pseudo_set import ALL_FOLDS, Labeller, PseudoSet
+from folds.store import LogitStore
+from folds.train import main as train
+from models import checkpoint
+from models.frame import Frame
+from report import pseudo
+from tests import naive
+from tests.conftest import CARS, ellipse, write_ellipses
+from tests.synthetic_runs import forget_logits_digests
+
+CARVANA = COMPETITIONS["carvana"]
+MEMBERS = ("average-mask", "unet-mobilenetv3")
+# by how many pixels of a network each test image's label is off, and so is each training image's
+TEST = {f"{0xA0 + i:012x}_01.jpg": off for i, off in enumerate((0, 0, 0, 15, 18, 21))}
+SEEDS = {name: 700 + i for i, name in enumerate(TEST)}
+
+
+def truth_of(name: str) -> np.ndarray:
+    if name in SEEDS:
+        return ellipse(SEEDS[name])
+    car, view = name.removesuffix(".jpg").split("_")
+    return ellipse(10 * CARS.index(car) + int(view) - 1)
+
+
+def labels_of(name: str, off: int, which: int, shape: tuple[int, int]) -> np.ndarray:
+    """Logits (1, h, w) of the truth, moved by `off` pixels, to another side by each member, and as much less sure."""
+    small = cv2.resize(truth_of(name).astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    moved = np.roll(small, off if which else -off, axis=1)
+    blurred = cv2.GaussianBlur(moved, (0, 0), 0.5 + off / 5)
+    return np.asarray(12 * blurred - 6, np.float32)[None]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A competition folder with test images, and a runs folder of two members and their blend."""
+    base = tmp_path_factory.mktemp("pseudo")
+    data, runs = write_ellipses(base / "data"), base / "runs"
+    (data / "test").mkdir()
+    for name in TEST:
+        image = np.where(truth_of(name)[..., None], np.uint8(60), np.uint8(200)) + np.arange(3, dtype=np.uint8) * 10
+        cv2.imwrite(str(data / "test" / name), image)
+    train("carvana", MEMBERS[0], data=data, runs=runs, folds=3, jobs=1)
+    root = runs / "carvana"
+    shutil.copytree(root / MEMBERS[0], root / MEMBERS[1])
+    for file in (
+        *(root / MEMBERS[1]).glob("fold*/manifest.json"),
+        *(root / MEMBERS[1]).glob(f"fold*/{checkpoint.VARIANT_FILE}"),
+    ):
+        content = json.loads(file.read_text())
+        (content["variant"] if file.name == "manifest.json" else content)["name"] = MEMBERS[1]
+        file.write_text(json.dumps(content))
+    forget_logits_digests(root)
+    for which, member in enumerate(MEMBERS):
+        store = LogitStore.open(root / member / "oof.zarr")
+        for position, name in enumerate(store.names):
+            store.write(name, labels_of(name, 2 * position, which, store.shape[1:]))
+    fit.main(data=data, runs=runs, jobs=1, repairs="off", blend="equal-mean", table=False)
+    # predicted once, for the store; then replaced by logits whose worth is known
+    pseudo.main(data=data, runs=runs, jobs=1, least=0.0, out="first")
+    for which, member in enumerate(MEMBERS):
+        store = LogitStore.open(root / member / "test.zarr")
+        for name, off in TEST.items():
+            store.write(name, labels_of(name, off, which, store.shape[1:]))
+    return data, runs
+
+
+def test_images_on_which_networks_agree_are_taken_and_no_others(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, runs = made
+    pseudo.main(data=data, runs=runs, jobs=1)
+    printed = capsys.readouterr()
+    assert "\r" not in printed.out + printed.err
+    home = runs / "carvana" / "blend" / "pseudo"
+    table = pd.read_csv(home / "pseudo.csv").set_index("image")
+    assert list(table.index[table["taken"] > 0]) == [name for name, off in TEST.items() if off == 0]
+    record = json.loads((home / "pseudo.json").read_text())
+    blend = json.loads((runs / "carvana" / "blend" / "blend.json").read_text())
+    assert record["least"] == blend["cv"]["dice"]
+    assert (record["taken"], record["considered"], record["labels"]) == (3, 6, "blend")
+    # what is expected is what out-of-fold images of that certainty scored, so it lies between the worst and the best
+    scores = pd.read_csv(runs / "carvana" / "blend" / "oof_dice.csv")["nested"]
+    assert table["expected"].between(scores.min(), scores.max()).all()
+    assert table["expected"].is_monotonic_decreasing
+    page = (home / "pseudo.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert all(part in page for part in (record["digest"], "By view", "By area"))
+    assert not (home / "parts").exists()
+
+
+def test_a_set_made_again_has_the_same_bytes_and_another_choice_is_refused(made: tuple[Path, Path]) -> None:
+    data, runs = made
+    pseudo.main(data=data, runs=runs, jobs=1, out="again")
+    home = runs / "carvana" / "blend" / "again"
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    pseudo.main(data=data, runs=runs, jobs=1, out="again")
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    with pytest.raises(SystemExit, match="holds another choice"):
+        pseudo.main(data=data, runs=runs, jobs=1, out="again", most=2)
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    with pytest.raises(SystemExit, match="lower --least"):
+        pseudo.main(data=data, runs=runs, jobs=1, out="none", least=1.0)
+
+
+def test_a_set_whose_logits_or_table_changed_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
+    data, runs = made
+    root = shutil.copytree(runs / "carvana", tmp_path / "carvana")
+    pseudo.main(data=data, runs=tmp_path, jobs=1, out="changed")
+    home = root / "blend" / "changed"
+    found = PseudoSet.read(home, CARVANA)
+    name = found.taken[ALL_FOLDS][0]
+    store = LogitStore.open(root / MEMBERS[0] / "test.zarr")
+    was = store.read(name)
+    store.write(name, -was)
+    with pytest.raises(UserError, match="are not those that were chosen"):
+        PseudoSet.read(home, CARVANA)
+    store.write(name, was)
+    assert PseudoSet.read(home, CARVANA).taken == found.taken
+    # an image that was not taken may change
+    store.write(list(TEST)[-1], -was)
+    assert PseudoSet.read(home, CARVANA).taken == found.taken
+    table = pd.read_csv(home / "pseudo.csv")
+    table.assign(taken=1).to_csv(home / "pseudo.csv", index=False)
+    with pytest.raises(UserError, match="are not those that were chosen"):
+        PseudoSet.read(home, CARVANA)
+
+
+def test_labels_of_a_folds_own_networks_know_nothing_of_the_others(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The rule: what fold k learns from is made by the networks that did not see what it holds out."""
+    data, runs = made
+    root = shutil.copytree(runs / "carvana", tmp_path / "carvana")
+    pseudo.main(data=data, runs=tmp_path, jobs=1, own_fold=True, least=0.0, out="own")
+    found = PseudoSet.read(root / "blend" / "own", CARVANA)
+    assert sorted(found.taken) == [0, 1, 2]
+    frame, name = Frame((31, 47)), next(iter(TEST))
+    before = [found.labeller(k).target(name, frame) for k in range(3)]
+    for other in (1, 2):
+        store = LogitStore.open(root / MEMBERS[0] / f"fold{other}" / "test.zarr")
+        store.write(name, -store.read(name))
+    after = [found.labeller(k).target(name, frame) for k in range(3)]
+    assert np.array_equal(before[0], after[0])
+    assert not np.array_equal(before[1], after[1])
+    # the blend's labels are made by all folds' networks, and so by those that saw what a fold holds out
+    assert found.record["labels"] == "own-fold"
+
+
+def test_a_students_labels_are_out_of_fold_and_training_images_are_no_unlabelled_ones(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, runs = made
+    pseudo.main(data=data, runs=runs, jobs=1, distil=True)
+    found = PseudoSet.read(runs / "carvana" / "blend" / "distilled", CARVANA)
+    split = pd.read_csv(runs / "carvana" / "folds.csv").set_index("image")["fold"]
+    assert {name: fold for fold, names in found.taken.items() for name in names} == split.to_dict()
+    # a folder with a training image under another name, another view of a training car, and one that is new
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    copy, view, new = "bbbbbbbbbbbb_01.jpg", f"{CARS[0]}_16.jpg", "cccccccccccc_01.jpg"
+    shutil.copy(data / "train" / f"{CARS[1]}_01.jpg", outside / copy)
+    shutil.copy(data / "test" / next(iter(TEST)), outside / view)
+    shutil.copy(data / "test" / list(TEST)[1], outside / new)
+    pseudo.main(data=data, runs=runs, jobs=1, images=outside, least=0.0, out="outside")
+    assert PseudoSet.read(runs / "carvana" / "blend" / "outside", CARVANA).taken == {ALL_FOLDS: (new,)}
+    with pytest.raises(SystemExit, match="--distil labels the training images"):
+        pseudo.main(data=data, runs=runs, images=outside, distil=True)
+
+
+def test_measures_and_targets_are_those_of_the_weighted_mean(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    full, frames = (25, 37), (Frame((25, 37)), Frame((13, 19)))
+    planes = [rng.normal(scale=3, size=frame.size).astype(np.float32) for frame in frames]
+    stores = []
+    for k, (frame, plane) in enumerate(zip(frames, planes, strict=True)):
+        store = LogitStore.create(tmp_path / f"{k}.zarr", ["a"], (1, *frame.size))
+        store.write("a", plane[None])
+        stores.append(store)
+    labeller = Labeller(stores, frames, (0.25, 0.75), 0.5, full)
+    each = [stores[0].read("a")[0] - 0.5, naive.bilinear(stores[1].read("a")[0], full) - 0.5]
+    mean = 0.25 * each[0] + 0.75 * each[1]
+    agreement, stability, confidence, area = measures(labeller, "a")
+    shares = [naive.dice(plane > 0, mean > 0) for plane in each]
+    assert agreement == pytest.approx(0.25 * shares[0] + 0.75 * shares[1], abs=1e-6)
+    assert stability == pytest.approx(naive.dice(mean > 1, mean > -1), abs=1e-6)
+    probability = 1 / (1 + np.exp(-mean))
+    inside = probability[mean > 0].sum()
+    assert confidence == pytest.approx(2 * inside / (probability.sum() + (mean > 0).sum()), abs=1e-5)
+    assert area == pytest.approx((mean > 0).mean())
+    assert np.abs(labeller.target("a", Frame(full)) - 255 * probability).max() <= 0.51
+
+
+def test_what_is_expected_of_an_image_is_learned_without_its_fold() -> None:
+    rng = np.random.default_rng(0)
+    fold, certainty = np.repeat([0, 1, 2], 40), rng.random(120)
+    scores = 0.5 + 0.4 * certainty
+    found = Expectation.of(certainty, scores, fold, np.arange(120))
+    assert np.abs(found.nested - scores).mean() < 0.02
+    wrong = np.where(fold == 1, 0.0, scores)
+    other = Expectation.of(certainty, wrong, fold, np.arange(120))
+    assert np.array_equal(other.nested[fold == 1], found.nested[fold == 1])
+    assert np.array_equal(other.at(certainty, without=1), found.at(certainty, without=1))
+    assert not np.array_equal(other.at(certainty), found.at(certainty))
