@@ -45,7 +45,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan report export import-member \
+.PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan explore report export import-member \
 	disagreement pseudo scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -123,6 +123,9 @@ predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, wi
 
 plan: setup  ## what predicting the test set will take (time, disk, memory), from a few of its images
 	$(PY) -m submit.plan $(WHERE) --variants $(call quoted,V) $(MORE)
+
+explore: setup  ## a page about the data before any training: counts, metadata, masks, near-duplicates, ceilings by size
+	$(PY) -m report.explore $(WHERE) $(MORE)
 
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(MORE))

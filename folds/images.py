@@ -216,7 +216,7 @@ def _digests(path: Path) -> tuple[bytes, str]:
     return part, image_digest(content)
 
 
-def _read_groups(path: Path, competition: Competition, names: Sequence[str]) -> tuple[str, ...]:
+def read_groups(path: Path, competition: Competition, names: Sequence[str]) -> tuple[str, ...]:
     """The group of every image from a table of the columns `image`, by key, and `group`; it may know more images."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -274,7 +274,7 @@ def find_training_set(competition: Competition, data: Path) -> TrainingSet:
         digest.update(part)
     image_digests = tuple(each for _, each in found[: len(names)])
     groups_path = data / (competition.groups_file or "")
-    groups = _read_groups(groups_path, competition, names) if groups_path.is_file() else ()
+    groups = read_groups(groups_path, competition, names) if groups_path.is_file() else ()
     return TrainingSet(competition, data, tuple(names), digest.hexdigest(), image_digests, groups)
 
 

@@ -2,6 +2,7 @@
 
     folds.csv                       the split
     cache/                          what is derived from the training images
+    explore/                        the page about the data, and its numbers
     sent.json, kaggle/              what was sent to Kaggle, and which jobs were pushed there
     <run>/                          a variant; trained with --tag, <variant>-<tag>
         fold<k>/                    one network, its recipe and its curves; manifest.json is written last
@@ -25,6 +26,10 @@ FOLDS_FILE = "folds.csv"
 CACHE_DIR = "cache"
 SENT_FILE = "sent.json"
 JOBS_DIR = "kaggle"
+EXPLORE_DIR = "explore"
+EXPLORE_PAGE_FILE = "explore.html"
+EXPLORE_NUMBERS_FILE = "explore.json"
+EXPLORE_IMAGES_FILE = "images.csv"
 
 OOF_STORE = "oof.zarr"
 TEST_STORE = "test.zarr"

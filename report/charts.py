@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; on white without yellow, on black brighter
-_COLOURS = {
+COLOURS = {
     "light": ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"),
     "dark": ("#56B4E9", "#E69F00", "#2FC79B", "#E39CC3", "#F0E442", "#FF7F3F"),
 }
-_INK = {"light": "#222222", "dark": "#dddddd"}
+INK = {"light": "#222222", "dark": "#dddddd"}
 _FAINT = {"light": "#dddddd", "dark": "#444444"}
 
 
@@ -46,7 +46,7 @@ def data_uri(data: bytes, kind: str) -> str:
 
 
 def _style(theme: str) -> Any:
-    ink = _INK[theme]
+    ink = INK[theme]
     return {
         "font.size": 10,
         "svg.fonttype": "path",
@@ -63,11 +63,18 @@ def _style(theme: str) -> Any:
         "xtick.color": ink,
         "ytick.color": ink,
         "legend.frameon": False,
-        "axes.prop_cycle": cycler(color=_COLOURS[theme]),
+        "axes.prop_cycle": cycler(color=COLOURS[theme]),
     }
 
 
-def _draw(draw: Callable[[Figure, str], None], size: tuple[float, float], alt: str) -> Chart:
+def drawn(draw: Callable[[Figure, str], None], size: tuple[float, float], alt: str) -> Chart:
+    """Draw a chart once for light and once for dark pages.
+
+    Args:
+        draw: draws onto a figure, given the theme: a key of `INK` and `COLOURS`.
+        size: (width, height) in inches of 72 pixels.
+        alt: what it shows, in words.
+    """
     uris = {}
     for theme in ("light", "dark"):
         with plt.rc_context(_style(theme)):
@@ -99,7 +106,7 @@ def correlation_map(names: Sequence[str], correlation: np.ndarray) -> Chart:
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
 
     side = 2.2 + 0.6 * len(names)
-    return _draw(draw, (side + 0.8, side), f"correlation of errors between {', '.join(names)}")
+    return drawn(draw, (side + 0.8, side), f"correlation of errors between {', '.join(names)}")
 
 
 def lines_by_view(error: Mapping[str, Mapping[str, float]], metric: Metric = DICE) -> Chart:
@@ -115,7 +122,7 @@ def lines_by_view(error: Mapping[str, Mapping[str, float]], metric: Metric = DIC
         axis.set_xlabel("view")
         figure.legend(loc="outside upper center", ncols=2, fontsize=9)
 
-    return _draw(draw, (6.4, 3.8), "error by view angle")
+    return drawn(draw, (6.4, 3.8), "error by view angle")
 
 
 def threshold_curve(thresholds: np.ndarray, scores: np.ndarray, used: float, metric: Metric = DICE) -> Chart:
@@ -124,13 +131,13 @@ def threshold_curve(thresholds: np.ndarray, scores: np.ndarray, used: float, met
     def draw(figure: Figure, theme: str) -> None:
         axis = figure.add_subplot()
         axis.plot(thresholds, scores)
-        axis.axvline(used, color=_INK[theme], ls=":", lw=1.2, label=f"used: {used:g}")
+        axis.axvline(used, color=INK[theme], ls=":", lw=1.2, label=f"used: {used:g}")
         axis.set_xlabel("threshold on the logits")
         axis.set_ylabel(f"mean {metric.label}, out of fold")
         axis.ticklabel_format(useOffset=False)
         axis.legend()
 
-    return _draw(draw, (6.4, 3.2), f"mean {metric.label} of the blend against its threshold")
+    return drawn(draw, (6.4, 3.2), f"mean {metric.label} of the blend against its threshold")
 
 
 def calibration_curve(bins: Sequence[tuple[float, float, int]], metric: Metric = DICE) -> Chart:
@@ -146,7 +153,7 @@ def calibration_curve(bins: Sequence[tuple[float, float, int]], metric: Metric =
         axis.set_ylabel(f"{metric.label}, out of fold")
         axis.ticklabel_format(useOffset=False)
 
-    return _draw(draw, (6.4, 3.8), f"measured against expected {metric.label} of out-of-fold images")
+    return drawn(draw, (6.4, 3.8), f"measured against expected {metric.label} of out-of-fold images")
 
 
 def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric: Metric = DICE) -> Chart:
@@ -172,4 +179,4 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=9)
 
-    return _draw(draw, (3.6 * columns, 2.7 * rows + 0.4), "learning curves")
+    return drawn(draw, (3.6 * columns, 2.7 * rows + 0.4), "learning curves")

@@ -131,7 +131,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def check_page(path: Path) -> Page:
+def check_page(path: Path, width_px: int | None = 360) -> Page:
     """Everything the page shows is in it and can be decoded; what it links to is beside it; nothing is left over."""
     text = path.read_text()
     page = Page(text)
@@ -143,7 +143,7 @@ def check_page(path: Path) -> Page:
             assert b"</svg>" in data
         else:
             assert head in ("data:image/png;base64", "data:image/jpeg;base64")
-            assert np.asarray(Image.open(io.BytesIO(data))).shape[1] == 360
+            assert np.asarray(Image.open(io.BytesIO(data))).shape[1] == width_px or width_px is None
     for link in page.links:
         if link.startswith("#"):
             assert link[1:] in page.ids
