@@ -6,8 +6,6 @@ networks. Cross-validation therefore says what a single network is worth. Here b
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

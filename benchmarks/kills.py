@@ -6,8 +6,6 @@ so that the kills fall into reading, passing, packing and writing alike. Then on
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import random
 import shutil
 import signal

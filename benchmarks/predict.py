@@ -7,8 +7,6 @@ a flip.
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import shutil
 import subprocess
 import sys

@@ -6,8 +6,6 @@ size. So the same logits are also put into the store at full size, and into .npz
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import tempfile
 import time
 from collections.abc import Callable

@@ -9,8 +9,6 @@ are filled on a tmpfs where this process may mount one; otherwise only kills are
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import os
 import random
 import shutil

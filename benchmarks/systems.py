@@ -6,8 +6,6 @@ where it was. The table holds what was measured, and says so of what was not.
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import subprocess
 import sys
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ that the command, run again, does only what is missing.
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import json
 import multiprocessing
 import resource

@@ -6,8 +6,6 @@ takes its place.
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import importlib.util
 import time
 import warnings

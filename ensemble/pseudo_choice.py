@@ -19,7 +19,6 @@ import joblib
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
-from sklearn.isotonic import IsotonicRegression
 from tqdm import tqdm
 
 import atomic
@@ -160,6 +159,9 @@ class Expectation:
 
 
 def _isotonic(certainty: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    # imported here, as it takes a second
+    from sklearn.isotonic import IsotonicRegression
+
     found: Callable[[np.ndarray], np.ndarray] = IsotonicRegression(out_of_bounds="clip").fit(certainty, scores).predict
     return found
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from ensemble.index import DisagreementIndex
 from kernels.metrics import Metric
@@ -204,6 +203,9 @@ class LogisticBlend:
         active = np.arange(members)
         if len(np.unique(truths)) < 2:
             return self
+        # it takes a second, and is needed by nothing else
+        from sklearn.linear_model import LogisticRegression
+
         while len(active):
             model = LogisticRegression().fit(logits[active].T, truths, counts)
             coefficients = model.coef_[0]

@@ -7,8 +7,6 @@ forward passes.
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any

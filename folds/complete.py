@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import shutil
 from typing import Any
 
 import atomic
-from folds.fold import remake_logits, run_fold, score_stored, write_records
 from folds.outputs import LOGITS_DIGEST, Damage, digests, find_damage, names_held_out
 from folds.run_layout import MANIFEST_FILE, VARIANT_FILE
 from folds.task import FoldTask, begin_with_threads, read_manifest
@@ -29,6 +26,9 @@ def complete_fold(task: FoldTask) -> dict[str, Any]:
     Raises:
         UserError: as `run_fold`.
     """
+    # Lightning takes seconds, and a program that finds all folds finished, or has other processes train, needs none
+    from folds.fold import run_fold
+
     manifest = read_manifest(task.folder)
     if manifest is None:
         return run_fold(task)
@@ -48,6 +48,8 @@ def complete_fold(task: FoldTask) -> dict[str, Any]:
 
 
 def _mended(task: FoldTask, manifest: dict[str, Any], damage: Damage) -> dict[str, Any]:
+    from folds.fold import remake_logits, score_stored, write_records
+
     if damage.records:
         atomic.write_json(task.folder / VARIANT_FILE, task.variant.to_json())
         write_records(task)

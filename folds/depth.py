@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from competition import Size
 from models.frame import Frame
-from models.losses import ssim
 
 # of the ratio of two depths: depth is the reciprocal of nearness, and what is farther than this counts as this far
 FARTHEST = 1 / 255
@@ -30,6 +26,11 @@ def rmse_of(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 def ssim_of(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Structural similarity, 0..1: in an 11x11 Gaussian window, as scikit-image has it with Gaussian weights."""
+    # late, so that programs which only read what is stored of depth need no torch
+    import torch
+
+    from models.losses import ssim
+
     with torch.inference_mode():
         each = [torch.from_numpy(np.ascontiguousarray(a, np.float32))[None, None] for a in (predicted, truth)]
         return float(ssim(*each))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import math
 from collections import deque
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

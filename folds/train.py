@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import sys
 from collections.abc import Iterable
 from dataclasses import replace

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import segmentation_models_pytorch as smp
 import torch
 
 from command_line import UserError
@@ -149,6 +146,10 @@ def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
     if variant.network not in SMP:
         return _find_network(variant).make(variant)
     weights = None if variant.weights == "none" or not pretrained else variant.weights
+    # it takes seconds, and who builds no such network does without
+    import models.torchvision_compat  # noqa: F401
+
+    import segmentation_models_pytorch as smp
 
     def make_smp(planes: int, first: bool = True) -> torch.nn.Module:
         with warnings.catch_warnings():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import numpy as np
 import torch
 from torch.nn import functional

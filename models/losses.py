@@ -7,12 +7,9 @@ Lovasz, which it offers image by image.
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Callable
+from functools import cache
 
-import pytorch_msssim
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 
@@ -30,8 +27,16 @@ SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
 # where the smooth L1 loss turns from square to absolute; at the usual 1 it would be half the square throughout 0..1
 SMOOTH_L1_BETA = 0.1
 
-_focal = smp.losses.FocalLoss("binary", gamma=2.0)
-_lovasz = smp.losses.LovaszLoss("binary", per_image=True)
+
+@cache
+def _of_smp(name: str) -> Loss:
+    # imported where such a loss is taken: it takes seconds, and whoever scores depth takes none
+    import models.torchvision_compat  # noqa: F401
+
+    from segmentation_models_pytorch.losses import FocalLoss, LovaszLoss
+
+    loss: Loss = FocalLoss("binary", gamma=2.0) if name == "focal" else LovaszLoss("binary", per_image=True)
+    return loss
 
 
 def bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -79,7 +84,7 @@ def lovasz(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
     It is defined for hard masks only, so the target is thresholded at a coverage of 0.5.
     """
-    return _lovasz(logits, (target > 0.5).to(logits.dtype))
+    return _of_smp("lovasz")(logits, (target > 0.5).to(logits.dtype))
 
 
 def bce_lovasz(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -89,7 +94,7 @@ def bce_lovasz(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def focal_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Focal loss (gamma 2, both classes alike) + (1 - soft Dice). Returns a scalar."""
-    return _focal(logits, target) + 1 - soft_dice(logits, target)
+    return _of_smp("focal")(logits, target) + 1 - soft_dice(logits, target)
 
 
 def border_weights(target: torch.Tensor) -> torch.Tensor:
@@ -144,6 +149,8 @@ def ssim(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Args:
         values, target: (N, K, h, w) float in 0..1, h and w at least 11.
     """
+    import pytorch_msssim  # late, like the losses above
+
     # mixed precision would convolve in 16 bits, and SSIM is the difference of large, nearly equal sums
     with torch.autocast(values.device.type, enabled=False):
         found: torch.Tensor = pytorch_msssim.ssim(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import importlib.util
 import sys
 import threading

@@ -5,8 +5,6 @@ Out-of-fold and test logits, photographs and the worth of augmentations all pass
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace

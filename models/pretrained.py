@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
@@ -62,6 +58,12 @@ def repository(variant: Variant) -> str:
     Raises:
         UserError: the encoder is unknown, or there are no such weights for it.
     """
+    # as in models.build, they are imported where they are needed
+    import models.torchvision_compat  # noqa: F401
+
+    import segmentation_models_pytorch as smp
+    import timm
+
     if variant.encoder.startswith("tu-"):
         name = variant.encoder.removeprefix("tu-")
         found = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".")[0]) else None

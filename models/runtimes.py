@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Callable
 from typing import Literal
 

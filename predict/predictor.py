@@ -7,8 +7,6 @@ so what is stored does not depend on where a run was resumed, nor on how many th
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ give. The shards are the ledger: one that is whole is not made again, whichever 
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

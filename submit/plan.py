@@ -5,8 +5,6 @@ The images go the whole way, from the file to stored logits and run-length text,
 
 from __future__ import annotations
 
-import models.torchvision_compat  # noqa: F401
-
 import resource
 import shutil
 import time
