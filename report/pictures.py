@@ -80,11 +80,12 @@ class Pane:
 
 @dataclass(frozen=True)
 class Case:
-    """One image of a gallery: its name, a line about it, and its panes."""
+    """One image of a gallery: its name, a line about it, its panes, and where to look first, as CSS has places."""
 
     name: str
     note: str
     panes: list[Pane]
+    spot: str = ""
 
 
 class Album:
@@ -127,6 +128,21 @@ def _small(picture: np.ndarray) -> tuple[int, int]:
     return _THUMBNAIL_WIDTH_PX, round(_THUMBNAIL_WIDTH_PX * height / width)
 
 
+def worst_spot(wrong: np.ndarray) -> str:
+    """Where most of a mask (H, W) bool is true, in a window of an eighth of it: "x% y%"; the middle if nowhere.
+
+    >>> worst_spot(np.arange(16 * 32).reshape(16, 32) == 3 * 32 + 8)
+    '26.6% 21.9%'
+    """
+    height, width = wrong.shape
+    window = (max(1, width // 8) | 1, max(1, height // 8) | 1)
+    share = cv2.boxFilter(wrong.astype(np.float32), -1, window, borderType=cv2.BORDER_CONSTANT)
+    # the sums of floats differ in their last bits: the middle of all places that are as bad
+    ys, xs = np.nonzero(share >= share.max() - 1e-4)
+    y, x = ys[len(ys) // 2], np.median(xs[ys == ys[len(ys) // 2]])
+    return f"{100 * (x + 0.5) / width:.1f}% {100 * (y + 0.5) / height:.1f}%"
+
+
 def case(
     album: Album,
     reader: StoredMasks,
@@ -150,8 +166,10 @@ def case(
     planes = reader.planes(image)
     each = reader.each(planes)
     panes = [album.pane(image, "image", decode(path), photograph=True)]
+    wrong = each[trusted].any(0) & ~each[trusted].all(0)
     if truth is not None:
         blend = reader.mask(image, planes)
+        wrong = blend != truth
         panes += [
             album.pane(image, "truth", truth),
             album.pane(image, "blend", blend),
@@ -160,7 +178,7 @@ def case(
     if len(trusted) > 1:
         panes.append(album.pane(image, "disagreement", disagreement_picture(each[trusted])))
     panes += [album.pane(image, name, mask) for name, mask in zip(reader.names, each, strict=True)]
-    return Case(image, note, panes)
+    return Case(image, note, panes, worst_spot(wrong))
 
 
 def contact_sheet(
