@@ -30,11 +30,20 @@ import folds.train
 import submit.make
 from command_line import UserError, program
 from ensemble.blend_file import BLEND_FILE, SUBMISSION_FILE
-from folds.run_layout import FOLDS_FILE, METRICS_FILE, STORE_METADATA_FILE, WEIGHTS_FILE
+from folds.run_layout import CURVES_FILE, FOLDS_FILE, METRICS_FILE, STORE_METADATA_FILE, WEIGHTS_FILE
 from studio.render import render_competition
 
 # of what is compared: everything that a later step, or a user, takes
-_RESULTS = (WEIGHTS_FILE, METRICS_FILE, FOLDS_FILE, STORE_METADATA_FILE, "c.*.0", BLEND_FILE, SUBMISSION_FILE)
+_RESULTS = (
+    WEIGHTS_FILE,
+    METRICS_FILE,
+    CURVES_FILE,
+    FOLDS_FILE,
+    STORE_METADATA_FILE,
+    "c.*.0",
+    BLEND_FILE,
+    SUBMISSION_FILE,
+)
 _DISK_BYTES = 256 << 20
 # what a pipeline writes in all is about this much; a drawn part of it is left free
 _FREE_BYTES = 24 << 20
