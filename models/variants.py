@@ -293,13 +293,16 @@ VARIANTS = {
             for side in (64, 192)
         ),
         _of_composites("compact-96", "residual-unet", (96, 96), "composites", options={"widths": (16, 32, 64, 96)}),
-        _of_composites(
-            "compact-mask-96",
-            "residual-unet",
-            (96, 96),
-            "composites-mask",
-            options={"widths": (16, 32, 64, 96)},
-            heads=(Head("mask"),),
+        *(
+            _of_composites(
+                f"compact-mask-{side}",
+                "residual-unet",
+                (side, side),
+                "composites-mask",
+                options={"widths": (16, 32, 64, 96)},
+                heads=(Head("mask"),),
+            )
+            for side in (96, 192)
         ),
         _of_composites(
             "depth-resnet18-192", "smp-heads", (192, 192), "composites", architecture="Unet", encoder="resnet18"
