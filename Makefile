@@ -46,7 +46,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan explore report export import-member \
-	disagreement pseudo scheduler worker notebook-push notebook-pull bench clean
+	activations disagreement pseudo scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -135,6 +135,9 @@ disagreement: setup  ## the test images on which the trained variants disagree m
 
 pseudo: setup  ## choose test images whose labels by the blend can be trusted, to train on; ARGS=--distil takes the training images
 	$(PY) -m report.pseudo $(WHERE) $(MORE)
+
+activations: setup  ## what each stage of a network (V, or the blend's heaviest) answers to the photographs in IMAGES, and where its evidence lies
+	$(PY) -m report.activations --images $(call quoted,IMAGES) --competition $(call quoted,C) --variant $(call quoted,V) $(if $(call typed,OUT),--out $(call quoted,OUT)) $(MORE)
 
 export: .venv/.installed-export  ## the blend (or V=one variant) as one ONNX and one torch.export file, from image to mask
 	$(PY) -m ensemble.export $(WHERE) --variant $(call quoted,V) $(MORE)

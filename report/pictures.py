@@ -69,6 +69,11 @@ def _encoded(picture: np.ndarray, suffix: str) -> bytes:
     return data.tobytes()
 
 
+def picture_uri(picture: np.ndarray, suffix: str) -> str:
+    """The data URI of a picture (H, W) or (H, W, 3) uint8 RGB as ".jpg" or ".png"."""
+    return data_uri(_encoded(picture, suffix), "image/jpeg" if suffix == ".jpg" else "image/png")
+
+
 @dataclass(frozen=True)
 class Pane:
     """A small picture on the page (a data URI) that links to a large one beside it."""

@@ -13,8 +13,8 @@ PACKAGES = ("folds", "predict", "ensemble", "report", "submit", "kaggle_client",
 # torch alone takes one to two seconds; these compute with it, or read what was computed with it
 WITH_TORCH = {
     "ensemble.depth", "ensemble.export", "ensemble.fit", "ensemble.photographs", "ensemble.tta_gain", "folds.augment",
-    "folds.offer", "folds.train", "report.composites", "report.disagreement", "report.pseudo", "report.write",
-    "submit.make", "submit.plan",
+    "folds.offer", "folds.train", "report.activations", "report.composites", "report.disagreement", "report.pseudo",
+    "report.write", "submit.make", "submit.plan",
 }  # fmt: skip
 # they start a cluster's parts
 WITH_DASK = {"folds.offer", "folds.scheduler"}
