@@ -158,7 +158,7 @@ def _three_sizes(name: str, architecture: str, encoder: str) -> tuple[Variant, .
     )
 
 
-def _grey(name: str, network: str, size: Size, fit: Fit, recipe: str = "small", **more: Any) -> Variant:
+def _grey(name: str, network: str, size: Size, fit: Fit, recipe: str = "small-lovasz", **more: Any) -> Variant:
     """A network from scratch for small grey images, of about their brightness."""
     grey: dict[str, Any] = {"in_channels": 1, "mean": (0.47,), "std": (0.16,)}
     return Variant(name=name, network=network, size=size, fit=fit, recipe=recipe, **grey, **more)
