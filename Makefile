@@ -45,7 +45,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan explore report export import-member \
+.PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan explore suspects report export import-member \
 	activations disagreement pseudo scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -126,6 +126,9 @@ plan: setup  ## what predicting the test set will take (time, disk, memory), fro
 
 explore: setup  ## a page about the data before any training: counts, metadata, masks, near-duplicates, ceilings by size
 	$(PY) -m report.explore $(WHERE) $(MORE)
+
+suspects: setup  ## training labels that the networks' out-of-fold logits contradict, worst first; for make folds ARGS='--leave-out FILE'
+	$(PY) -m report.suspects $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)
 
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(MORE))

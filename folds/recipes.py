@@ -59,6 +59,8 @@ class Recipe:
         init_from: the weights that training starts from, as folds/start.py names them; empty starts as the variant
             says. Filled in for each fold, never in the registry.
         step_epochs: of the schedule "step".
+        left_out: which images are not trained on although they are scored (folds/leave_out.py); filled in from a list
+            of the user's, never in the registry.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Recipe:
     compile: bool = False
     init_from: str = ""
     step_epochs: int = 7
+    left_out: str = ""
     losses: dict[str, str] = field(default_factory=dict)
     loss_weights: dict[str, float] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
     folds.csv                       the split
     cache/                          what is derived from the training images
     explore/                        the page about the data, and its numbers
+    suspects/                       labels that networks contradict
     sent.json, kaggle/              what was sent to Kaggle, and which jobs were pushed there
     <run>/                          a variant; trained with --tag, <variant>-<tag>
         fold<k>/                    one network, its recipe and its curves; manifest.json is written last
@@ -30,6 +31,10 @@ EXPLORE_DIR = "explore"
 EXPLORE_PAGE_FILE = "explore.html"
 EXPLORE_NUMBERS_FILE = "explore.json"
 EXPLORE_IMAGES_FILE = "images.csv"
+SUSPECTS_DIR = "suspects"
+SUSPECTS_PAGE_FILE = "suspects.html"
+SUSPECTS_FILE = "suspects.csv"
+CONFIDENCE_FILE = "confidence.csv"
 
 OOF_STORE = "oof.zarr"
 TEST_STORE = "test.zarr"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from folds import split
 from folds.heads import load_truths
 from folds.images import TrainingSet
 from folds.inputs import load_inputs
+from folds.leave_out import identity
 from folds.plan import check_batch
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, OOF_STORE, fold_folder
@@ -34,6 +36,7 @@ def make_tasks(
     workers: int,
     devices: int,
     init_from: Path | None,
+    left_out: Collection[str] = (),
 ) -> list[FoldTask]:
     """A variant's folds as tasks, its OOF store and frame cache made.
 
@@ -45,15 +48,18 @@ def make_tasks(
         root: `runs/<competition>`.
         seed, workers, devices: as `FoldTask` has them.
         init_from: a finished run, or fold, whose weights training starts from; None starts as the variant says.
+        left_out: names of images that no fold trains on; they are held out as without that.
 
     Raises:
         UserError: a fold has too few images for a batch or the devices, the weights to start from are refused, or the
             store that is there was made for something else.
     """
     column = table["fold"].to_numpy()
+    kept = ~table["image"].isin(list(left_out)).to_numpy()
+    recipe = replace(recipe, left_out=identity(left_out))
     if not variant.fitted:
         for fold in folds:
-            check_batch(recipe, int((column != fold).sum()), where=f"what fold {fold} trains on")
+            check_batch(recipe, int(((column != fold) & kept).sum()), where=f"what fold {fold} trains on")
             held_out = int((column == fold).sum())
             if held_out < devices:
                 raise UserError(
@@ -87,7 +93,7 @@ def make_tasks(
             variant=variant,
             recipe=replace(recipe, init_from=starts[fold].identity) if fold in starts else recipe,
             fold=fold,
-            train=np.flatnonzero(column != fold),
+            train=np.flatnonzero((column != fold) & kept),
             held_out=np.flatnonzero(column == fold),
             folder=fold_folder(folder, fold),
             store=store.path,

@@ -19,6 +19,7 @@ from folds import split
 from folds.complete import complete_fold, is_complete
 from folds.images import find_training_set
 from folds.inputs import checked
+from folds.leave_out import read_left_out
 from folds.lock import alone_with
 from folds.outputs import find_damage
 from folds.plan import (
@@ -171,6 +172,7 @@ def main(
     precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
     compile: bool = False,
     keep: Literal["", "best", "last"] = "",
+    leave_out: Path | None = None,
     workers: int = -1,
     devices: int = 1,
     cluster: str = "",
@@ -203,6 +205,8 @@ def main(
             step, so for long trainings only.
         keep: the weights kept, instead of the recipe's: those of the epoch with the highest score on the held-out
             images, or the last epoch's, which never stops early and owes nothing to those images.
+        leave_out: a CSV with the column image (make suspects writes one): those images are not trained on, but are
+            held out and scored like all others.
         workers: processes that load and augment images for each device; 0 loads between the steps, -1 chooses.
         devices: GPUs, or processes on a CPU, that share every batch of a fold.
         cluster: address of a dask scheduler (tcp://host:8786) whose workers train the folds; one fold each GPU=1.
@@ -242,6 +246,7 @@ def main(
     training = find_training_set(facts, data)
     for plan in plans:
         check_batch(plan, len(training.names), where=f"the images of {training.data}")
+    left_out = read_left_out(leave_out, training) if leave_out else frozenset()
     known = load_truth(training, root / CACHE_DIR)
     table = split.find_or_make(root / FOLDS_FILE, training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
     count = int(table["fold"].max()) + 1
@@ -250,7 +255,7 @@ def main(
     # 3) the folds that are not done, side by side
     tasks: list[FoldTask] = []
     for each, plan, (_, one) in zip(variants, plans, wanted, strict=True):
-        tasks += make_tasks(each, plan, chosen, training, table, root, one.seed, workers, devices, one.start)
+        tasks += make_tasks(each, plan, chosen, training, table, root, one.seed, workers, devices, one.start, left_out)
     waiting = _unfinished(tasks)
     if waiting:
         whole = {id(task.inputs): checked(task.inputs) for task in waiting}

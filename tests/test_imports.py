@@ -14,7 +14,7 @@ PACKAGES = ("folds", "predict", "ensemble", "report", "submit", "kaggle_client",
 WITH_TORCH = {
     "ensemble.depth", "ensemble.export", "ensemble.fit", "ensemble.photographs", "ensemble.tta_gain", "folds.augment",
     "folds.offer", "folds.train", "report.activations", "report.composites", "report.disagreement", "report.pseudo",
-    "report.write", "submit.make", "submit.plan",
+    "report.suspects", "report.write", "submit.make", "submit.plan",
 }  # fmt: skip
 # they start a cluster's parts
 WITH_DASK = {"folds.offer", "folds.scheduler"}

@@ -156,10 +156,10 @@ def step_chart(steps: Sequence[tuple[str, float, float, float]]) -> Chart:
     return drawn(draw, (_WIDTH_IN, 3.3), "agreement of masks between neighbouring views")
 
 
-def _jpeg(picture: np.ndarray) -> str:
-    """The data URI of (h, w, 3) uint8 RGB or (h, w) grey, at most 240 wide, at least 120."""
+def jpeg_uri(picture: np.ndarray, wide_px: int = _THUMBNAIL_PX) -> str:
+    """The data URI of (h, w, 3) uint8 RGB or (h, w) grey, at most `wide_px` wide, at least half of that."""
     width = picture.shape[1]
-    wide = min(max(width, _THUMBNAIL_PX // 2), _THUMBNAIL_PX)
+    wide = min(max(width, wide_px // 2), wide_px)
     if wide != width:
         size = wide, max(1, round(wide * picture.shape[0] / width))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if wide < width else cv2.INTER_NEAREST)
@@ -181,7 +181,7 @@ def thumbnail(pictures: Pictures, name: str, survey: Survey, note: str = "", *, 
         coverage = Frame(survey.small).apply_mask(training.mask(name))
         lines, _ = cv2.findContours((coverage > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         picture = cv2.drawContours(picture.copy(), lines, -1, _OUTLINE, 1)
-    return Thumbnail(_jpeg(picture), name, note)
+    return Thumbnail(jpeg_uri(picture), name, note)
 
 
 def thumbnails(pictures: Pictures, wanted: Iterable[tuple[str, str]], survey: Survey) -> list[Thumbnail]:
@@ -197,7 +197,7 @@ def thumbnails(pictures: Pictures, wanted: Iterable[tuple[str, str]], survey: Su
 
 def mean_pictures(sums: View, title: str, *, masks: bool) -> list[Thumbnail]:
     """The mean image of a view, and where there are masks the mean mask: white where all have foreground."""
-    found = [Thumbnail(_jpeg((sums.image / sums.count).round().astype(np.uint8)), title, f"mean of {sums.count}")]
+    found = [Thumbnail(jpeg_uri((sums.image / sums.count).round().astype(np.uint8)), title, f"mean of {sums.count}")]
     if masks:
-        found.append(Thumbnail(_jpeg((sums.coverage / sums.count).round().astype(np.uint8)), title, "mean mask"))
+        found.append(Thumbnail(jpeg_uri((sums.coverage / sums.count).round().astype(np.uint8)), title, "mean mask"))
     return found

@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
-
 from report.explore.survey import STATISTICS
 
 _FOLDS = 5
@@ -42,6 +38,11 @@ class Shift:
 
 def _aucs(features: np.ndarray, is_test: np.ndarray, groups: np.ndarray) -> list[float]:
     """Of each fold whose groups the classifier has not seen and that holds both sets."""
+    # a second to import
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold
+
     aucs = []
     for train, held_out in StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(features, is_test, groups):
         if len(set(is_test[train])) == len(set(is_test[held_out])) == 2:
@@ -74,6 +75,8 @@ def shift(images: pd.DataFrame) -> Shift | None:
     of_train, of_test = (len(np.unique(codes[is_test == which])) for which in (False, True))
     # of the rank sum; images of one group are no more than one
     error = ((of_train + of_test + 1) / (12 * of_train * of_test)) ** 0.5
+    from sklearn.metrics import roc_auc_score
+
     each = {}
     for name in STATISTICS:
         values = drawn[name].to_numpy(float)
