@@ -101,8 +101,8 @@ def _kind(label: np.ndarray, region: np.ndarray) -> str:
         return "part too much" if own == sizes.argmax() else "island"
     _, ground = cv2.connectedComponents(1 - label, connectivity=4)
     edge = set(np.concatenate([ground[0], ground[-1], ground[:, 0], ground[:, -1]]).tolist()) - {0}
-    own = set(np.unique(ground[(region > 0) & (label == 0)]).tolist())
-    if own and not own & edge:
+    around = set(np.unique(ground[(region > 0) & (label == 0)]).tolist())
+    if around and not around & edge:
         return "hole"
     return "thin part lost" if thick < _THIN_PX else "missing part"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -169,7 +170,15 @@ def test_who_is_left_out_is_not_trained_on_but_scored_and_another_list_is_refuse
     shutil.copytree(asked[1], runs)
     listed = runs / "small" / "suspects" / "suspects.csv"
     names = pd.read_csv(listed)["image"].tolist()
-    flags = {"competition": "small", "variant": "tiny", "data": data, "runs": runs, "epochs": 1, "batch": 2, "jobs": 1}
+    flags: dict[str, Any] = {
+        "competition": "small",
+        "variant": "tiny",
+        "data": data,
+        "runs": runs,
+        "epochs": 1,
+        "batch": 2,
+        "jobs": 1,
+    }
     train.main(**flags, tag="without", leave_out=listed)
     run = runs / "small" / "tiny-without"
     table = pd.read_csv(runs / "small" / "folds.csv").set_index("image")
