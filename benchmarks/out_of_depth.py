@@ -1,0 +1,124 @@
+"""`python -m benchmarks.out_of_depth`: does what networks say of a picture tell whether they know such pictures?
+
+Renders ordinary and deliberately odd studio pictures, whose truth is known, and asks the fold networks of one variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from command_line import check_seed, program
+from competition import find_competition
+from ensemble.blend import find_blend
+from kernels.dice import counts
+from kernels.metrics import DICE
+from models import checkpoint
+from models.frame import frame_of
+from models.prediction import float32_network
+from models.tta import find_transforms
+from studio.cars import build, draw_car, palette
+from studio.scene import background, draw_camera, noise_tile, picture
+
+FIGURES = ("agreement", "certainty")
+_VIEWS = (1, 4, 7)
+Picture = tuple[str, np.ndarray, np.ndarray]
+
+
+def pictures(cars: int, seed: int) -> Iterator[Picture]:
+    """(kind, (H, W, 3) uint8 RGB, (H, W) bool truth) of every car and view: "ordinary", and each way to be odd."""
+    size = find_competition("studio").size
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    for number in range(cars):
+        rng = np.random.default_rng((seed, number))
+        car = draw_car(rng)
+        mesh, colours, camera = build(car), palette(car), draw_camera(rng, size)
+        empty, noise = background(camera, rng, size), noise_tile(rng)
+        coarse = rng.uniform(0, 255, (6, 9, 3)).astype(np.float32)
+        elsewhere = np.ascontiguousarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR))
+        for view in _VIEWS:
+            image, mask, _ = picture(mesh, view, camera, empty, colours, noise, rng)
+            other = picture(mesh, view, camera, elsewhere, colours, noise, rng)
+            yield "ordinary", image, mask
+            yield "other background", other[0], other[1]
+            yield "turned by 90 degrees", np.rot90(image).copy(), np.rot90(mask).copy()
+            rows, columns = (slice(side // 3, 2 * side // 3) for side in size)
+            yield "part of a car", image[rows, columns].copy(), mask[rows, columns].copy()
+            if before is not None:
+                yield "two cars", np.hstack([before[0], image]), np.hstack([before[1], mask])
+            before = image, mask
+        yield "no car", empty.astype(np.uint8), np.zeros(size, bool)
+
+
+def figures(logits: np.ndarray) -> dict[str, float]:
+    """What networks' logits (M, h, w) of one picture say, each 0..1; 0 where no network sees anything.
+
+    agreement: pixels that all of them call foreground, of those that any does. certainty: the mean of 2 |p - 0.5| of
+    their mean logits' probability p, over those pixels.
+    """
+    masks = logits > 0
+    some = masks.any(0)
+    if not some.any():
+        return dict.fromkeys(FIGURES, 0.0)
+    certainty = np.abs(np.tanh(logits.mean(0)[some] / 2)).mean()
+    return {"agreement": float(masks.all(0).sum() / some.sum()), "certainty": float(certainty)}
+
+
+@program
+def main(
+    competition: str = "carvana",
+    variant: str = "unet-mobilenetv3-320x512",
+    runs: Path = Path("trained"),
+    cars: int = 6,
+    seed: int = 100,
+) -> None:
+    """Print each figure's mean by kind, its AUC against ordinary pictures, and its rank correlation with the true Dice.
+
+    Args:
+        competition: whose trained networks.
+        variant: whose folds are asked.
+        runs: where they are.
+        cars: rendered cars, three views each.
+        seed: of the pictures.
+    """
+    member = find_blend(runs / find_competition(competition).name, "blend", variant).members[0]
+    device = torch.device("cpu")
+    networks = [float32_network(checkpoint.load(folder)[0], member.variant, device) for folder in member.folds]
+    frame, plane = frame_of(member.variant), member.variant.planes_of("mask").start
+    kinds, dice, said = [], [], []
+    for kind, image, truth in pictures(cars, check_seed(seed)):
+        inputs = networks[0].inputs(frame.apply(image)[None])
+        each = [network.mean_logits(inputs, find_transforms(()))[0, plane].numpy() for network in networks]
+        mask = frame.invert(np.mean(each, axis=0), (truth.shape[0], truth.shape[1])) > 0
+        kinds.append(kind)
+        dice.append(DICE.of(counts(mask, truth)))
+        said.append(figures(np.stack(each)))
+    odd = np.array([kind != "ordinary" for kind in kinds])
+    values = {name: np.array([row[name] for row in said]) for name in FIGURES}
+    print(f"{'':22}{'n':>4}{'Dice':>8}" + "".join(f"{name:>11}{'AUC':>7}" for name in FIGURES))
+    for kind in (*dict.fromkeys(kinds), "all that are odd"):
+        chosen = odd if kind == "all that are odd" else np.array([k == kind for k in kinds])
+        line = f"{kind:22}{chosen.sum():4}{np.array(dice)[chosen].mean():8.4f}"
+        for name in FIGURES:
+            both = chosen | ~odd
+            auc = f"{roc_auc_score(odd[both], -values[name][both]):7.3f}" if kind != "ordinary" else f"{'':7}"
+            line += f"{values[name][chosen].mean():11.4f}{auc}"
+        print(line)
+    for name in FIGURES:
+        least = values[name][~odd].min()
+        below = (values[name][odd] < least).mean()
+        rank = spearmanr(values[name], dice).statistic
+        print(
+            f"{name}: rank correlation with Dice {rank:.3f}; {below:.1%} of the odd below every ordinary ({least:.4f})"
+        )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
