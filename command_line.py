@@ -16,6 +16,9 @@ from typing import ParamSpec
 
 P = ParamSpec("P")
 
+# nearly when the process started: programs import this among the first
+_STARTED = time.monotonic()
+
 # what the system says when no more bytes fit
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # sequences as ECMA-48 has them (CSI; OSC and its kin up to their end; two characters), then single controls, and what
@@ -52,6 +55,25 @@ def plain(text: str) -> str:
     'gone'
     """
     return _CONTROLS.sub("", text)
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(41.4), duration(119.6), duration(7322)
+    ('41 s', '2 min 0 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 120 and seconds < 119.5:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _name_of_command(module: str) -> str:
+    """What follows `python -m`, where a program of that module is what this process was started for; else empty."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = "" if spec is None else str(spec.name).removesuffix(".__main__")
+    return name if name and (module == "__main__" or module.startswith(f"{name}.")) else ""
 
 
 def _keep_opencv_to_its_threads() -> None:
@@ -98,7 +120,8 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
     """Decorate a program's `main`: a `UserError`, a refused system call or a killed process becomes one line
     and exit status 1.
 
-    Ctrl-C exits with 130, a closed pipe with 141, as a shell would report them.
+    Ctrl-C exits with 130, a closed pipe with 141, as a shell would report them. One that succeeds says on standard
+    error how long it took, where it is what the process was started for.
     """
 
     @functools.wraps(main)
@@ -120,8 +143,8 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
                     f"error: the disk is full{written}; free some space and run the same command again, what is "
                     "finished is kept."
                 )
-            name = f": {error.filename}" if error.filename else ""
-            sys.exit(plain(f"error: {error.strerror or error}{name}"))
+            path = f": {error.filename}" if error.filename else ""
+            sys.exit(plain(f"error: {error.strerror or error}{path}"))
         except BrokenProcessPool:
             sys.exit(
                 "error: a process was killed, most often for want of memory: run the same command again to go on from "
@@ -130,5 +153,7 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on from here", file=sys.stderr)
             sys.exit(130)
+        if name := _name_of_command(main.__module__):
+            print(f"{name} took {duration(time.monotonic() - _STARTED)}", file=sys.stderr)
 
     return wrapper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from command_line import UserError, check_seed, program
+from command_line import UserError, check_seed, duration, program
 from competition import Competition, find_competition
 from cores import core_count
 from folds import split
@@ -59,6 +60,17 @@ def _done_line(manifest: dict[str, Any]) -> str:
     )
 
 
+def _of_all(done: int, count: int, seconds: float) -> str:
+    """How far the whole command is, over all variants and tags, as the end of a fold's line.
+
+    >>> _of_all(2, 15, 120.0)
+    '; 2 of 15 folds, 60 s each, 13 min 0 s left'
+    """
+    each = seconds / done
+    left = f"{duration(each * (count - done))} left" if done < count else "all done"
+    return f"; {done} of {count} folds, {duration(each)} each, {left}"
+
+
 def _train(task: FoldTask) -> dict[str, Any]:
     """Complete a fold, unless another process has done so meanwhile; refused while one is at it."""
     with alone_with(task.folder, task.label):
@@ -84,13 +96,15 @@ def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
     # how many folds are left, as the last bits of sums depend on it
     threads = 0 if cluster or jobs == 1 else max(1, core_count() // jobs)
     tasks = [replace(task, threads=threads) for task in tasks]
+    start = time.perf_counter()
     if not cluster:
         _refuse_what_is_trained(tasks)
     if (jobs == 1 or len(tasks) == 1) and not cluster:
-        for task in tasks:
+        for done, task in enumerate(tasks, 1):
             print(f"{task.label}, from {task.recipe.init_from}" if task.start else task.label)
             # a log or a pipe gets a line an epoch
-            _train(replace(task, bar=sys.stdout.isatty()))
+            manifest = _train(replace(task, bar=sys.stdout.isatty()))
+            print(_done_line(manifest) + _of_all(done, len(tasks), time.perf_counter() - start), flush=True)
         return
     tasks = [replace(task, bar=False) for task in tasks]
 
@@ -101,8 +115,8 @@ def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
     gpus = tasks[0].devices
     call = _train_when_free if cluster else _train
     manifests = run_all(call, pending, jobs=jobs, cluster=cluster, shared=shared, gpus=gpus, alone=True)
-    for manifest in tqdm(manifests, "folds", len(tasks), unit="fold", disable=None):
-        tqdm.write(_done_line(manifest))
+    for done, manifest in enumerate(tqdm(manifests, "folds", len(tasks), unit="fold", disable=None), 1):
+        tqdm.write(_done_line(manifest) + _of_all(done, len(tasks), time.perf_counter() - start))
 
 
 def _print_table(variants: list[Variant], root: Path, count: int, metric: Metric = DICE) -> None:

@@ -1,4 +1,8 @@
+import re
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -42,3 +46,25 @@ def test_other_errors_keep_their_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+def test_a_command_says_at_its_end_how_long_it_took_and_a_function_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "quick.py").write_text(
+        "from command_line import program\n\n\n@program\ndef main() -> None:\n    print('result')\n\n\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "quick"],
+        cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "result\n" and re.fullmatch(r"quick took \d+ s\n", done.stderr)
+
+    @program
+    def main() -> None:
+        print("result")
+
+    main()
+    assert capsys.readouterr() == ("result\n", "")

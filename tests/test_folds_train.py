@@ -90,7 +90,10 @@ def test_folds_end_as_undisturbed_though_one_is_killed_in_mid_training(
     main(**flags, data=ellipses, runs=tmp_path / "alone", jobs=1)
     main(**flags, data=ellipses, runs=tmp_path / "beside", jobs=2)
     assert marker.exists()
-    assert "a process was killed; 2 tasks remain" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a process was killed; 2 tasks remain" in printed
+    # one after the other, and side by side
+    assert printed.count("; 1 of 2 folds, ") == 2 and printed.count("; 2 of 2 folds, ") == 2
     check_same(tmp_path / "beside", tmp_path / "alone")
     assert len(list((tmp_path / "beside").rglob("weights.safetensors"))) == 2
 
