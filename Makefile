@@ -46,7 +46,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan explore suspects report export import-member \
-	activations disagreement pseudo scheduler worker notebook-push notebook-pull bench clean
+	activations disagreement pseudo verdict scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,10 @@ fold: setup  ## train V on the folds F
 
 folds: setup  ## train V on every fold
 	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(TRAINING) $(MORE)
+	$(if $(findstring --pseudo ,$(MORE)),$(PY) -m ensemble.rounds $(WHERE))
+
+verdict: setup  ## hold rounds of self-training (make folds ARGS='--pseudo ...') against the runs before them, and keep what gains
+	$(PY) -m ensemble.rounds $(WHERE) --variant $(call quoted,V) $(MORE)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
 	$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(or $(MEMBERS),$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))

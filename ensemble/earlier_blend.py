@@ -8,7 +8,8 @@ from pathlib import Path
 from command_line import UserError
 from ensemble.blend_file import BLEND, BLEND_FILE, FittedBlend
 from ensemble.oof_data import OofData
-from folds.run_layout import begun_folds, finished_folds
+from folds.run_layout import begun_folds, finished_folds, trained_runs
+from folds.verdict import why_left_out
 from kernels.metrics import metric_in, score_in
 
 
@@ -50,6 +51,9 @@ def check_left_out(earlier: FittedBlend | None, oof: OofData, root: Path, folder
                 f"trained now: train the others (make folds V={name}), name the networks to choose from "
                 f"(V={','.join(oof.names)}), or another blend (ARGS='--name ...')."
             )
+    for run in trained_runs(root):
+        if run.name not in oof.names and (reason := why_left_out(run)):
+            print(f"left out: {run.name}, as {reason}")
     for name, count in trained.items():
         print(f"left out: {name}, as {count} of its {folds} folds are trained (make folds V={name})")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -68,7 +69,9 @@ def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
     if train and task.draws is not None:
         heads = [head.name for head in task.variant.heads]
         drawn = DrawnInputs(task.draws, frame_of(task.variant), heads, task.training.competition.size)
-    samples = Samples(task.inputs, Augmentation(task.recipe.augment, seed) if train else None, drawn)
+    extra = task.extra if train else None
+    inputs = task.inputs if extra is None else extra.after(task.inputs, len(task.training.names))
+    samples = Samples(inputs, Augmentation(task.recipe.augment, seed) if train else None, drawn)
     sampler = EpochSampler(
         task.train if train else task.held_out,
         seed=seed,
@@ -76,6 +79,8 @@ def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
         batch=task.recipe.batch,
         rank=rank,
         world=task.devices,
+        extra=None if extra is None else len(task.training.names) + np.arange(len(extra.names)),
+        extra_batch=0 if extra is None else extra.in_batch(task.recipe.batch),
     )
     workers = worker_count(task)
     if workers:
@@ -142,10 +147,13 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
 def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
     """The fold's network as Lightning trains it."""
     precision = optimisation.precision(task.recipe)
-    watch = LossWatch(task.folder, task.training.names, task.label, task.recipe, precision)
+    names = (*task.training.names, *(task.extra.names if task.extra else ()))
+    watch = LossWatch(task.folder, names, task.label, task.recipe, precision)
+    weight = task.recipe.pseudo_weight
+    extra = (len(task.training.names), weight) if task.extra and weight != 1 else None
     full = task.training.competition.size
     frame = frame_of(task.variant)
-    return SegmentationModule(network, task.variant, task.recipe, frame, task.truths, full, watch, task.metric)
+    return SegmentationModule(network, task.variant, task.recipe, frame, task.truths, full, watch, task.metric, extra)
 
 
 def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:

@@ -160,6 +160,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         "data_digest": task.training.digest,
         "folds_digest": task.folds_digest,
         "images": {"train": len(task.train), "held_out": len(task.held_out)},
+        **({"rounds": list(task.rounds)} if task.rounds else {}),
         "parameters": parameter_count(network),
         **facts,
         **scores,

@@ -15,7 +15,7 @@ from competition import Size
 from folds.derived import derive, new_array
 from folds.heads import HeadTruth, targets, targets_of
 from folds.images import Draws, TrainingSet
-from folds.truth import in_chunks
+from folds.truth import Listed, in_chunks
 from models import codec_warnings
 from models.frame import Frame
 
@@ -36,6 +36,18 @@ class Inputs(Protocol):
         """(h, w) uint8, 0 .. 255 for 0 .. 1, of a mask its coverage; (h, w, K) where the heads have K > 1 planes."""
 
 
+class Decoded(Inputs, Protocol):
+    """Inputs that are decoded whenever they are asked for, and may be kept."""
+
+    @property
+    def frame(self) -> Frame:
+        """The network's."""
+
+    @property
+    def listed(self) -> Listed:
+        """The images, by position."""
+
+
 @dataclass(frozen=True)
 class CachedInputs:
     """Inputs in memory-mapped arrays. Pickles by path.
@@ -46,7 +58,7 @@ class CachedInputs:
     """
 
     folder: Path
-    decoded: DecodedInputs | None = None
+    decoded: Decoded | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "masks"):
@@ -73,6 +85,11 @@ class DecodedInputs:
     truths: Mapping[str, HeadTruth]
     heads: Sequence[str] = MASK
 
+    @property
+    def listed(self) -> Listed:
+        """The images, by position."""
+        return self.training
+
     def image(self, position: int) -> np.ndarray:
         """(h, w, C) uint8."""
         return self.training.input_of(position, self.frame)
@@ -97,13 +114,13 @@ class DrawnInputs:
         return image, targets_of(self.heads, truths, self.frame, self.full)
 
 
-def _input_chunk(training: TrainingSet, start: int, stop: int, decoded: DecodedInputs, folder: Path) -> None:
+def _input_chunk(listed: Listed, start: int, stop: int, decoded: Decoded, folder: Path) -> None:
     cv2.setNumThreads(1)
     images = np.load(folder / "images.npy", mmap_mode="r+")
     masks = np.load(folder / "masks.npy", mmap_mode="r+")
     for position in range(start, stop):
         # half a frame of grey would be learned from, and never be noticed
-        with codec_warnings.refused(training.image_path(training.names[position])):
+        with codec_warnings.refused(listed.image_path(listed.names[position])):
             images[position] = decoded.image(position)
         masks[position] = decoded.target(position)
 
@@ -130,23 +147,40 @@ def load_inputs(
     Raises:
         UserError: an image cannot be used; the message names it. Nothing is written then.
     """
-    height, width = frame.size
-    count = len(training.names)
     decoded = DecodedInputs(training, frame, truths, tuple(heads))
-    # the first tells how many planes there are, and is read again: one of thousands
-    target = decoded.target(0).shape
-    if training.composed or count * (height * width * 3 + int(np.prod(target))) > CACHE_LIMIT_BYTES:
+    if training.composed:
         return decoded
-    version = frame.version(training.competition.size)
+    return kept(decoded, cache / training.digest / folder_name(frame, training.competition.size, heads), jobs=jobs)
+
+
+def folder_name(frame: Frame, full: Size, heads: Sequence[str]) -> str:
+    """The name of the folder that keeps inputs in a network's frame, of images of size `full`, and targets of heads."""
+    height, width = frame.size
+    version = frame.version(full)
     # inputs of an older geometry stay where they are, for nobody
     name = f"{frame.fit}-{height}x{width}{f'-v{version}' if version > 1 else ''}"
-    folder = cache / training.digest / (name if tuple(heads) == MASK else f"{name}-{'+'.join(heads)}")
+    return name if tuple(heads) == MASK else f"{name}-{'+'.join(heads)}"
+
+
+def kept(decoded: Decoded, folder: Path, *, jobs: int = -1) -> Inputs:
+    """Inputs decoded at the first call and memory-mapped after; as they are where they would not fit the disk.
+
+    Args:
+        decoded: the inputs.
+        folder: where they are kept.
+        jobs: processes, as joblib counts them.
+    """
+    height, width = decoded.frame.size
+    # the first tells how many planes there are, and is read again: one of thousands
+    target = decoded.target(0).shape
+    if len(decoded.listed.names) * (height * width * 3 + int(np.prod(target))) > CACHE_LIMIT_BYTES:
+        return decoded
     return _cached(folder, decoded, jobs, content=False)
 
 
-def _cached(folder: Path, decoded: DecodedInputs, jobs: int, *, content: bool) -> CachedInputs:
+def _cached(folder: Path, decoded: Decoded, jobs: int, *, content: bool) -> CachedInputs:
     """Inputs in a folder, which is made if it is not there or not whole."""
-    frame, count = decoded.frame, len(decoded.training.names)
+    frame, count = decoded.frame, len(decoded.listed.names)
     height, width = frame.size
     shapes = {"images": (count, height, width, 3), "masks": (count, *decoded.target(0).shape)}
 
@@ -154,7 +188,7 @@ def _cached(folder: Path, decoded: DecodedInputs, jobs: int, *, content: bool) -
         for array, shape in shapes.items():
             new_array(temporary / f"{array}.npy", shape)
         label = f"reduce to {height}x{width}" if frame.fit == "resize" else f"pad to {height}x{width}"
-        for _ in in_chunks(_input_chunk, decoded.training, decoded, temporary, label=label, jobs=jobs):
+        for _ in in_chunks(_input_chunk, decoded.listed, decoded, temporary, label=label, jobs=jobs):
             pass
 
     needed_bytes = sum(math.prod(shape) + _HEADER_BYTES for shape in shapes.values())

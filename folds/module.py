@@ -34,6 +34,8 @@ class SegmentationModule(lightning.LightningModule):
         frame, truths, full: what full-size scores of each head need.
         watch: is shown every loss.
         metric: that masks are scored by.
+        extra: first position of the images that count otherwise in the loss, and what each of them counts where others
+            count 1; None where all count alike.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class SegmentationModule(lightning.LightningModule):
         full: Size,
         watch: LossWatch,
         metric: Metric = DICE,
+        extra: tuple[int, float] | None = None,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -53,6 +56,7 @@ class SegmentationModule(lightning.LightningModule):
         self._recipe = recipe
         self._watch = watch
         self._metric = metric
+        self._extra = extra
         self._heads = [head.name for head in variant.heads]
         rules = {head: find_rule(head, metric) for head in self._heads}
         self._logged = {head: f"val_{rule.metric}" for head, rule in rules.items()}
@@ -74,10 +78,23 @@ class SegmentationModule(lightning.LightningModule):
     def _logits_and_loss(
         self, batch: Batch, network: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        images, targets, _ = batch
+        images, targets, positions = batch
         logits = network(normalise(images, self._variant))
         # (N, h, w) of one plane, (N, h, w, K) of several
         wanted = (targets[:, None] if targets.ndim == 3 else targets.permute(0, 3, 1, 2)).float() / 255
+        return logits, self._loss(logits, wanted, positions)
+
+    def _loss(self, logits: torch.Tensor, wanted: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch: where some images count otherwise, the mean over both kinds by what they count."""
+        if self._extra is None:
+            return self._loss_of(logits, wanted)
+        first, weight = self._extra
+        is_extra = positions >= first
+        parts = [(part, factor) for part, factor in ((~is_extra, 1.0), (is_extra, weight)) if bool(part.any())]
+        losses = [factor * part.float().mean() * self._loss_of(logits[part], wanted[part]) for part, factor in parts]
+        return torch.stack(losses).sum()
+
+    def _loss_of(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor | None = None
         for head, planes in self._planes.items():
             loss = self._losses[head](logits[:, planes].float(), wanted[:, planes])
@@ -85,7 +102,7 @@ class SegmentationModule(lightning.LightningModule):
             loss = loss if weight == 1 else weight * loss
             total = loss if total is None else total + loss
         assert total is not None
-        return logits, total
+        return total
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """One step's loss, a scalar."""

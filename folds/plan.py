@@ -33,6 +33,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 10),
     "clip": (0, 1e9),
     "min_delta": (0, 1),
+    "pseudo_share": (0, 0.9),
+    "pseudo_weight": (0.001, 1000),
 }
 _WORDS: dict[str, Any] = {
     "optimiser": Optimiser,

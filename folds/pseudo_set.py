@@ -61,11 +61,11 @@ class Maker(TypedDict):
 
 @extensible
 class Teacher(TypedDict):
-    """A member whose logits the labels are made of; `pseudo` is the set that it was trained on itself, if it was."""
+    """A member whose logits the labels are made of; `rounds` are those of self-training that it comes from itself."""
 
     name: FolderName
     weights_digest: str
-    pseudo: NotRequired[dict[str, Any]]
+    rounds: NotRequired[list[dict[str, Any]]]
 
 
 @extensible

@@ -61,6 +61,11 @@ class Recipe:
         step_epochs: of the schedule "step".
         left_out: which images are not trained on although they are scored (folds/leave_out.py); filled in from a list
             of the user's, never in the registry.
+        pseudo: digest of the set of pseudo-labels that is trained on beside the training images; empty is none. Filled
+            in when a fold is trained, never in the registry.
+        pseudo_share: of every batch, 0..0.9, that are images of that set; an epoch stays one pass over the training
+            images, and so takes more steps.
+        pseudo_weight: what such an image counts in the loss, where a training image counts 1.
     """
 
     name: str
@@ -90,6 +95,9 @@ class Recipe:
     left_out: str = ""
     losses: dict[str, str] = field(default_factory=dict)
     loss_weights: dict[str, float] = field(default_factory=dict)
+    pseudo: str = ""
+    pseudo_share: float = 0.0
+    pseudo_weight: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping of the fields."""

@@ -10,6 +10,7 @@
             resume/                 while it trains
         oof.zarr, test.zarr         logits, all folds together
         tta.json
+        round.json                  of a round of self-training, the verdict
     <blend>/                        what `ensemble.blend_file` names; manifest.json is its submission's
 
 What each file holds, FORMATS.md says.
@@ -41,6 +42,8 @@ TEST_STORE = "test.zarr"
 # Zarr's own, beside the chunks: of which images the logits are, and by which network
 STORE_METADATA_FILE = "zarr.json"
 TTA_FILE = "tta.json"
+# of a run that learned from pseudo-labels: whether it is kept
+ROUND_FILE = "round.json"
 
 RECIPE_FILE = "recipe.json"
 SEEN_FILE = "seen.json"

@@ -16,6 +16,10 @@ Sample = tuple[np.ndarray, np.ndarray, int]
 Drawing = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
+# tells the order of extra images from that of epochs, of the same seed
+_EXTRA_STREAM = 1 << 20
+
+
 class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
     """Yields (epoch, position): every position once an epoch, shuffled by seed and epoch.
 
@@ -32,10 +36,22 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
             one image alone would break batch norm at 1x1, and the order changes, so that no image is lost.
         batch: images a step, all processes together.
         rank, world: which of how many processes this is.
+        extra: (E,) positions of images that every batch ends with some of; an epoch stays one pass over `positions`.
+            They go round and round, shuffled anew each time, by seed and epoch alone.
+        extra_batch: how many of them a batch has, fewer than `batch`.
     """
 
     def __init__(
-        self, positions: np.ndarray, *, seed: int, shuffle: bool, batch: int = 1, rank: int = 0, world: int = 1
+        self,
+        positions: np.ndarray,
+        *,
+        seed: int,
+        shuffle: bool,
+        batch: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        extra: np.ndarray | None = None,
+        extra_batch: int = 0,
     ) -> None:
         self._positions = positions
         self._seed = seed
@@ -43,6 +59,8 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         self._batch = batch
         self._rank = rank
         self._world = world
+        self._extra = extra
+        self._extra_batch = extra_batch
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -51,13 +69,27 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
 
     def _part(self) -> np.ndarray:
         """This process's positions in this epoch's order."""
-        order = self._positions
+        order, own = self._positions, self._batch - self._extra_batch
         if self._shuffle:
             order = np.random.default_rng((self._seed, self._epoch)).permutation(order)
-            if len(order) > self._batch:
-                order = order[: len(order) // self._batch * self._batch]
-        batches = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
+            if len(order) > own:
+                order = order[: len(order) // own * own]
+        batches = [order[start : start + own] for start in range(0, len(order), own)]
+        if self._extra is not None:
+            more = self._extra_part(len(batches) * self._extra_batch).reshape(len(batches), self._extra_batch)
+            batches = [np.concatenate(pair) for pair in zip(batches, more, strict=True)]
         return np.concatenate([batch[self._rank :: self._world] for batch in batches])
+
+    def _extra_part(self, count: int) -> np.ndarray:
+        """The `count` extra positions of this epoch: those that follow the epoch's before in an endless series."""
+        assert self._extra is not None
+        rounds, start = divmod(self._epoch * count, len(self._extra))
+        orders: list[np.ndarray] = []
+        while len(orders) * len(self._extra) < start + count:
+            # a stream of its own beside the epochs'
+            rng = np.random.default_rng((self._seed, _EXTRA_STREAM, rounds + len(orders)))
+            orders.append(rng.permutation(self._extra))
+        return np.concatenate(orders)[start : start + count]
 
     def __len__(self) -> int:
         return len(self._part())

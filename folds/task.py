@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 import atomic
 from command_line import UserError
 from competition import Size
+from folds.extra_rows import ExtraRows
 from folds.heads import HeadTruth
 from folds.images import Draws, TrainingSet
 from folds.inputs import Inputs
@@ -49,6 +50,8 @@ class FoldTask:
         start_seen: what those weights have seen; None where there are none, or where nobody can tell any more.
         devices: GPUs, or processes on a CPU, that share every batch.
         draws: what it trains on where that is drawn anew each epoch; None where it is the images at `train`.
+        extra: images with pseudo-labels that it trains on beside them; None where there are none.
+        rounds: of self-training that its weights come from, this one last; empty where there was none.
     """
 
     training: TrainingSet
@@ -70,6 +73,8 @@ class FoldTask:
     start: Path | None = None
     start_seen: Seen | None = None
     draws: Draws | None = None
+    extra: ExtraRows | None = None
+    rounds: tuple[dict[str, Any], ...] = ()
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,13 @@ from folds.images import TrainingSet
 from folds.inputs import load_inputs
 from folds.leave_out import identity
 from folds.plan import check_batch
+from folds.pseudo_set import PseudoSet
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, OOF_STORE, fold_folder
+from folds.soft_targets import extra_rows, told
 from folds.start import Start, find_starts
 from folds.store import LogitStore
-from folds.task import FoldTask, check_frame, read_manifest
+from folds.task import FoldTask, check_frame, read_manifest, read_recipe
 from models.frame import frame_of
 from models.variants import Variant
 
@@ -37,6 +40,7 @@ def make_tasks(
     devices: int,
     init_from: Path | None,
     left_out: Collection[str] = (),
+    labels: PseudoSet | None = None,
 ) -> list[FoldTask]:
     """A variant's folds as tasks, its OOF store and frame cache made.
 
@@ -49,6 +53,7 @@ def make_tasks(
         seed, workers, devices: as `FoldTask` has them.
         init_from: a finished run, or fold, whose weights training starts from; None starts as the variant says.
         left_out: names of images that no fold trains on; they are held out as without that.
+        labels: pseudo-labels that are trained on beside the training images; None is without.
 
     Raises:
         UserError: a fold has too few images for a batch or the devices, the weights to start from are refused, or the
@@ -85,6 +90,18 @@ def make_tasks(
         folds_digest=digest,
         frame_version=frame_of(variant).version(training.competition.size),
     )
+    extras = {
+        fold: extra_rows(labels, fold, variant, recipe.pseudo_share, training, root / CACHE_DIR)
+        for fold in folds
+        if labels is not None
+    }
+
+    def rounds(fold: int) -> tuple[dict[str, Any], ...]:
+        before = (read_manifest(starts[fold].folder) or {}).get("rounds", []) if fold in starts else []
+        if labels is None:
+            return tuple(before)
+        return (*before, told(labels, variant, recipe, len(extras[fold].names)))
+
     return [
         FoldTask(
             training=training,
@@ -104,6 +121,8 @@ def make_tasks(
             start=starts[fold].folder if fold in starts else None,
             start_seen=starts[fold].seen if fold in starts else None,
             draws=training.draws(np.flatnonzero(column != fold), np.flatnonzero(column == fold), seed + fold),
+            extra=extras.get(fold),
+            rounds=rounds(fold),
         )
         for fold in folds
     ]
@@ -117,6 +136,7 @@ def is_done(task: FoldTask) -> bool:
     """
     manifest = read_manifest(task.folder)
     if manifest is None:
+        _refuse_other_labels(task)
         return False
     check_frame(manifest, task.folder, task.variant, task.training.competition.size)
     wanted = {
@@ -137,6 +157,17 @@ def is_done(task: FoldTask) -> bool:
                 "again, train beside it (--tag), or choose another --runs folder."
             )
     return True
+
+
+def _refuse_other_labels(task: FoldTask) -> None:
+    """Refuse to go on with a fold that was begun with other pseudo-labels: half a training on each is neither."""
+    begun = read_recipe(task.folder) if task.last_state.exists() else None
+    if begun is not None and begun["pseudo"] != task.recipe.pseudo:
+        was, now = (digest or "none" for digest in (begun["pseudo"], task.recipe.pseudo))
+        raise UserError(
+            f"{task.folder} was begun with other pseudo-labels ({was}, now {now}): remove that folder to train it "
+            "anew, or train beside it (--tag)."
+        )
 
 
 def _plain(value: object) -> object:

@@ -33,8 +33,10 @@ from folds.plan import (
     with_tag,
     with_weights,
 )
+from folds.pseudo_set import PseudoSet
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, fold_folder
+from folds.soft_targets import check_student
 from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
@@ -148,6 +150,15 @@ def _refuse_what_cannot_work(
             build(variant)
 
 
+def _labels_of(pseudo: Path | None, facts: Competition, tag: str) -> PseudoSet | None:
+    """The set of pseudo-labels in a folder; refused without a tag, as the round before is what it is held against."""
+    if pseudo is None:
+        return None
+    if not tag:
+        raise UserError("--pseudo trains beside the run that it is held against: give --tag, such as --tag round1.")
+    return PseudoSet.read(pseudo, facts)
+
+
 def _unfinished(tasks: Iterable[FoldTask]) -> list[FoldTask]:
     """The tasks that are not done; those that are get a line."""
     waiting = []
@@ -179,6 +190,9 @@ def main(
     weights: Literal["", "imagenet", "none"] = "",
     init_from: str = "",
     tag: str = "",
+    pseudo: Path | None = None,
+    pseudo_share: float = 0.25,
+    pseudo_weight: float = 1.0,
     folds: int = 0,
     folds_csv: Path | None = None,
     seed: int = 0,
@@ -210,6 +224,9 @@ def main(
             what a fold holds out.
         tag: train once more, side by side: run folder and name become <variant>-<tag>. For members of an ensemble that
             differ by seed, start or recipe alone; a comma list trains that many, each with the next seed.
+        pseudo: train on a set of pseudo-labels too (make pseudo): its folder. Never in validation; needs a tag.
+        pseudo_share: of every batch, that are images of that set.
+        pseudo_weight: what such an image counts in the loss, where a training image counts 1.
         folds: number of folds of a new split; 0 makes 5.
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the weights, the order and the augmentation; and of the split, unless folds.csv is there already.
@@ -246,6 +263,10 @@ def main(
         )
         if value
     }
+    labels = _labels_of(pseudo, facts, tag)
+    if labels is not None:
+        digest = labels.record["digest"]
+        changes |= {"pseudo": digest, "pseudo_share": pseudo_share, "pseudo_weight": pseudo_weight}
     plans = [plan_of(each, recipe, changes) for each in variants]
     data = data or facts.default_data()
     if cluster:
@@ -258,6 +279,8 @@ def main(
 
     # 2) the images, their masks, the split
     training = find_training_set(facts, data)
+    for each, plan in zip(variants, plans, strict=True) if labels is not None else ():
+        check_student(each, plan, training)
     for plan in plans:
         check_batch(plan, len(training.names), where=f"the images of {training.data}")
     left_out = read_left_out(leave_out, training) if leave_out else frozenset()
@@ -269,7 +292,8 @@ def main(
     # 3) the folds that are not done, side by side
     tasks: list[FoldTask] = []
     for each, plan, (_, one) in zip(variants, plans, wanted, strict=True):
-        tasks += make_tasks(each, plan, chosen, training, table, root, one.seed, workers, devices, one.start, left_out)
+        where = (training, table, root, one.seed, workers, devices, one.start)
+        tasks += make_tasks(each, plan, chosen, *where, left_out=left_out, labels=labels)
     waiting = _unfinished(tasks)
     if waiting:
         whole = {id(task.inputs): checked(task.inputs) for task in waiting}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import joblib
 import numpy as np
@@ -18,7 +18,18 @@ from kernels import rle
 _CHUNK = 16
 
 
-def in_chunks(task: Callable[..., Any], training: TrainingSet, *arguments: Any, label: str, jobs: int) -> Iterator[Any]:
+class Listed(Protocol):
+    """Images by name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Theirs, in order."""
+
+    def image_path(self, name: str) -> Path:
+        """Where one is."""
+
+
+def in_chunks(task: Callable[..., Any], training: Listed, *arguments: Any, label: str, jobs: int) -> Iterator[Any]:
     """Run `task(training, start, stop, *arguments)` over the images in parallel; results come in order."""
     count = len(training.names)
     starts = range(0, count, _CHUNK)

@@ -22,6 +22,7 @@ from folds.run_layout import (
 )
 from folds.store import DamagedStoreError, LogitStore
 from folds.task import check_frame, read_manifest
+from folds.verdict import why_left_out
 from models import checkpoint
 from models.frame import Frame, frame_of
 from models.runtimes import TORCH
@@ -205,12 +206,17 @@ def parse_members(text: str, root: Path) -> list[str] | None:
     return names
 
 
+def _may_be_member(run: Path, fold_count: int) -> bool:
+    return all(is_finished(fold_folder(run, k)) for k in range(fold_count)) and not why_left_out(run)
+
+
 def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[Member]:
     """The members of an ensemble.
 
     Args:
         root: `runs/<competition>`.
-        names: variants wanted; None takes every variant all of whose folds are trained.
+        names: variants wanted; None takes every variant all of whose folds are trained, but no round of self-training
+            that was not found to gain.
         fold_count: number of folds of the split.
 
     Raises:
@@ -219,7 +225,7 @@ def find_members(root: Path, names: list[str] | None, fold_count: int) -> list[M
     """
     trained = trained_runs(root)
     if names is None:
-        complete = [run for run in trained if all(is_finished(fold_folder(run, k)) for k in range(fold_count))]
+        complete = [run for run in trained if _may_be_member(run, fold_count)]
         members = [_member(folder, fold_count) for folder in complete]
     else:
         for name in names:

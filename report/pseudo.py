@@ -223,8 +223,8 @@ def _known_truth(table: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
 def _teacher(member: Member) -> Teacher:
     manifest = read_manifest(member.folds[0]) or {}
     teacher: Teacher = {"name": member.name, "weights_digest": member.weights_digest}
-    if "pseudo" in manifest:
-        teacher["pseudo"] = manifest["pseudo"]
+    if manifest.get("rounds"):
+        teacher["rounds"] = manifest["rounds"]
     return teacher
 
 
@@ -383,6 +383,7 @@ def main(
         print(line)
     print(f"table  {os.path.relpath(home / PSEUDO_TABLE_FILE)}")
     print(f"page   {os.path.relpath(home / PSEUDO_PAGE_FILE)}")
+    print(f"next   make folds V=... ARGS='--pseudo {os.path.relpath(home)} --tag round1'")
 
 
 def lines(record: PseudoRecord, parts: Sequence[Mapping[str, Any]], label: str) -> list[str]:

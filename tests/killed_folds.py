@@ -29,9 +29,9 @@ def kill_in_the_second_epoch(monkeypatch: pytest.MonkeyPatch, marker: Path) -> N
     """Have the first process but this that comes to the second epoch of such a fold killed there."""
     make_tasks = train.make_tasks
 
-    def killing(*arguments: Any) -> list[FoldTask]:
+    def killing(*arguments: Any, **more: Any) -> list[FoldTask]:
         # an epoch reads twelve images
-        tasks = make_tasks(*arguments)
+        tasks = make_tasks(*arguments, **more)
         return [replace(task, inputs=KillingInputs(task.inputs, os.getpid(), marker, 15)) for task in tasks]
 
     monkeypatch.setattr(train, "make_tasks", killing)

@@ -10,20 +10,28 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from command_line import UserError
 from competition import COMPETITIONS
-from ensemble import fit
+from ensemble import fit, rounds
 from ensemble.pseudo_choice import Expectation, measures
+from folds.images import find_training_set
+from folds.module import SegmentationModule
 from folds.pseudo_set import ALL_FOLDS, Labeller, PseudoSet
+from folds.samples import EpochSampler
+from folds.soft_targets import extra_rows
 from folds.store import LogitStore
 from folds.train import main as train
+from folds.verdict import rounds_of, why_left_out
 from models import checkpoint
 from models.frame import Frame
 from report import pseudo
 from tests import naive
 from tests.conftest import CARS, ellipse, write_ellipses
+from tests.killed_folds import tiny_flags
 from tests.synthetic_runs import forget_logits_digests
+from tests.tiny_folds import TINY
 
 CARVANA = COMPETITIONS["carvana"]
 MEMBERS = ("average-mask", "unet-mobilenetv3")
@@ -216,3 +224,147 @@ def test_what_is_expected_of_an_image_is_learned_without_its_fold() -> None:
     assert np.array_equal(other.nested[fold == 1], found.nested[fold == 1])
     assert np.array_equal(other.at(certainty, without=1), found.at(certainty, without=1))
     assert not np.array_equal(other.at(certainty), found.at(certainty))
+
+
+def _wrong_labels(root: Path) -> None:
+    """Give every test image the logits of another one, by all members alike."""
+    for member in MEMBERS:
+        store = LogitStore.open(root / member / "test.zarr")
+        logits = [store.read(name) for name in store.names]
+        for position, name in enumerate(store.names):
+            store.write(name, -logits[(position + 1) % len(logits)])
+
+
+def test_labels_of_other_images_are_noticed_and_their_round_is_not_kept(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, runs = made
+    root = shutil.copytree(runs / "carvana", tmp_path / "carvana")
+    flags = {**tiny_flags(monkeypatch), "fold": "all", "data": data, "runs": tmp_path, "jobs": 1, "epochs": 1}
+    train("carvana", **{**flags, "epochs": 8})
+    _wrong_labels(root)
+    pseudo.main(data=data, runs=tmp_path, jobs=1, out="wrong")
+    chosen = root / "blend" / "wrong"
+    start = str(root / "tiny")
+    with pytest.raises(SystemExit, match="give --tag"):
+        train("carvana", **flags, pseudo=chosen)
+    train("carvana", **flags, pseudo=chosen, pseudo_share=0.5, init_from=start, tag="wrong", pseudo_weight=2.0)
+    capsys.readouterr()
+    rounds.main(data=data, runs=tmp_path, jobs=1)
+    printed = capsys.readouterr().out
+    assert "not kept, as its interval is not above 0" in printed
+    verdict = json.loads((root / "tiny-wrong" / "round.json").read_text())
+    assert not verdict["kept"]
+    assert (verdict["before"], verdict["optimistic"]) == ("tiny", True)
+    assert verdict["gain"] < -0.05
+    # the manifest says what was trained on, and nothing of it was held out
+    manifest = json.loads((root / "tiny-wrong" / "fold0" / "manifest.json").read_text())
+    digest = json.loads((chosen / "pseudo.json").read_text())["digest"]
+    assert manifest["rounds"][0]["digest"] == manifest["recipe"]["pseudo"] == digest
+    assert manifest["images"] == {"train": 8, "held_out": 4}
+    assert [each["name"] for each in manifest["rounds"][0]["teachers"]] == list(MEMBERS)
+    # a blend of all that is there leaves the round out, and says so; so it does with one that was not judged
+    assert "left out: tiny-wrong" in _fitted_of_all(data, tmp_path, capsys)
+    (root / "tiny-wrong" / "round.json").unlink()
+    assert "was not judged (make verdict)" in _fitted_of_all(data, tmp_path, capsys)
+    # a round on a round tells of both, and so does whatever starts from one
+    train("carvana", **{**flags, "fold": "0", "epochs": 2}, init_from=str(root / "tiny-wrong"), tag="after")
+    assert rounds_of(root / "tiny-after") == manifest["rounds"]
+    # the same fold with another set is refused, finished or begun
+    pseudo.main(data=data, runs=tmp_path, jobs=1, out="other", most=1)
+    other = {**flags, "pseudo": root / "blend" / "other", "pseudo_share": 0.5, "init_from": start, "tag": "wrong"}
+    with pytest.raises(SystemExit, match="another recipe"):
+        train("carvana", **other, pseudo_weight=2.0)
+    (root / "tiny-wrong" / "fold0" / "manifest.json").unlink()
+    (root / "tiny-wrong" / "fold0" / "resume").mkdir(exist_ok=True)
+    (root / "tiny-wrong" / "fold0" / "resume" / "last.ckpt").write_bytes(b"x")
+    with pytest.raises(SystemExit, match="begun with other pseudo-labels"):
+        train("carvana", **other, pseudo_weight=2.0)
+
+
+def _fitted_of_all(data: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    fit.main(data=data, runs=runs, jobs=1, repairs="off", blend="equal-mean", name="all", table=False)
+    assert "tiny-wrong" not in json.loads((runs / "carvana" / "all" / "blend.json").read_text())["member_cv"]
+    return capsys.readouterr().out
+
+
+def test_a_round_is_kept_only_where_its_whole_interval_is_above_0(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """The second member's logits are made a little better, or much better for some images and worse for others."""
+    data, runs = made
+    training = find_training_set(CARVANA, data)
+    for better, kept in ((lambda position: 1, True), (lambda position: -2 if position % 5 else 9, False)):
+        root = shutil.copytree(runs / "carvana", tmp_path / str(kept) / "carvana")
+        store = LogitStore.open(root / MEMBERS[1] / "oof.zarr")
+        for position, name in enumerate(store.names):
+            off = max(0, 2 * position + 4 - better(position))
+            LogitStore.open(root / MEMBERS[0] / "oof.zarr").write(
+                name, labels_of(name, 2 * position + 4, 0, store.shape[1:])
+            )
+            store.write(name, labels_of(name, off, 0, store.shape[1:]))
+        for path in (root / MEMBERS[1]).glob("fold*/manifest.json"):
+            told = {"rounds": [{"run": MEMBERS[1], "labels": "own-fold", "digest": "0" * 16}]}
+            path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
+        verdict = rounds.judge(root, root / MEMBERS[1], MEMBERS[0], training, jobs=1)
+        assert (verdict["kept"], verdict["optimistic"]) == (kept, False)
+        assert (why_left_out(root / MEMBERS[1]) == "") == kept
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("pseudo", [-1]), ("own", [0]), ("distilled", [1, 2])])
+def test_a_fold_learns_from_what_it_may_and_validates_on_none_of_it(
+    made: tuple[Path, Path], tmp_path: Path, kind: str, wanted: list[int]
+) -> None:
+    """The rule of leaks, as `folds.pseudo_set` states it."""
+    data, runs = made
+    root = shutil.copytree(runs / "carvana", tmp_path / "carvana")
+    home = root / "blend" / kind
+    if not home.exists():
+        pseudo.main(
+            data=data, runs=tmp_path, jobs=1, own_fold=kind == "own", distil=kind == "distilled", least=0.0, out=kind
+        )
+    found, training = PseudoSet.read(home, CARVANA), find_training_set(CARVANA, data)
+    rows = extra_rows(found, 0, TINY, 0.25, training, root / "cache")
+    assert rows.names == tuple(name for maker in wanted for name in found.taken[maker])
+    held_out = set(pd.read_csv(root / "folds.csv").query("fold == 0")["image"])
+    assert held_out.isdisjoint(rows.names)
+    frame = Frame(TINY.size)
+    for position, name in enumerate(rows.names):
+        maker = next(maker for maker in wanted if name in found.taken[maker])
+        assert np.array_equal(rows.inputs.target(position), found.labeller(maker).target(name, frame))
+        folder = data / ("train" if kind == "distilled" else "test")
+        assert np.array_equal(rows.inputs.image(position), frame.load(folder / name)[0])
+    assert [rows.in_batch(batch) for batch in (2, 3, 8, 16)] == [1, 1, 2, 4]
+
+
+def test_every_batch_has_its_share_and_all_labels_come_round() -> None:
+    own, extra = np.arange(11), 100 + np.arange(7)
+    seen: list[int] = []
+    for epoch in range(4):
+        sampler = EpochSampler(own, seed=3, shuffle=True, batch=4, extra=extra, extra_batch=1)
+        sampler.set_epoch(epoch)
+        order = [position for _, position in sampler]
+        assert len(order) == len(sampler) == 12
+        assert [position >= 100 for position in order] == [False, False, False, True] * 3
+        assert len({position for position in order if position < 100}) == 9
+        seen += [position for position in order if position >= 100]
+        halves = [
+            EpochSampler(own, seed=3, shuffle=True, batch=4, extra=extra, extra_batch=1, rank=rank, world=2)
+            for rank in (0, 1)
+        ]
+        for half in halves:
+            half.set_epoch(epoch)
+        assert sorted(p for half in halves for _, p in half) == sorted(order)
+    # one round after the other, each in an order of its own
+    assert sorted(seen[:7]) == sorted(extra)
+    assert len(set(seen[7:])) == 5
+
+
+def test_a_label_counts_in_the_loss_what_the_recipe_says() -> None:
+    module = SegmentationModule.__new__(SegmentationModule)
+    logits, wanted, positions = torch.zeros(4, 1, 2, 2), torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 2, 9])
+    wanted[3] = 1.0
+    each = torch.tensor([1.0, 1.0, 1.0, 5.0])
+    module._loss_of = lambda _, wanted: torch.where(wanted[:, 0, 0, 0] > 0, 5.0, 1.0).mean()  # type: ignore[method-assign, assignment]
+    for weight in (0.5, 1.0, 3.0):
+        module._extra = (5, weight)
+        expected = float((each * torch.where(positions >= 5, weight, 1.0)).mean())
+        assert float(module._loss(logits, wanted, positions)) == pytest.approx(expected)

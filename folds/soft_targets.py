@@ -1,0 +1,150 @@
+"""What a fold learns from a set of pseudo-labels: the rows that it may see, with their soft targets at its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from command_line import UserError
+from competition import Size
+from folds.extra_rows import ExtraRows, JoinedInputs
+from folds.heads import MASK_HEAD
+from folds.images import TrainingSet
+from folds.inputs import Inputs, checked, folder_name, kept
+from folds.pseudo_set import PSEUDO_FILE, Labeller, PseudoSet
+from folds.recipes import Recipe
+from models.frame import Frame, frame_of
+from models.variants import PRESENCE_HEAD, Variant
+
+_ALL = 255
+
+
+@dataclass(frozen=True)
+class SoftInputs:
+    """Images of one maker with its labels, decoded when they are asked for; pickles to workers.
+
+    Attributes:
+        folder: of the images.
+        names: theirs.
+        labeller: makes their labels.
+        frame: of the network that learns from them.
+        heads: of that network.
+        full: (H, W) of the images.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    labeller: Labeller
+    frame: Frame
+    heads: tuple[str, ...]
+    full: Size
+
+    @property
+    def listed(self) -> SoftInputs:
+        """The images, by position."""
+        return self
+
+    def image_path(self, name: str) -> Path:
+        """Where an image is."""
+        return self.folder / name
+
+    def image(self, position: int) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        return self.frame.load(self.image_path(self.names[position]), self.full)[0]
+
+    def target(self, position: int) -> np.ndarray:
+        """(h, w) uint8, or (h, w, K) of several heads: of the mask its probability, of presence whether any pixel is
+        more likely foreground than not."""
+        soft = self.labeller.target(self.names[position], self.frame)
+        some = 2 * int(soft.max()) > _ALL
+        planes = {MASK_HEAD: soft, PRESENCE_HEAD: np.full_like(soft, _ALL if some else 0)}
+        each = [planes[head] for head in self.heads]
+        return each[0] if len(each) == 1 else np.stack(each, axis=-1)
+
+
+def check_student(variant: Variant, recipe: Recipe, training: TrainingSet) -> None:
+    """Refuse a network that cannot learn from pseudo-labels.
+
+    Raises:
+        UserError: it is fitted, has heads that labels say nothing of, or takes batches of one image.
+    """
+    if variant.fitted or training.composed:
+        raise UserError(f"{variant.name} is not trained on images and masks alone: leave --pseudo out.")
+    if stray := [head.name for head in variant.heads if head.name not in (MASK_HEAD, PRESENCE_HEAD)]:
+        raise UserError(
+            f"{variant.name} has the head {stray[0]!r}, of which pseudo-labels say nothing: leave --pseudo out."
+        )
+    if recipe.batch < 2:
+        raise UserError("a batch of 1 has no place for an image with a pseudo-label: --batch 2 works.")
+
+
+def _makers_for(labels: PseudoSet, fold: int) -> list[int]:
+    """The makers from whose labels a fold may learn: see `folds.pseudo_set`."""
+    kind = labels.record["labels"]
+    if kind == "own-fold":
+        return [fold] if fold in labels.taken else []
+    if kind == "out-of-fold":
+        return [maker for maker in labels.taken if maker != fold]
+    return list(labels.taken)
+
+
+def extra_rows(
+    labels: PseudoSet, fold: int, variant: Variant, share: float, training: TrainingSet, cache: Path
+) -> ExtraRows:
+    """What fold `fold` learns from a set, decoded and kept in the cache.
+
+    Args:
+        labels: the set.
+        fold: that is trained.
+        variant: that is trained.
+        share: of every batch.
+        training: the training images.
+        cache: `runs/<competition>/cache`.
+
+    Raises:
+        UserError: an image cannot be used, or the set has none for this fold.
+    """
+    facts, source = training.competition, labels.record["source"]
+    places = {
+        "test": training.data / facts.test_dir,
+        "training": training.data / facts.train_dir,
+        "folder": Path(labels.record["images"]),
+    }
+    frame, heads = frame_of(variant), tuple(head.name for head in variant.heads)
+    names: list[str] = []
+    parts: list[Inputs] = []
+    for maker in _makers_for(labels, fold):
+        taken = labels.taken[maker]
+        soft = SoftInputs(places[source], taken, labels.labeller(maker), frame, heads, facts.size)
+        # a set's digest stands for its labels, and the training images' for the pictures of both
+        folder = cache / training.digest / f"{labels.record['digest']}-{maker}-{folder_name(frame, facts.size, heads)}"
+        parts.append(checked(kept(soft, folder)))
+        names += taken
+    if not names:
+        raise UserError(
+            f"{labels.folder} has no labels for fold {fold}: choose the images again with a lower --least "
+            "(make pseudo)."
+        )
+    starts = [0, *accumulate(len(labels.taken[maker]) for maker in _makers_for(labels, fold))][:-1]
+    return ExtraRows(tuple(names), JoinedInputs(parts, starts), share)
+
+
+def told(labels: PseudoSet, variant: Variant, recipe: Recipe, rows: int) -> dict[str, Any]:
+    """What a fold's manifest says of a round of self-training; what its teachers have learned from is among it."""
+    record = labels.record
+    return {
+        "run": variant.name,
+        "set": str(labels.folder / PSEUDO_FILE),
+        "digest": record["digest"],
+        "blend": record["blend"],
+        "source": record["source"],
+        "labels": record["labels"],
+        "teachers": record["teachers"],
+        "images": rows,
+        "share": recipe.pseudo_share,
+        "weight": recipe.pseudo_weight,
+    }
