@@ -146,18 +146,8 @@ def _line(name: str, row: Mapping[str, float], more: str = "") -> str:
     return f"{name:26}" + "".join(f"{row[c]:>12.4f}" if c in row else f"{'-':>12}" for c in COLUMNS) + more
 
 
-@program
-def main(
-    competition: str = "composites", data: Path | None = None, runs: Path = Path("runs"), images: int = 400
-) -> None:
-    """Print the figures of both heads; draw both_heads.png and both_heads.html.
-
-    Args:
-        competition: a name from competition.py, of composites.
-        data: the folder of parts; data/<competition> by default.
-        runs: where trained variants are.
-        images: of each network that are scored, spread over all that it has held out.
-    """
+def tell(competition: str, data: Path | None, runs: Path, images: int = 400) -> None:
+    """What `main` does."""
     facts = find_competition(competition)
     training = find_training_set(facts, data or facts.default_data())
     if not isinstance(training, CompositeSet):
@@ -205,6 +195,21 @@ def main(
         cases=cases,
     )
     print(f"picture  {root / PICTURE_FILE}\npage     {root / PAGE_FILE}")
+
+
+@program
+def main(
+    competition: str = "composites", data: Path | None = None, runs: Path = Path("runs"), images: int = 400
+) -> None:
+    """Print the figures of both heads; draw both_heads.png and both_heads.html.
+
+    Args:
+        competition: a name from competition.py, of composites.
+        data: the folder of parts; data/<competition> by default.
+        runs: where trained variants are.
+        images: of each network that are scored, spread over all that it has held out.
+    """
+    tell(competition, data, runs, images)
 
 
 if __name__ == "__main__":

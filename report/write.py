@@ -34,7 +34,7 @@ from folds.run_layout import CACHE_DIR
 from folds.truth import load_truth
 from kernels.metrics import find_metric
 from predict.members import find_members
-from report import charts, page
+from report import charts, composites, page
 from report import figures as gathered
 from report.pictures import Album, Case, case, contact_sheet
 from report.scan import THRESHOLDS, Scan, scan, trusted_networks
@@ -110,14 +110,19 @@ def main(
 ) -> None:
     """Print a blend's figures; draw its contact sheet and its page, report.html.
 
+    Of composites it is the networks' figures in both heads, and their page (report.composites).
+
     Args:
         competition: a name from competition.py.
-        name: of the blend (ensemble.fit).
+        name: of the blend (ensemble.fit); composites have none.
         data: the competition's files; data/<competition> by default.
         runs: where trained variants and the blend are.
         jobs: processes, as joblib counts them.
     """
     facts = find_competition(competition)
+    if facts.composed:
+        composites.tell(competition, data, runs)
+        return
     data = data or facts.default_data()
     root = runs / facts.name
     folder = blend_folder(root, name)

@@ -23,6 +23,7 @@ from folds.split import find_or_make
 from folds.truth import load_truth
 from models.variants import VARIANTS
 from report import composites as report
+from report import write
 from studio import composites as studio
 from tests.conftest import read_picture
 from tests.parts import write_parts
@@ -52,8 +53,11 @@ def test_both_heads_go_from_parts_to_table_picture_page_and_blend(
     blend = json.loads((root / "blend" / "depth_blend.json").read_text())
     assert blend["members"] == ["other", "tiny"] and sum(blend["weights"]) == pytest.approx(1)
     capsys.readouterr()
-    report.main(data=data, runs=tmp_path / "runs", images=8)
+    report.main(data=data, runs=tmp_path / "runs")
     lines = capsys.readouterr().out.splitlines()
+    # make report C=composites says the same
+    write.main(competition="composites", data=data, runs=tmp_path / "runs")
+    assert capsys.readouterr().out.splitlines() == lines
     row = next(line for line in lines if line.startswith("tiny")).split()
     assert len(row) == 1 + len(report.COLUMNS) + 2
     # the table's figures are the networks', by the obvious formulas
