@@ -133,12 +133,22 @@ def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
             holder.kill()
 
 
+def manifest_of(task: FoldTask) -> dict[str, Any]:
+    """What the line about a finished fold is made of."""
+    return {"variant": {"name": task.variant.name}, "fold": task.fold, "dice": 0.5, "seconds": 1.0}
+
+
 def test_a_fold_is_refused_at_once_while_another_process_trains_it_and_not_after(
     ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "_DYING_S", 0.2)
     begun: list[str] = []
-    monkeypatch.setattr(train, "_train", lambda task: begun.append(task.label))
+
+    def begin(task: FoldTask) -> dict[str, Any]:
+        begun.append(task.label)
+        return manifest_of(task)
+
+    monkeypatch.setattr(train, "_train", begin)
     flags = {**tiny_flags(monkeypatch), "data": ellipses, "runs": tmp_path / "runs", "jobs": 1}
     with held_by_another(tmp_path / "runs" / "carvana" / "tiny" / "fold1") as holder:
         with pytest.raises(SystemExit) as caught:
@@ -209,10 +219,11 @@ def test_the_bytes_of_a_fold_do_not_depend_on_how_many_are_left(
     monkeypatch.setattr(train, "core_count", lambda: 6)
     monkeypatch.setattr("folds.devices.thread_count", lambda: 6)
 
-    def begin(task: FoldTask) -> None:
+    def begin(task: FoldTask) -> dict[str, Any]:
         given.setdefault(task.folder, []).append(task.threads)
+        return manifest_of(task)
 
-    def all_here(call: Callable[[FoldTask], None], pending: Callable[[], list[FoldTask]], **_: object) -> list[None]:
+    def all_here(call: Callable[[FoldTask], object], pending: Callable[[], list[FoldTask]], **_: object) -> list[None]:
         for task in pending():
             call(task)
         return []

@@ -64,6 +64,15 @@ GOOD: dict[str, Any] = {
     "folds.composites:_SETTINGS": {"seed": 0, "positions": 20, "mirrored": True, "blocks": 20},
     "folds.derived:_CHECKSUMS": {"masks.npy": {"bytes": 3, "crc32c": "0f0f0f0f"}},
     "folds.export_composites:_ANY": {},
+    "folds.pseudo_set:PSEUDO": {
+        "digest": "0f0f0f0f0f0f0f0f", "competition": "carvana", "blend": "blend", "source": "test",
+        "labels": "own-fold", "images": "photos", "teachers": [{"name": "a", "weights_digest": "0f", "rounds": []}],
+        "makers": [{"fold": 0, "weights": [1.0], "threshold": 0.1}], "considered": 3, "taken": 2, "least": 0.9,
+        "expected": 0.95, "expected_interval": [0.9, 0.99], "known_truth": {"dice": 0.9},
+        "calibration": {
+            "images": 4, "mean_error": 0.01, "bias": -0.01, "rank_correlation": 0.5, "taken": 2, "taken_score": 0.9,
+        },
+    },
     "folds.recipes:_FIELDS": RECIPES["strong"].to_json() | {"losses": {"mask": "bce"}, "loss_weights": {"mask": 1.0}},
     "folds.recipes:RECIPE": RECIPES["strong"].to_json(),
     "folds.seen:_RECORD": {"digest": "blake2b", "groups": {"00087a6bd4dc": "0f 1e"}},
@@ -72,6 +81,10 @@ GOOD: dict[str, Any] = {
         "data_digest": "d", "folds_digest": "f", "images": {"train": 4, "held_out": 1}, "dice": 0.9,
     },
     "folds.task:_BEGUN": {"threads": 1},
+    "folds.verdict:VERDICT": {
+        "before": "a", **GAIN, "kept": True, "optimistic": False, "weights": ["0f"], "weights_before": ["0e"],
+        "rounds": [],
+    },
     "kaggle_client.credentials:_LOGIN": {"username": "u", "refresh_token": "r", "access_token": "a"},
     "kaggle_client.credentials:_PAIR": {"username": "u", "key": "k"},
     "kaggle_client.download:_LEDGER": {"train": 4, "metadata.csv": 1},
