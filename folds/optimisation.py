@@ -78,9 +78,12 @@ def schedule(chosen: torch.optim.Optimizer, recipe: Recipe, steps: int, metric: 
         scheduler = lr_scheduler.StepLR(chosen, recipe.step_epochs, recipe.plateau_factor)
         return {"scheduler": scheduler, "interval": "epoch"}
     if recipe.schedule == "one-cycle":
-        scheduler = lr_scheduler.OneCycleLR(
-            chosen, recipe.learning_rate, total_steps=max(2, steps), pct_start=recipe.warmup
-        )
+        total = max(2, steps)
+        # torch divides by the lengths of the rise and the fall: the last step falls, and a rise of one step is none
+        warmup = min(recipe.warmup, (total - 1) / total)
+        if warmup * total == 1:
+            warmup = 0.0
+        scheduler = lr_scheduler.OneCycleLR(chosen, recipe.learning_rate, total_steps=total, pct_start=warmup)
     else:
         scheduler = lr_scheduler.LambdaLR(chosen, lambda step: cosine(step, steps=steps, warmup=recipe.warmup))
     return {"scheduler": scheduler, "interval": "step"}

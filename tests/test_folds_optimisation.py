@@ -44,6 +44,13 @@ def test_one_cycle_rises_and_falls_and_constant_does_not() -> None:
     assert set(rates("constant", 5)) == {1e-2}
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.2, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_runs_of_a_few_steps_have_rates(steps: int, warmup: float) -> None:
+    for name in ("one-cycle", "cosine"):
+        assert all(0 <= rate <= 1e-2 * (1 + 1e-9) for rate in rates(name, steps, warmup=warmup))
+
+
 @pytest.mark.parametrize(("monitor", "sign"), [("val_loss", -1), ("val_dice", 1)])
 def test_plateau_waits_for_its_patience_and_ignores_gains_below_its_threshold(monitor: Monitor, sign: int) -> None:
     recipe = replace(RECIPES["a-unet"], monitor=monitor)
