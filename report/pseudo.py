@@ -8,21 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import tyro
-from scipy.stats import spearmanr
 
 import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
 from ensemble.blend import find_blend
 from ensemble.blend_file import FittedBlend, blend_folder, read_blend, scores_file
-from ensemble.pseudo_choice import AREA, MEASURES, TAKEN, Expectation, certainty, choose, measure
+from ensemble.pseudo_choice import MEASURES, TAKEN, Expectation, certainty, choose, measure
 from folds.csv_table import read_table
 from folds.images import TrainingSet, find_training_set, image_digest, list_images, read_mask
 from folds.pseudo_set import (
@@ -55,6 +53,7 @@ from predict.predictor import predict
 from report import page
 from report.charts import calibration_curve
 from report.disagreement import names_of_test_set
+from report.pseudo_figures import breakdowns, known_truth, lines
 
 _PARTS = "parts"
 _TABLE_HINT = "choose the blend again (make fit)"
@@ -178,46 +177,6 @@ def _with_decisions(
     decisions = choose(expected, known, least=least, most=most)
     taken = [int(decision == TAKEN) for decision in decisions]
     return found.assign(expected=expected, taken=taken, reason=decisions)
-
-
-def _shares(table: pd.DataFrame, by: pd.Series, what: str) -> dict[str, Any]:
-    rows = [
-        (str(label), len(part), int(part["taken"].sum()), float(part["expected"].mean()))
-        for label, part in table.groupby(by, sort=True, observed=True)
-    ]
-    return {"what": what, "rows": rows}
-
-
-def breakdowns(table: pd.DataFrame, facts: Competition) -> list[dict[str, Any]]:
-    """What was taken by area of the label, by view where there are views, and by reason: `what`, and `rows` of (label,
-    images, taken, mean expected score)."""
-    areas = np.array(table[AREA], np.float64)
-    some = areas[areas > 0]
-    edges = np.unique(np.quantile(some, [0.25, 0.5, 0.75])) if len(some) else np.array([])
-    limits = [0.0, *edges.tolist(), 1.0]
-    names = [f"{i + 1}. {100 * low:.1f} .. {100 * high:.1f} %" for i, (low, high) in enumerate(pairwise(limits))]
-    position = np.searchsorted(edges, areas)
-    by_area = pd.Series(["0. empty" if area == 0 else names[p] for area, p in zip(areas, position, strict=True)])
-    found = [_shares(table, by_area, "area of the label, of the frame")]
-    if facts.has_views:
-        found.append(_shares(table, table["image"].map(facts.view), "view"))
-    if (table["fold"] != ALL_FOLDS).any():
-        found.append(_shares(table, table["fold"], "fold"))
-    found.append(_shares(table, table["reason"], "decision"))
-    return found
-
-
-def _known_truth(table: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
-    taken = table["taken"].to_numpy() > 0
-    expected = table["expected"].to_numpy()
-    told = {"images": float(len(scores)), "mean_error": float(np.abs(scores - expected).mean())}
-    for name, rows in (("taken", taken), ("left_out", ~taken)):
-        if rows.any():
-            told |= {name: float(scores[rows].mean()), f"{name}_expected": float(expected[rows].mean())}
-            told[f"{name}_worst"] = float(scores[rows].min())
-    if len(np.unique(expected)) > 1 and len(np.unique(scores)) > 1:
-        told["rank_correlation"] = float(spearmanr(expected, scores)[0])
-    return told
 
 
 def _teacher(member: Member) -> Teacher:
@@ -362,7 +321,7 @@ def main(
     if masks is not None and masks.is_dir():
         known = choice.truth(table, masks)
         table[f"known_{metric.name}"] = known
-        record["known_truth"] = _known_truth(table, known)
+        record["known_truth"] = known_truth(table, known)
 
     # 5) for people, for training, and last what says that all of it is there
     parts = breakdowns(table, facts)
@@ -384,33 +343,6 @@ def main(
     print(f"table  {os.path.relpath(home / PSEUDO_TABLE_FILE)}")
     print(f"page   {os.path.relpath(home / PSEUDO_PAGE_FILE)}")
     print(f"next   make folds V=... ARGS='--pseudo {os.path.relpath(home)} --tag round1'")
-
-
-def lines(record: PseudoRecord, parts: Sequence[Mapping[str, Any]], label: str) -> list[str]:
-    """What was chosen, for people."""
-    calibration, interval = record["calibration"], record["expected_interval"]
-    found = [
-        f"{record['taken']} of {record['considered']} labels taken, of each of which at least "
-        f"{label} {record['least']:.4f} is expected; labels: {record['labels']}; digest {record['digest']}"
-    ]
-    if interval is not None and record["expected"] is not None:
-        found.append(f"expected of those taken  {record['expected']:.4f}  {interval[0]:.4f}..{interval[1]:.4f}")
-    found.append(
-        f"expectation, out of fold: mean error {calibration['mean_error']:.4f}, bias {calibration['bias']:+.4f}, "
-        f"rank correlation {calibration['rank_correlation']:.2f} ({calibration['images']} images)"
-    )
-    truth = record.get("known_truth")
-    if truth is not None:
-        found += [
-            f"by the known truth, {name.replace('_', ' ')}: {truth[name]:.4f} (expected "
-            f"{truth[f'{name}_expected']:.4f}, worst {truth[f'{name}_worst']:.4f})"
-            for name in ("taken", "left_out")
-            if name in truth
-        ]
-    for part in parts:
-        found.append(f"{part['what']:36}  images  taken  expected")
-        found += [f"  {row:34}  {images:6}  {count:5}  {expected:.4f}" for row, images, count, expected in part["rows"]]
-    return found
 
 
 if __name__ == "__main__":
