@@ -10,7 +10,9 @@ import tyro
 from PIL import Image, ImageChops
 
 from command_line import program
-from kernels.composition import OPAQUE, Grid, Parts, place
+from kernels.composite_grid import Grid, place
+from kernels.composition import Parts
+from kernels.paste import OPAQUE
 
 SIDE_PX, FOREGROUND_PX, PARTS, BATCH = 192, 96, 100, 8
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]

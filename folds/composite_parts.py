@@ -10,7 +10,8 @@ from PIL import Image
 
 from command_line import UserError
 from folds.images import image_digest
-from kernels.composition import OPAQUE, Parts
+from kernels.composition import Parts
+from kernels.paste import OPAQUE
 from models.image_file import decode
 
 BACKGROUNDS_DIR, FOREGROUNDS_DIR = "bg", "fg"

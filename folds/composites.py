@@ -37,7 +37,9 @@ from folds.composite_parts import (
 from folds.images import TrainingSet, image_digest
 from json_file import Count, Schema, closed
 from kernels import rle
-from kernels.composition import OPAQUE, Grid, Item, Parts
+from kernels.composite_grid import Grid, Item
+from kernels.composition import Parts
+from kernels.paste import OPAQUE
 from models.frame import Frame
 
 SETTINGS_FILE = "composites.json"

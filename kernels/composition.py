@@ -1,201 +1,16 @@
-"""Composites of a foreground on a background, with mask and depth: item i of N is a pure function of (seed, i).
-
-Everything is pasted as Pillow's `paste` does it: whole pixels, alpha in 255ths, rounded to the nearest level.
-"""
+"""Composites of a foreground on a background, with mask and depth, by their numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from kernels.compiled import compiled, inlined
+from kernels.composite_grid import Grid
+from kernels.paste import compose_into
 
-Array = np.ndarray
-
-_U16 = np.uint16
-
-# alpha from which a pixel is foreground
-OPAQUE = 128
-
-
-@dataclass(frozen=True)
-class Item:
-    """One of the N composites, by what it is made of.
-
-    Attributes:
-        background, foreground, position: indices, each from 0 on.
-        mirrored: the foreground is mirrored left and right.
-    """
-
-    background: int
-    foreground: int
-    position: int
-    mirrored: bool
-
-
-@dataclass(frozen=True)
-class Grid:
-    """All composites of some parts: each background with each foreground, as it is and mirrored, at several positions.
-
-    Attributes:
-        backgrounds, foregrounds, positions: how many there are of each.
-        mirrored: each foreground also mirrored.
-    """
-
-    backgrounds: int
-    foregrounds: int
-    positions: int = 20
-    mirrored: bool = True
-
-    def __len__(self) -> int:
-        return self.backgrounds * self.foregrounds * self.positions * (1 + self.mirrored)
-
-    def item(self, index: int) -> Item:
-        """What item `index` is made of.
-
-        >>> len(Grid(100, 100)), Grid(100, 100).item(399_999)
-        (400000, Item(background=99, foreground=99, position=19, mirrored=True))
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        index, mirrored = divmod(index, 1 + self.mirrored)
-        index, position = divmod(index, self.positions)
-        background, foreground = divmod(index, self.foregrounds)
-        return Item(background, foreground, position, bool(mirrored))
-
-    def index(self, item: Item) -> int:
-        """The opposite of `item`."""
-        pair = item.background * self.foregrounds + item.foreground
-        return (pair * self.positions + item.position) * (1 + self.mirrored) + item.mirrored
-
-
-@compiled
-def _mixed(seed: int, index: int) -> Any:
-    """64 bits that depend on seed and index alone, and on every bit of both (two rounds of splitmix64)."""
-    word = np.uint64(0)
-    for value in (seed, index):
-        word += np.uint64(value) + np.uint64(0x9E3779B97F4A7C15)
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        word ^= word >> np.uint64(31)
-    return word
-
-
-@compiled
-def _place(seed: int, index: int, vertical: int, horizontal: int) -> Any:
-    word = _mixed(seed, index)
-    low = np.uint64(0xFFFFFFFF)
-    # 32 bits scaled to the room: every place is as likely as another, to one in 2^32
-    top = ((word >> np.uint64(32)) * np.uint64(vertical + 1)) >> np.uint64(32)
-    left = ((word & low) * np.uint64(horizontal + 1)) >> np.uint64(32)
-    return np.int64(top), np.int64(left)
-
-
-def place(seed: int, index: int, room: tuple[int, int]) -> tuple[int, int]:
-    """Where the foreground of an item lies: (top, left) in pixels.
-
-    Args:
-        seed: of the whole set, at least 0.
-        index: of the item.
-        room: (vertical, horizontal) pixels that the background exceeds the foreground by, each at least 0.
-
-    >>> place(0, 17, (96, 0)), place(0, 18, (96, 0)), place(1, 18, (96, 0))
-    ((17, 0), (92, 0), (87, 0))
-    """
-    top, left = _place(seed, index, *room)
-    return int(top), int(left)
-
-
-@inlined
-def _blended(under: Any, over: Any, alpha: Any) -> Any:
-    """(under * (255 - alpha) + over * alpha) / 255 of levels 0 .. 255, rounded exactly."""
-    # in 16 bits, which the sum just fits: twice as many at a time as in 32
-    below = _U16(_U16(under) * _U16(_U16(255) - _U16(alpha)))
-    level = _U16(_U16(below + _U16(_U16(over) * _U16(alpha))) + _U16(128))
-    return np.uint8(_U16(_U16(level >> _U16(8)) + level) >> _U16(8))
-
-
-@compiled
-def _paste(over: Array, alpha: Array, top: int, left: int, out: Array) -> None:
-    """Blend `over` (h, w), with its alpha, into `out` (H, W) at (top, left)."""
-    height, width = over.shape
-    for y in range(height):
-        # slices of one length: the compiler then takes many bytes at a time
-        row, above, share = out[top + y, left : left + width], over[y], alpha[y]
-        for x in range(width):
-            row[x] = _blended(row[x], above[x], share[x])
-
-
-@compiled
-def _paste_nearer(over: Array, alpha: Array, top: int, left: int, out: Array) -> None:
-    """As `_paste`, `over` first raised, as a whole, until it is nowhere below `out` where it is opaque, but not above
-    255."""
-    height, width = over.shape
-    lift = np.uint8(0)
-    for y in range(height):
-        row, above, share = out[top + y, left : left + width], over[y], alpha[y]
-        for x in range(width):
-            gap = np.uint8(max(row[x], above[x]) - above[x])
-            lift = max(lift, gap if share[x] >= OPAQUE else np.uint8(0))
-    for y in range(height):
-        row, above, share = out[top + y, left : left + width], over[y], alpha[y]
-        for x in range(width):
-            room = np.uint8(255 - above[x])
-            raised = np.uint8(above[x] + (lift if lift < room else room))
-            row[x] = _blended(row[x], raised, share[x])
-
-
-@compiled
-def _copy(source: Array, out: Array) -> None:
-    for x in range(len(source)):
-        out[x] = source[x]
-
-
-@compiled
-def _compose(
-    packed: Array,
-    offsets: Array,
-    sizes: Array,
-    rows: Array,
-    far: Array,
-    positions: int,
-    directions: int,
-    seed: int,
-    indices: Array,
-    images: Array,
-    covers: Array,
-    nears: Array,
-) -> None:
-    foregrounds = len(sizes)
-    height, width = covers.shape[1:]
-    for n in range(len(indices)):
-        index = indices[n]
-        direction = index % directions
-        foreground = index // directions // positions % foregrounds
-        background = index // directions // positions // foregrounds
-        h, w = sizes[foreground]
-        top, left = _place(seed, index, height - h, width - w)
-        # as `_pack` laid them out
-        start, area = offsets[2 * foreground + direction], h * w
-        planes = packed[start : start + 8 * area]
-        colour = planes[: 3 * area].reshape(h, 3 * w)
-        alpha3 = planes[3 * area : 6 * area].reshape(h, 3 * w)
-        alpha = planes[6 * area : 7 * area].reshape(h, w)
-        near = planes[7 * area :].reshape(h, w)
-        _copy(rows[background].reshape(-1), images[n].reshape(-1))
-        _paste(colour, alpha3, top, 3 * left, images[n])
-        covers[n] = 0
-        for y in range(h):
-            _copy(alpha[y], covers[n, top + y, left : left + w])
-        if len(far):
-            _copy(far[background].reshape(-1), nears[n].reshape(-1))
-            _paste_nearer(near, alpha, top, left, nears[n])
-
-
-def _pack(picture: Array, near: Array | None) -> Array:
+def _pack(picture: np.ndarray, near: np.ndarray | None) -> np.ndarray:
     """A foreground as the loop reads it, 8 h w bytes: colour and its alpha, a byte for a byte; alpha; nearness."""
     alpha = picture[..., 3]
     near = np.zeros_like(alpha) if near is None else near
@@ -314,7 +129,7 @@ class Parts:
                 np.empty((count, *self.size), np.uint8),
                 np.empty((count, *self.size), np.uint8) if len(self._far) else None,
             )
-        _compose(
+        compose_into(
             self._packed,
             self._offsets,
             self._sizes,

@@ -22,7 +22,7 @@ from folds.images import find_training_set
 from folds.inputs import DrawnInputs, load_inputs
 from folds.seen import Seen
 from folds.truth import load_truth
-from kernels.composition import Grid
+from kernels.composite_grid import Grid
 from models.frame import Frame
 from tests import naive
 from tests.parts import SIZE, write_parts

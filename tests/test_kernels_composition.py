@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from kernels.composition import Grid, Item, Parts, place
+from kernels.composite_grid import Grid, Item, place
+from kernels.composition import Parts
 
 SIZE = (23, 31)
 FOREGROUNDS = ((7, 11), (23, 31), (1, 1), (12, 5))
