@@ -10,6 +10,7 @@ import numpy as np
 from kernels.composite_grid import Grid
 from kernels.paste import compose_into
 
+
 def _pack(picture: np.ndarray, near: np.ndarray | None) -> np.ndarray:
     """A foreground as the loop reads it, 8 h w bytes: colour and its alpha, a byte for a byte; alpha; nearness."""
     alpha = picture[..., 3]
