@@ -11,7 +11,7 @@ import numpy as np
 
 from command_line import UserError
 from competition import Order, Size
-from ensemble import conv_stacker
+from ensemble import boundary, boundary_file, conv_stacker
 from ensemble.blend_file import blend_folder, read_blend
 from ensemble.presence import Gate
 from ensemble.repairs import apply_kept
@@ -45,7 +45,7 @@ class Refiner(Protocol):
 
 
 # from the name of a refiner to what loads it: the blend's folder and its entry in blend.json -> refiner
-REFINERS: dict[str, Callable[[Path, dict[str, Any]], Refiner]] = {}
+REFINERS: dict[str, Callable[[Path, Mapping[str, Any]], Refiner]] = {boundary.NAME: boundary_file.load}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
 STACKER_FILE = "conv_stacker.json"
 # the two of them, as `vote` names them: without and with the image
 STACKER_VOTES = ("conv-stacker", "conv-stacker-image")
+# of a boundary refiner: the folder of its folds, what it is and what it gains, and each fold's scores
+REFINER_DIR = "refiner"
+REFINER_FILE = "refiner.json"
+REFINED_SCORES_FILE = "scores.csv"
 SUBMISSION_FILE = "submission.csv.gz"
 # its parts while it is made
 SHARDS_DIR = "shards"
@@ -148,6 +152,17 @@ class FittedRefiner(TypedDict):
 
 
 @extensible
+class RefinerFit(TypedDict):
+    """What a refiner gains over the blend as it is without it, and the scores with it."""
+
+    name: str
+    nested_gain: float
+    interval: Interval
+    kept: bool
+    after: _Scored
+
+
+@extensible
 class Foreground(TypedDict):
     """How much foreground the training masks have: the share of empty masks, and of the others the least and the most
     of the frame that one covers."""
@@ -181,6 +196,7 @@ class FittedBlend(TypedDict):
     presence_fit: NotRequired[PresenceFit]
     presence: NotRequired[FittedPresence]
     refiners: NotRequired[list[FittedRefiner]]
+    refiner_fit: NotRequired[RefinerFit]
     stacker_digest: NotRequired[Digest]
     weights_digests: dict[str, Digest]
     folds_digest: str
@@ -301,6 +317,11 @@ def table_lines(blend: FittedBlend) -> list[str]:
     for repair, measured in blend.get("postprocess", {}).items():
         verdict = "kept" if measured["kept"] else "not kept, as its interval is not above 0"
         lines.append(f"{repair} ({measured['size_px']} px) gains {measured['nested_gain']:+.6f}: {verdict}")
+    if "refiner_fit" in blend:
+        refiner = blend["refiner_fit"]
+        verdict = "kept" if refiner["kept"] else "not kept, as its interval is not above 0"
+        lines.append(row(f"  with the refiner ({refiner['name']})", refiner["after"]))
+        lines.append(f"the refiner gains {refiner['nested_gain']:+.6f}: {verdict}")
     if "presence_fit" in blend:
         presence = blend["presence_fit"]
         verdict = "kept" if presence["kept"] else "not kept, as its interval is not above 0"

@@ -14,10 +14,11 @@ import tyro
 
 import atomic
 import provenance
-from command_line import UserError, program
+from command_line import UserError, plain, program
 from competition import find_competition
 from ensemble import conv_stacker as conv
 from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file, table_lines
+from ensemble.boundary_file import entries_of
 from ensemble.conv_stacker import ConvStacker
 from ensemble.earlier_blend import check_left_out, earlier_blend, poorer_lines
 from ensemble.index import DisagreementIndex, single_scores
@@ -282,6 +283,11 @@ def main(
     # 6) what was found, for people and for what predicts
     fit = _Fit(oof, singles, searched, candidates, outcome)
     result = fit.to_json(name, training)
+    try:
+        result |= entries_of(folder, result)
+    except UserError as error:
+        # what was found is not lost for a refiner that is damaged
+        print(plain(str(error)))
     written = BLEND.of(result)
     fit.write(folder, result)
     if table:

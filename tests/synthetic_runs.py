@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import safetensors.torch
 import torch
 
 import atomic
-from competition import COMPETITIONS
+from competition import COMPETITIONS, Size
+from ensemble.blend_file import REFINER_DIR, REFINER_FILE
+from ensemble.boundary import boundary_for
+from ensemble.boundary_file import after_refiner, coarse_digest, digest_of, entries_of
 from ensemble.conv_stacker import ConvStacker
 from ensemble.patches import Patches
-from folds.outputs import LOGITS_DIGEST
+from folds.outputs import LOGITS_DIGEST, digest
 from folds.run_layout import MANIFEST_FILE
 from models import checkpoint
 from models.build import build
@@ -117,6 +122,45 @@ def save_stacker(root: Path, members: list[Member], *, image: bool) -> ConvStack
     vote = "conv-stacker-image" if image else "conv-stacker"
     save_blend(root, members, weights.tolist(), vote=vote, stacker_digest=stacker.digest())
     return stacker
+
+
+def save_refiner(folder: Path, full: Size, *, kept: bool = True, trained: bool = True, folds: int = 2) -> None:
+    """Write a boundary refiner with random weights into the folder of a blend, and tell blend.json of it.
+
+    Args:
+        folder: of a blend that `save_blend` wrote.
+        full: (H, W) of the images.
+        kept: as if it had gained.
+        trained: the weights are random ones; otherwise those of before any training, which change nothing.
+    """
+    boundary = boundary_for(full, tile_px=32, widths=(4, 4, 8))
+    fitted = json.loads((folder / "blend.json").read_text())
+    digests = []
+    for k in range(folds):
+        torch.manual_seed(k)
+        state = build(boundary.variant(), pretrained=False).state_dict()
+        if trained:
+            state["logits.weight"] = torch.randn_like(state["logits.weight"]) * 5
+        path = folder / REFINER_DIR / f"fold{k}" / checkpoint.WEIGHTS_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(state, path)
+        digests.append(digest(path.read_bytes()))
+    figures = {"dice": 0.5, "interval": [0.4, 0.6], "worst": 0.3}
+    record = {
+        "name": "boundary",
+        "boundary": asdict(boundary),
+        "coarse_digest": coarse_digest(fitted),
+        "weights_digests": digests,
+        "digest": digest_of(boundary, digests),
+        **after_refiner(fitted),
+        "before": figures,
+        "after": figures,
+        "gain": 0.01,
+        "interval": [0.001, 0.02],
+        "kept": kept,
+    }
+    atomic.write_json(folder / REFINER_DIR / REFINER_FILE, record)
+    atomic.write_json(folder / "blend.json", {**fitted, **entries_of(folder, fitted)})
 
 
 def write_photograph(path: Path, height: int, width: int, seed: int = 0) -> None:

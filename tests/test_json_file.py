@@ -51,9 +51,19 @@ GOOD: dict[str, Any] = {
         postprocess={"fill-holes": {"size_px": 100, **MEASURED}},
         postprocess_kept=[["fill-holes", 100]],
         refiners=[{"name": "edges"}],
+        refiner_fit={"name": "edges", **MEASURED, "after": FIGURES},
         stacker_digest="0f",
     ),
     "ensemble.blend_file:TEST_SCORE": {"test_dice": 0.9},
+    "ensemble.boundary_file:REFINER": {
+        "name": "boundary", "coarse_digest": "0f", "weights_digests": ["0f", "0e"], "digest": "0d",
+        "boundary": {
+            "full": [1280, 1918], "size": [640, 959], "reach_px": 8.0, "tile_px": 96, "margin_px": 8,
+            "widths": [16, 32], "limit": 8.0,
+        },
+        "postprocess_kept": [["fill-holes", 100]], "presence": {"threshold": 0.0, "members": ["a"]},
+        "before": FIGURES, "after": FIGURES, "gain": 0.01, "interval": [0.0, 0.02], "kept": True,
+    },
     "ensemble.conv_stacker:_SAVED": {
         "members": ["a"], "channels": 8, "steps": 1, "batch": 1, "rate": 0.1, "seed": 0, "image": False, "digest": "0f",
     },
@@ -126,6 +136,8 @@ OUT_OF_RANGE = [
     (BLEND, "threshold", 99, r"threshold is 99, expected a number less than 16"),
     (BLEND, "postprocess_kept", [["shave", 1]], r"postprocess_kept names 'shave', expected one of repair-thin"),
     (BLEND, "postprocess_kept", [["fill-holes", -1]], r"postprocess_kept\.0\.1 is -1, expected a number greater"),
+    ("ensemble.boundary_file:REFINER", "weights_digests", [], r"weights_digests is \[\], expected"),
+    ("ensemble.boundary_file:REFINER", "before", {**FIGURES, "dice": 2.0}, r"dice is 2\.0, expected"),
     ("folds.task:MANIFEST", "dice", 1.5, r"dice is 1\.5, expected a number from 0 to 1"),
     ("folds.task:MANIFEST", "fold", -1, r"fold is -1, expected"),
     ("models.variants:VARIANT", "size", [0, 64], r"below 1"),
