@@ -84,9 +84,9 @@ class Parts:
         self.foregrounds = foregrounds
         self.background_near: np.ndarray | None = np.ascontiguousarray(far) if len(far) else None
         self.foreground_near = foreground_near
-        self._far = np.ascontiguousarray(far)
-        # bytes in rows: a loop over them needs no third index
-        self._rows = self.backgrounds.reshape(count, height, 3 * width)
+        # flat bytes, as the loops take them
+        self._pictures = self.backgrounds.reshape(count, 3 * height * width)
+        self._far = np.ascontiguousarray(far).reshape(len(far), height * width)
         # each as it is, and mirrored
         packed = [
             _pack(picture[:, ::step], None if own is None else own[:, ::step])
@@ -121,27 +121,28 @@ class Parts:
             IndexError: an item that the grid does not have.
         """
         wanted = np.asarray(indices, np.int64)
-        count = len(wanted)
-        if count and not (wanted.min() >= 0 and wanted.max() < len(grid)):
-            raise IndexError(f"items {wanted.min()} .. {wanted.max()} of {len(grid)}")
+        count, pixels = len(wanted), self.size[0] * self.size[1]
         if out is None:
             out = Composites(
                 np.empty((count, *self.size, 3), np.uint8),
                 np.empty((count, *self.size), np.uint8),
                 np.empty((count, *self.size), np.uint8) if len(self._far) else None,
             )
-        compose_into(
+        stray = compose_into(
             self._packed,
             self._offsets,
             self._sizes,
-            self._rows,
+            self._pictures,
             self._far,
+            self.size[1],
             grid.positions,
             1 + grid.mirrored,
             seed,
             wanted,
-            out.images.reshape(count, self.size[0], -1),
-            out.alphas,
-            self._far if out.nears is None else out.nears,
+            out.images.reshape(count, 3 * pixels),
+            out.alphas.reshape(count, pixels),
+            self._far if out.nears is None else out.nears.reshape(count, pixels),
         )
+        if stray >= 0:
+            raise IndexError(f"item {wanted[stray]} of {len(grid)}")
         return out

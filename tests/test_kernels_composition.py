@@ -86,8 +86,8 @@ def test_the_numbering_reaches_every_composite_once(mirrored: bool) -> None:
     for index in (-1, len(grid)):
         with pytest.raises(IndexError):
             grid.item(index)
-        with pytest.raises(IndexError):
-            some_parts().compose(some_parts().grid(), 0, [index and 10**6])
+        with pytest.raises(IndexError, match=f"item {index} of"):
+            some_parts().compose(Grid(3, 4, positions=5, mirrored=mirrored), 0, [0, index])
 
 
 def test_places_fill_the_room_evenly_and_never_leave_it() -> None:
@@ -125,6 +125,7 @@ def test_parts_without_depth_compose_the_same_images() -> None:
     again = Parts(parts.backgrounds, parts.foregrounds)
     grid = parts.grid()
     assert bare.compose(grid, 1, [3]).nears is None
+    assert bare.compose(grid, 1, []).images.shape == (0, *SIZE, 3)
     np.testing.assert_array_equal(again.compose(grid, 1, [3]).images, parts.compose(grid, 1, [3]).images)
 
 
