@@ -39,6 +39,11 @@ WHERE  = --competition $(call quoted,C) --data $(call quoted,DATA)
 # words for the shell
 MORE   = $(call typed,ARGS)
 
+# the shell's `runs` becomes what ARGS gives for --runs, or the programs' own default
+RUNS_OF_ARGS = runs=runs; last=; for word in $(MORE); do \
+	case "$$last" in --runs) runs="$$word";; esac; \
+	case "$$word" in --runs=*) runs="$${word\#*=}";; esac; last="$$word"; done
+
 # the embedded competitions
 RENDERED_studio     = studio.render --out $(call quoted,DATA)
 RENDERED_composites = studio.composites --out $(call quoted,DATA)
@@ -106,7 +111,7 @@ fold: setup  ## train V on the folds F
 
 folds: setup  ## train V on every fold
 	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(TRAINING) $(MORE)
-	$(if $(findstring --pseudo ,$(MORE)),$(PY) -m ensemble.rounds $(WHERE))
+	$(if $(filter --pseudo --pseudo=%,$(MORE)),$(RUNS_OF_ARGS); $(PY) -m ensemble.rounds $(WHERE) --runs "$$runs")
 
 verdict: setup  ## hold rounds of self-training (make folds ARGS='--pseudo ...') against the runs before them, and keep what gains
 	$(PY) -m ensemble.rounds $(WHERE) --variant $(call quoted,V) $(MORE)

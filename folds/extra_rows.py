@@ -12,6 +12,27 @@ from folds.inputs import Inputs
 
 
 @dataclass(frozen=True)
+class PickedInputs:
+    """Some of other inputs; pickles to workers.
+
+    Attributes:
+        inputs: the others.
+        positions: which of them, in order.
+    """
+
+    inputs: Inputs
+    positions: Sequence[int]
+
+    def image(self, position: int) -> np.ndarray:
+        """(h, w, C) uint8."""
+        return self.inputs.image(self.positions[position])
+
+    def target(self, position: int) -> np.ndarray:
+        """(h, w) or (h, w, K) uint8."""
+        return self.inputs.target(self.positions[position])
+
+
+@dataclass(frozen=True)
 class JoinedInputs:
     """Several inputs one after the other; pickles to workers.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from command_line import UserError
 from competition import Size
-from folds.extra_rows import ExtraRows, JoinedInputs
+from folds.extra_rows import ExtraRows, JoinedInputs, PickedInputs
 from folds.heads import MASK_HEAD
-from folds.images import TrainingSet
+from folds.images import TrainingSet, image_digest
 from folds.inputs import Inputs, checked, folder_name, kept
 from folds.pseudo_set import PSEUDO_FILE, Labeller, PseudoSet
 from folds.recipes import Recipe
@@ -92,8 +92,22 @@ def _makers_for(labels: PseudoSet, fold: int) -> list[int]:
     return list(labels.taken)
 
 
+def _is_left_out(left_out: Collection[str], training: TrainingSet, folder: Path | None) -> Callable[[str], bool]:
+    """Whether an image may not be trained on: told by its name, of a folder of others by content too."""
+    if folder is None or not left_out:
+        return lambda name: name in left_out
+    digests = {own for name, own in zip(training.names, training.image_digests, strict=True) if name in left_out}
+    return lambda name: name in left_out or image_digest((folder / name).read_bytes()) in digests
+
+
 def extra_rows(
-    labels: PseudoSet, fold: int, variant: Variant, share: float, training: TrainingSet, cache: Path
+    labels: PseudoSet,
+    fold: int,
+    variant: Variant,
+    share: float,
+    training: TrainingSet,
+    cache: Path,
+    left_out: Collection[str] = (),
 ) -> ExtraRows:
     """What fold `fold` learns from a set, decoded and kept in the cache.
 
@@ -104,6 +118,7 @@ def extra_rows(
         share: of every batch.
         training: the training images.
         cache: `runs/<competition>/cache`.
+        left_out: names of training images that no fold trains on, with these labels as little as with their own.
 
     Raises:
         UserError: an image cannot be used, or the set has none for this fold.
@@ -115,21 +130,27 @@ def extra_rows(
         "folder": Path(labels.record["images"]),
     }
     frame, heads = frame_of(variant), tuple(head.name for head in variant.heads)
+    stays_out = _is_left_out(left_out, training, places[source] if source == "folder" else None)
     names: list[str] = []
     parts: list[Inputs] = []
+    starts: list[int] = []
     for maker in _makers_for(labels, fold):
         taken = labels.taken[maker]
         soft = SoftInputs(places[source], taken, labels.labeller(maker), frame, heads, facts.size)
         # a set's digest stands for its labels, and the training images' for the pictures of both
         folder = cache / training.digest / f"{labels.record['digest']}-{maker}-{folder_name(frame, facts.size, heads)}"
-        parts.append(checked(kept(soft, folder)))
-        names += taken
+        # kept whole, whatever is left out of it
+        own: Inputs = checked(kept(soft, folder))
+        used = [position for position, name in enumerate(taken) if not stays_out(name)]
+        if used:
+            parts.append(own if len(used) == len(taken) else PickedInputs(own, used))
+            starts.append(len(names))
+            names += [taken[position] for position in used]
     if not names:
         raise UserError(
-            f"{labels.folder} has no labels for fold {fold}: choose the images again with a lower --least "
-            "(make pseudo)."
+            f"{labels.folder} has no labels for fold {fold}{' but of images left out' if left_out else ''}: choose the "
+            "images again with a lower --least (make pseudo)."
         )
-    starts = [0, *accumulate(len(labels.taken[maker]) for maker in _makers_for(labels, fold))][:-1]
     return ExtraRows(tuple(names), JoinedInputs(parts, starts), share)
 
 

@@ -91,7 +91,7 @@ def make_tasks(
         frame_version=frame_of(variant).version(training.competition.size),
     )
     extras = {
-        fold: extra_rows(labels, fold, variant, recipe.pseudo_share, training, root / CACHE_DIR)
+        fold: extra_rows(labels, fold, variant, recipe.pseudo_share, training, root / CACHE_DIR, left_out)
         for fold in folds
         if labels is not None
     }

@@ -236,8 +236,8 @@ def main(
             step, so for long trainings only.
         keep: the weights kept, instead of the recipe's: those of the epoch with the highest score on the held-out
             images, or the last epoch's, which never stops early and owes nothing to those images.
-        leave_out: a CSV with the column image (make suspects writes one): those images are not trained on, but are
-            held out and scored like all others.
+        leave_out: a CSV with the column image (make suspects writes one): those images are not trained on, with
+            pseudo-labels as little as with their own, but are held out and scored like all others.
         workers: processes that load and augment images for each device; 0 loads between the steps, -1 chooses.
         devices: GPUs, or processes on a CPU, that share every batch of a fold.
         cluster: address of a dask scheduler (tcp://host:8786) whose workers train the folds; one fold each GPU=1.

@@ -99,7 +99,8 @@ def flag(word: str) -> str:
 
 def check_python(words: list[str]) -> None:
     """`python -m x.y --flag ...`: the module is there, and its program knows the flags."""
-    module = words[words.index("-m") + 1]
+    words = words[words.index("-m") :]
+    module = words[1]
     assert importlib.util.find_spec(module), f"no module {module}"
     if module.partition(".")[0] in PACKAGES:
         known = parameters(module)

@@ -152,6 +152,20 @@ def test_arguments_are_words_of_the_shell(words: Words) -> None:
     assert program[-6:] == ["--epochs", "3", "--tag", "s 1", "--runs", "/a"] or program[-2:] == ["/a", "b"]
 
 
+@pytest.mark.parametrize("given", ["--runs 'my $runs' --tag r", "--tag r --runs='my $runs'"])
+@pytest.mark.parametrize("labels", ["--pseudo x", "--pseudo=x"])
+def test_a_round_is_judged_where_it_was_trained(words: Words, labels: str, given: str) -> None:
+    train, rounds = words("folds", "C=studio", "DATA=my data", f"ARGS={labels} {given}")
+    assert train[:2] == ["-m", "folds.train"]
+    assert rounds == [
+        *("-m", "ensemble.rounds", "--competition", "studio", "--data", "my data"),
+        *("--runs", "my $runs"),
+    ]
+    assert words("folds", f"ARGS={labels} --tag r")[1][-2:] == ["--runs", "runs"]
+    for plain in ("", "--runs x", "--pseudo-share 0.5"):
+        assert len(words("folds", f"ARGS={plain}")) == 1
+
+
 def test_help_survives_any_value() -> None:
     done = subprocess.run(["make", 'DATA=it\'s "mine" $x'], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 'it\'s "mine" $x' in done.stdout

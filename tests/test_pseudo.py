@@ -335,6 +335,40 @@ def test_a_fold_learns_from_what_it_may_and_validates_on_none_of_it(
     assert [rows.in_batch(batch) for batch in (2, 3, 8, 16)] == [1, 1, 2, 4]
 
 
+def test_an_image_that_is_left_out_does_not_come_back_with_another_label(
+    made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, runs = made
+    root = shutil.copytree(runs / "carvana", tmp_path / "carvana")
+    pseudo.main(data=data, runs=tmp_path, jobs=1, distil=True, least=0.0, out="student")
+    found, training = PseudoSet.read(root / "blend" / "student", CARVANA), find_training_set(CARVANA, data)
+    # of fold 1 one, of fold 2 all
+    gone = [found.taken[1][1], *found.taken[2]]
+    listed = tmp_path / "gone.csv"
+    pd.DataFrame({"image": gone}).to_csv(listed, index=False)
+    flags = {**tiny_flags(monkeypatch), "fold": "0", "data": data, "runs": tmp_path, "jobs": 1, "epochs": 1}
+    train("carvana", **flags, pseudo=root / "blend" / "student", tag="student", leave_out=listed)
+    rows = tuple(name for name in found.taken[1] if name not in gone)
+    manifest = json.loads((root / "tiny-student" / "fold0" / "manifest.json").read_text())
+    assert manifest["rounds"][0]["images"] == manifest["images"]["train"] == len(rows)
+    picked = extra_rows(found, 0, TINY, 0.25, training, root / "cache", gone)
+    assert picked.names == rows
+    for position, name in enumerate(rows):
+        assert np.array_equal(picked.inputs.target(position), found.labeller(1).target(name, Frame(TINY.size)))
+    with pytest.raises(UserError, match="no labels for fold 0 but of images left out"):
+        extra_rows(found, 0, TINY, 0.25, training, root / "cache", training.names)
+    # nor under another name, in a folder of others that was chosen when it was no training image
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for number, name in enumerate(TEST):
+        shutil.copy(data / "test" / name, outside / f"{number:012x}_01.jpg")
+    pseudo.main(data=data, runs=tmp_path, jobs=1, images=outside, least=0.0, out="outside")
+    others = PseudoSet.read(root / "blend" / "outside", CARVANA)
+    shutil.copy(data / "train" / gone[0], outside / others.taken[ALL_FOLDS][0])
+    after = extra_rows(others, 0, TINY, 0.25, training, root / "cache", gone)
+    assert after.names == others.taken[ALL_FOLDS][1:]
+
+
 def test_every_batch_has_its_share_and_all_labels_come_round() -> None:
     own, extra = np.arange(11), 100 + np.arange(7)
     seen: list[int] = []
