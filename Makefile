@@ -176,6 +176,7 @@ bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.stream
 	$(PY) -m benchmarks.store
 	$(PY) -m benchmarks.predict
+	$(PY) -m benchmarks.many_small
 	$(PY) -m benchmarks.blend
 
 clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
