@@ -129,6 +129,7 @@ submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what 
 
 predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
 	$(PY) -m ensemble.photographs --images $(call quoted,IMAGES) --out $(call quoted,OUT) --competition $(call quoted,C) --variant $(call quoted,V) --cutout $(MORE)
+	$(if $(filter -h --help,$(MORE)),,$(PY) -m report.photographs --images $(call quoted,IMAGES) --out $(call quoted,OUT))
 
 plan: setup  ## what predicting the test set will take (time, disk, memory), from a few of its images
 	$(PY) -m submit.plan $(WHERE) --variants $(call quoted,V) $(MORE)

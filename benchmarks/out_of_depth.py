@@ -1,16 +1,17 @@
 """`python -m benchmarks.out_of_depth`: does what networks say of a picture tell whether they know such pictures?
 
-Renders ordinary and deliberately odd studio pictures, whose truth is known, and asks the fold networks of one variant.
+Renders ordinary and deliberately odd studio pictures, whose truth is known, and asks the networks of a blend or a
+variant, as `make predict` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 import tyro
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
@@ -20,10 +21,10 @@ from competition import find_competition
 from ensemble.blend import find_blend
 from kernels.dice import counts
 from kernels.metrics import DICE
-from models import checkpoint
-from models.frame import frame_of
-from models.prediction import float32_network
-from models.tta import find_transforms
+from predict.agreement import OUT_OF_DEPTH
+from predict.blocks import Place
+from predict.photographs import Photograph, PhotographLogits, network_logits
+from predict.replicas import ReplicaPool
 from studio.cars import build, draw_car, palette
 from studio.scene import background, draw_camera, noise_tile, picture
 
@@ -57,24 +58,29 @@ def pictures(cars: int, seed: int) -> Iterator[Picture]:
         yield "no car", empty.astype(np.uint8), np.zeros(size, bool)
 
 
-def figures(logits: np.ndarray) -> dict[str, float]:
-    """What networks' logits (M, h, w) of one picture say, each 0..1; 0 where no network sees anything.
+def figures(result: PhotographLogits) -> dict[str, float]:
+    """What networks say of one picture, each 0..1; 0 where no network sees anything.
 
-    agreement: pixels that all of them call foreground, of those that any does. certainty: the mean of 2 |p - 0.5| of
-    their mean logits' probability p, over those pixels.
+    agreement: as `make predict` has it. certainty: the mean of 2 |p - 0.5| of their mean logits' probability p, over
+    the pixels that any of them calls foreground.
+
+    Raises:
+        ValueError: there is one network alone.
     """
-    masks = logits > 0
-    some = masks.any(0)
-    if not some.any():
-        return dict.fromkeys(FIGURES, 0.0)
-    certainty = np.abs(np.tanh(logits.mean(0)[some] / 2)).mean()
-    return {"agreement": float(masks.all(0).sum() / some.sum()), "certainty": float(certainty)}
+    poll = result.poll
+    if poll is None or poll.agreement is None:
+        raise ValueError("one network alone has nobody to agree with")
+    some = poll.votes > 0
+    planes = zip(result.planes, result.frames, strict=True)
+    mean = np.mean([frame.transfer(plane, poll.grid, result.size) for plane, frame in planes], axis=0)
+    certainty = float(np.abs(np.tanh(mean[some] / 2)).mean()) if some.any() else 0.0
+    return {"agreement": poll.agreement, "certainty": certainty}
 
 
 @program
 def main(
     competition: str = "carvana",
-    variant: str = "unet-mobilenetv3-320x512",
+    variant: str = "",
     runs: Path = Path("trained"),
     cars: int = 6,
     seed: int = 100,
@@ -83,23 +89,24 @@ def main(
 
     Args:
         competition: whose trained networks.
-        variant: whose folds are asked.
+        variant: whose folds are asked; the blend by default.
         runs: where they are.
         cars: rendered cars, three views each.
         seed: of the pictures.
     """
-    member = find_blend(runs / find_competition(competition).name, "blend", variant).members[0]
-    device = torch.device("cpu")
-    networks = [float32_network(checkpoint.load(folder)[0], member.variant, device) for folder in member.folds]
-    frame, plane = frame_of(member.variant), member.variant.planes_of("mask").start
+    blend = find_blend(runs / find_competition(competition).name, "blend", variant)
+    pool = ReplicaPool(blend.members, 1)
     kinds, dice, said = [], [], []
     for kind, image, truth in pictures(cars, check_seed(seed)):
-        inputs = networks[0].inputs(frame.apply(image)[None])
-        each = [network.mean_logits(inputs, find_transforms(()))[0, plane].numpy() for network in networks]
-        mask = frame.invert(np.mean(each, axis=0), (truth.shape[0], truth.shape[1])) > 0
+        size = (truth.shape[0], truth.shape[1])
+        photograph = Photograph(
+            size, {f: f.enlarge(image) if f.exceeded_by(size) else f.apply(image) for f in blend.frames}
+        )
+        (result,) = network_logits(pool, [(Place(kind, 0, 1), photograph)], polled=True)
+        mask = replace(blend, frames=tuple(result.frames)).mask(result.planes, size, result.images, result.said)
         kinds.append(kind)
         dice.append(DICE.of(counts(mask, truth)))
-        said.append(figures(np.stack(each)))
+        said.append(figures(result))
     odd = np.array([kind != "ordinary" for kind in kinds])
     values = {name: np.array([row[name] for row in said]) for name in FIGURES}
     print(f"{'':22}{'n':>4}{'Dice':>8}" + "".join(f"{name:>11}{'AUC':>7}" for name in FIGURES))
@@ -118,6 +125,10 @@ def main(
         print(
             f"{name}: rank correlation with Dice {rank:.3f}; {below:.1%} of the odd below every ordinary ({least:.4f})"
         )
+    warned = values["agreement"] < OUT_OF_DEPTH
+    print(
+        f"make predict warns below {OUT_OF_DEPTH}: {warned[odd].mean():.1%} of the odd, {warned[~odd].mean():.1%} else"
+    )
 
 
 if __name__ == "__main__":

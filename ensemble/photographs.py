@@ -15,6 +15,7 @@ from command_line import UserError, program
 from competition import find_competition
 from ensemble.blend import find_blend
 from ensemble.photograph_files import CUTOUT_SUFFIX, MASK_SUFFIX, cut_out, list_photographs, write_png
+from ensemble.photograph_table import TABLE_FILE, PhotographTable, Told, read_told, warning_of
 from folds.logit_code import rounded
 from json_file import Schema
 from models.image_file import decode
@@ -44,6 +45,8 @@ def main(
 ) -> None:
     """Masks (PNG, 0 and 255) of photographs, each at its own size; run again, only what is missing is done.
 
+    A table says how far the networks agree on each, by which those can be found that are of a kind they do not know.
+
     Args:
         images: a folder of photographs of any sizes, or one file.
         out: folder for `<name>_mask.png` and, with --cutout, `<name>_cutout.png`.
@@ -56,7 +59,8 @@ def main(
         backend: what computes the networks on a CPU: torch, or OpenVINO (requirements-cpu.txt), which is up to twice as
             fast; auto takes it where it is installed and the photographs are many.
     """
-    chosen = find_blend(runs / find_competition(competition).name, blend, variant)
+    facts = find_competition(competition)
+    chosen = find_blend(runs / facts.name, blend, variant)
     folder, names, not_images = list_photographs(images)
     chosen = chosen.on(choose_runtime(backend, len(names)))
     if out.resolve() == folder.resolve():
@@ -69,7 +73,8 @@ def main(
         stem = Path(name).stem
         return [out / (stem + MASK_SUFFIX), *([out / (stem + CUTOUT_SUFFIX)] if cutout else [])]
 
-    missing = [name for name in names if not all(path.exists() for path in outputs(name))]
+    table = PhotographTable(out, read_told(out))
+    missing = [name for name in names if name not in table.told or not all(path.exists() for path in outputs(name))]
     faults: list[tuple[Place, UserError]] = []
     if missing:
         pool = ReplicaPool(chosen.members)
@@ -84,12 +89,17 @@ def main(
             if cutout:
                 write_png(paths[1], cut_out(decode(folder / result.name), logits))
             write_png(paths[0], (logits > 0).astype(np.uint8) * np.uint8(255))
+            agreement = result.poll.agreement if result.poll is not None else None
+            if agreement == 0 and facts.empty_masks and result.poll is not None and not result.poll.votes.any():
+                # there an empty mask is as ordinary as any, and all agree on it
+                agreement = 1.0
+            table.add(result.name, Told(agreement, np.count_nonzero(logits > 0) / logits.size))
 
         with tqdm(total=len(missing), desc="mask", unit="image", disable=None) as bar, pool.running():
             faults = overlapped(
                 places(names, missing, batch or min(pool.batch(m.variant) for m in chosen.members)),
                 load=lambda place: load(folder / place.name, chosen.frames, chosen.image_frames),
-                forward=lambda photographs: network_logits(pool, photographs),
+                forward=lambda photographs: network_logits(pool, photographs, polled=True),
                 keep=keep,
                 advance=bar.update,
                 replicas=pool.count,
@@ -97,9 +107,12 @@ def main(
                 writers=2 if cutout else 1,
                 thread_setup=pool.set_up,
             )
+        table.write()
     unreadable = [*not_images, *((place.name, fault) for place, fault in faults)]
     done = len(names) - len(faults)
     print(f"{out}: {done} mask{'' if done == 1 else 's'}, {len(names) - len(missing)} of them from before")
+    if any(name in table.told for name in names):
+        print(warning_of(table.told, names, out / TABLE_FILE))
     raise_unreadable(unreadable, len(names) + len(not_images), "done")
 
 

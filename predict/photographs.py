@@ -12,6 +12,7 @@ import numpy as np
 from competition import Size
 from models.frame import Frame
 from models.image_file import ImageFile
+from predict.agreement import Poll, grid_of
 from predict.blocks import Place, names_by_slot, stacked
 from predict.presence import mask_and_said
 from predict.replicas import ReplicaPool
@@ -65,6 +66,7 @@ class PhotographLogits:
         planes, frames: per member, float32 logits and the frame they lie in.
         images: per frame, (h, w, 3) uint8 RGB: the photograph in that frame.
         said: per member, the logit that there is something in it; None of one without a head for that.
+        poll: the votes of all networks, where they were asked for.
     """
 
     name: str
@@ -73,29 +75,49 @@ class PhotographLogits:
     frames: list[Frame] = field(default_factory=list)
     images: dict[Frame, np.ndarray] = field(default_factory=dict)
     said: list[float | None] = field(default_factory=list)
+    poll: Poll | None = None
 
 
-def network_logits(pool: ReplicaPool, photographs: Sequence[tuple[Place, Photograph]]) -> list[PhotographLogits]:
-    """Pass some photographs of one block through every member's networks, in tiles where one needs that."""
-    results = [PhotographLogits(place.name, p.size, images=dict(p.inputs)) for place, p in photographs]
+def network_logits(
+    pool: ReplicaPool, photographs: Sequence[tuple[Place, Photograph]], *, polled: bool = False
+) -> list[PhotographLogits]:
+    """Pass some photographs of one block through every member's networks, in tiles where one needs that.
+
+    Args:
+        pool: the networks.
+        photographs: of one block, each with its place.
+        polled: also count what each network by itself calls foreground; fitted ones, which ignore the image, are not
+            asked.
+    """
     block_names = names_by_slot([place for place, _ in photographs])
     with pool.take() as replicas:
+        asked = [replica for replica in replicas if polled and not replica.variant.fitted]
+        results = [
+            PhotographLogits(
+                place.name,
+                photograph.size,
+                images=dict(photograph.inputs),
+                poll=Poll(grid_of([r.frame for r in asked], photograph.size), photograph.size) if asked else None,
+            )
+            for place, photograph in photographs
+        ]
         for replica in replicas:
-            frame = replica.frame
+            frame, apart = replica.frame, replica in asked
             whole = [(place, p.inputs[frame]) for place, p in photographs if not frame.exceeded_by(p.size)]
-            logits = replica.logits(stacked(whole), block_names) if whole else np.empty(0)
+            logits = replica.logits(stacked(whole), block_names, apart=apart) if whole else np.empty(0)
             for result, (place, photograph) in zip(results, photographs, strict=True):
                 if frame.exceeded_by(photograph.size):
-                    forward = partial(replica.logits, names=[place.name] * _TILES)
-                    tiled = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
+                    forward = partial(replica.logits, names=[place.name] * _TILES, apart=apart)
+                    planes = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)
                     # tiles are put together at the photograph's own size, or twice that
-                    whole_frame = Frame(frame.enlarged(photograph.size))
-                    plane, said = mask_and_said(tiled, replica.variant)
-                    result.frames.append(whole_frame)
-                    result.images[whole_frame] = photograph.inputs[frame]
+                    used = Frame(frame.enlarged(photograph.size))
+                    result.images[used] = photograph.inputs[frame]
                 else:
-                    plane, said = mask_and_said(logits[place.slot], replica.variant)
-                    result.frames.append(frame)
+                    planes, used = logits[place.slot], frame
+                plane, said = mask_and_said(planes, replica.variant)
+                result.frames.append(used)
                 result.planes.append(plane)
                 result.said.append(said)
+                if result.poll is not None and apart:
+                    result.poll.add(planes[len(planes) - replica.networks :], used)
     return results

@@ -54,6 +54,7 @@ class Replica:
         make = RUNTIMES[TORCH if member.variant.fitted else member.runtime]
         self._networks = [make(checkpoint.load(folder)[0], self.variant, self.device) for folder in self._folders]
         self._backoff = MemoryBackoff(self._mean, member.name)
+        self._apart_backoff = MemoryBackoff(self._mean_and_masks, member.name)
 
     def _mean(self, images: np.ndarray, networks: Sequence[PredictingNetwork] = ()) -> np.ndarray:
         first, *others = networks or self._networks
@@ -64,22 +65,40 @@ class Replica:
         mean: np.ndarray = (total / (1 + len(others))).cpu().numpy()
         return mean
 
-    def logits(self, images: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    def _mean_and_masks(self, images: np.ndarray) -> np.ndarray:
+        inputs = self._networks[0].inputs(images)
+        plane = self.variant.planes_of("mask").start
+        each = [network.mean_logits(inputs, self._transforms) for network in self._networks]
+        total = each[0]
+        # in the order of `_mean`, so that the sums are the same to the last bit
+        for logits in each[1:]:
+            total = total + logits
+        together = [total / len(each), *(logits[:, plane : plane + 1] for logits in each)]
+        both: np.ndarray = torch.cat(together, dim=1).cpu().numpy()
+        return both
+
+    @property
+    def networks(self) -> int:
+        """How many there are: one a fold."""
+        return len(self._networks)
+
+    def logits(self, images: np.ndarray, names: Sequence[str] = (), *, apart: bool = False) -> np.ndarray:
         """Mean logits over the folds' networks and the test-time augmentations.
 
         Args:
             images: (N, h, w, 3) uint8 RGB at the network's size. Where the GPU's memory does not hold them all,
                 they go in halves, with a warning.
             names: of the images, for messages.
+            apart: also give what each network says by itself.
 
         Returns:
-            (N, K, h, w) float32, finite.
+            (N, K, h, w) float32, finite; with `apart`, behind these K planes one of the mask by each of the `networks`.
 
         Raises:
             UserError: a network gives NaN or infinity; the message names it and the image. Or memory does not even
                 hold one image.
         """
-        logits = self._backoff(images)
+        logits = self._apart_backoff(images) if apart else self._backoff(images)
         finite = np.isfinite(logits).reshape(len(logits), -1).all(1)
         if not finite.all():
             k = int(finite.argmin())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from cycler import cycler
 
 from kernels.metrics import DICE, Metric
+from report.thumbnail import data_uri
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -38,11 +38,6 @@ class Chart:
     alt: str
     width: int
     height: int
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    """The data URI of a file's bytes; `kind` is its media type."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _style(theme: str) -> Any:

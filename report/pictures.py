@@ -13,8 +13,8 @@ import numpy as np
 import atomic
 from kernels.metrics import DICE, Metric
 from models.image_file import decode
-from report.charts import data_uri
 from report.stored_masks import StoredMasks
+from report.thumbnail import data_uri
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -35,9 +35,9 @@ from kernels.metrics import find_metric
 from models.frame import Frame
 from predict.members import Member, find_members
 from report import page
-from report.explore.drawings import Thumbnail, jpeg_uri
 from report.label_confidence import LabelConfidence, label_confidence
 from report.scan import trusted_networks
+from report.thumbnail import Thumbnail, jpeg_uri
 
 _CHUNK = 16
 # how many times as far below the median as the lower quartile suspect labels lie, and at most this share of all

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -14,27 +13,17 @@ from command_line import UserError
 from kernels.metrics import Metric
 from models.frame import Frame
 from models.image_file import ImageFile
-from report.charts import COLOURS, INK, Chart, data_uri, drawn
+from report.charts import COLOURS, INK, Chart, drawn
 from report.explore.ceilings import Ceiling
 from report.explore.facts import Fact
 from report.explore.listing import Pictures
 from report.explore.survey import Survey, View
+from report.thumbnail import Thumbnail, jpeg_uri
 
 _BINS = 40
 _WIDTH_IN = 4.6
-_QUALITY = 80
-_THUMBNAIL_PX = 240
 # of a mask on its image
 _OUTLINE = (255, 40, 120)
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A small picture in the page: its data URI, and two lines about it."""
-
-    picture: str
-    title: str
-    note: str = ""
 
 
 def histogram(values: Mapping[str, np.ndarray], label: str, *, log: bool = False) -> Chart:
@@ -154,17 +143,6 @@ def step_chart(steps: Sequence[tuple[str, float, float, float]]) -> Chart:
         axis.legend(fontsize=9)
 
     return drawn(draw, (_WIDTH_IN, 3.3), "agreement of masks between neighbouring views")
-
-
-def jpeg_uri(picture: np.ndarray, wide_px: int = _THUMBNAIL_PX) -> str:
-    """The data URI of (h, w, 3) uint8 RGB or (h, w) grey, at most `wide_px` wide, at least half of that."""
-    width = picture.shape[1]
-    wide = min(max(width, wide_px // 2), wide_px)
-    if wide != width:
-        size = wide, max(1, round(wide * picture.shape[0] / width))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if wide < width else cv2.INTER_NEAREST)
-    bgr = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return data_uri(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes(), "image/jpeg")
 
 
 def thumbnail(pictures: Pictures, name: str, survey: Survey, note: str = "", *, outline: bool = True) -> Thumbnail:

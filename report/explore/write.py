@@ -20,13 +20,14 @@ from report.charts import Chart
 from report.explore import drawings
 from report.explore.agreement import agreement
 from report.explore.ceilings import ceilings
-from report.explore.drawings import Thumbnail, thumbnails
+from report.explore.drawings import thumbnails
 from report.explore.facts import facts
 from report.explore.findings import Found, findings
 from report.explore.likeness import near_duplicates
 from report.explore.listing import Pictures, list_files, sample
 from report.explore.shift import shift
 from report.explore.survey import STATISTICS, Survey, View, survey
+from report.thumbnail import Thumbnail
 
 _SHEET_GROUPS, _SHEET, _ENDS, _PAIRS, _STRANGE, _VIEWS = {"train": 3, "test": 1}, 36, 4, 6, 8, 36
 # what the images at its ends are worth looking at for: (column, largest first, in words)
