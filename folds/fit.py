@@ -13,7 +13,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -32,7 +32,7 @@ from folds.randomness import SeededEpochs
 from folds.ranks import Rank, run_ranks
 from folds.samples import EpochSampler, Samples, loader
 from folds.start import starting_network
-from folds.states import StateFiles, load_state
+from folds.states import EpochStates, StateFiles, load_state
 from folds.task import FoldTask, begun_with_threads
 from models.frame import frame_of
 
@@ -158,10 +158,7 @@ def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
 
 def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
     """Train; returns facts for the manifest and, as "best", the path of the best epoch's checkpoint."""
-    # two are kept: a run that is killed before its state is saved must still find the best epoch before
-    best = ModelCheckpoint(
-        task.resume_folder, filename="best", monitor=task.metric.logged, mode="max", save_last=True, save_top_k=2
-    )
+    best = EpochStates(task.resume_folder, task.metric.logged)
     record = EpochRecord(
         task.folder,
         task.label,

@@ -8,8 +8,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import atomic
 from command_line import UserError
@@ -33,6 +35,34 @@ class StateFiles(TorchCheckpointIO):
             if target.name == LAST_STATE_FILE and target.exists():
                 # killed here, a training goes on from that one
                 target.replace(target.with_name(PREVIOUS_STATE_FILE))
+
+
+class EpochStates(ModelCheckpoint):
+    """Saves the states after the two best epochs and, whatever its score, after the last one.
+
+    Lightning's own `save_last` saves the last one only where it is among the best: a training that goes on would go
+    back to an older one, and `keep` "last" would keep that.
+
+    Args:
+        folder: of the states.
+        logged: the name of the score.
+    """
+
+    def __init__(self, folder: Path, logged: str) -> None:
+        # two are kept: a run that is killed before its state is saved must still find the best epoch before
+        super().__init__(folder, filename="best", monitor=logged, mode="max", save_last=True, save_top_k=2)
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own, under which states of before have what is kept."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save the states."""
+        super().on_train_epoch_end(trainer, pl_module)
+        # nothing was saved yet after this epoch: it is not among the best
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 def _is_whole(path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from command_line import UserError
 from folds.fold import run_fold
@@ -92,6 +93,21 @@ def test_a_damaged_state_costs_an_epoch_or_the_training_and_no_byte(
     # a kill, too, leaves a state before without a last one, or best ones without any: that needs no word
     assert words in said or (fault is Path.unlink and "last.ckpt" in places)
     assert not task.resume_folder.exists()
+
+
+def test_the_last_epoch_is_the_last_however_poor_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.4, 0.3, 0.2])
+    logged = SegmentationModule.log
+
+    def log(self: SegmentationModule, name: str, value: Any, **more: Any) -> None:
+        logged(self, name, next(scores) if name == "val_dice" else value, **more)
+
+    monkeypatch.setattr(SegmentationModule, "log", log)
+    task = maker(write_ellipses(tmp_path / "data"), tmp_path)(TINY, replace(RECIPE, keep="last"))
+    assert run_fold(task)["best_epoch"] == 0
+    weights = safetensors.torch.load_file(task.folder / "weights.safetensors")
+    # four epochs of four steps
+    assert {int(count) for name, count in weights.items() if name.endswith("num_batches_tracked")} == {16}
 
 
 def test_states_lie_beside_their_place_whatever_tmpdir_is(
