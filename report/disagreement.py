@@ -5,7 +5,6 @@ Reads the stored test logits; writes a table of all images and a page of the wor
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import find_competition
 from ensemble.blend import Blend
 from ensemble.blend_file import (
     DISAGREEMENT_FILE,
@@ -27,14 +26,12 @@ from ensemble.blend_file import (
     blend_folder,
     read_blend,
 )
-from folds.csv_table import read_table
-from folds.images import list_images
 from folds.run_layout import TEST_STORE, finished_folds
-from folds.store import DamagedStoreError, LogitStore
+from folds.store import LogitStore
 from kernels.metrics import score_in
-from path_names import inside
 from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
+from predict.test_set import names_of_test_set
 from report import page
 from report.pictures import Album, case
 from report.scan import trusted_networks
@@ -104,22 +101,6 @@ def _predicted(members: Sequence[Member]) -> list[tuple[Member, LogitStore]]:
             if not store.missing():
                 found.append((member, store))
     return found
-
-
-def names_of_test_set(members: Sequence[Member], data: Path, competition: Competition) -> list[str]:
-    """The test images in the submission's order, as stores that are there already have them."""
-    for member in members:
-        if (member.folder / TEST_STORE).is_dir():
-            # one that is damaged is made anew when it is written
-            with contextlib.suppress(DamagedStoreError):
-                return LogitStore.open(member.folder / TEST_STORE).names
-    sample = data / competition.sample_file
-    if sample.exists():
-        keys = read_table(sample, competition.header[:1], "copy it again", numbers=[])[competition.header[0]]
-        for name in (names := [competition.image_name(key) for key in keys]):
-            inside(data / competition.test_dir, name, str(sample))
-        return names
-    return list_images(data / competition.test_dir, competition)
 
 
 @program

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from competition import Competition
 from ensemble.pseudo_choice import AREA
@@ -40,19 +39,6 @@ def breakdowns(table: pd.DataFrame, facts: Competition) -> list[dict[str, Any]]:
         found.append(_shares(table, table["fold"], "fold"))
     found.append(_shares(table, table["reason"], "decision"))
     return found
-
-
-def known_truth(table: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
-    taken = table["taken"].to_numpy() > 0
-    expected = table["expected"].to_numpy()
-    told = {"images": float(len(scores)), "mean_error": float(np.abs(scores - expected).mean())}
-    for name, rows in (("taken", taken), ("left_out", ~taken)):
-        if rows.any():
-            told |= {name: float(scores[rows].mean()), f"{name}_expected": float(expected[rows].mean())}
-            told[f"{name}_worst"] = float(scores[rows].min())
-    if len(np.unique(expected)) > 1 and len(np.unique(scores)) > 1:
-        told["rank_correlation"] = float(spearmanr(expected, scores)[0])
-    return told
 
 
 def lines(record: PseudoRecord, parts: Sequence[Mapping[str, Any]], label: str) -> list[str]:

@@ -362,8 +362,8 @@ def test_an_image_that_is_left_out_does_not_come_back_with_another_label(
     outside.mkdir()
     for number, name in enumerate(TEST):
         shutil.copy(data / "test" / name, outside / f"{number:012x}_01.jpg")
-    pseudo.main(data=data, runs=tmp_path, jobs=1, images=outside, least=0.0, out="outside")
-    others = PseudoSet.read(root / "blend" / "outside", CARVANA)
+    pseudo.main(data=data, runs=tmp_path, jobs=1, images=outside, least=0.0, out="others")
+    others = PseudoSet.read(root / "blend" / "others", CARVANA)
     shutil.copy(data / "train" / gone[0], outside / others.taken[ALL_FOLDS][0])
     after = extra_rows(others, 0, TINY, 0.25, training, root / "cache", gone)
     assert after.names == others.taken[ALL_FOLDS][1:]
