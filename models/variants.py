@@ -174,6 +174,14 @@ _UNET_MOBILENETV3 = Variant(
     recipe="demo",
 )
 
+_FOLDED_UNET = Variant(
+    name="folded-unet-384x576",
+    network="folded-unet",
+    options={"widths": (32, 64, 128, 192, 256), "fold": 4},
+    size=(384, 576),
+    recipe="cpu-hour",
+)
+
 MASK_AND_DEPTH = (Head("mask"), Head("depth"))
 
 
@@ -190,6 +198,9 @@ VARIANTS = {
         _UNET_MOBILENETV3,
         # the same network at twice the resolution, to go on from the one above (--init-from)
         replace(_UNET_MOBILENETV3, name="unet-mobilenetv3-320x512", size=(320, 512), recipe="cpu-higher"),
+        # as many pixels as cost the same in dense convolutions of few planes, which bf16 units multiply fast
+        _FOLDED_UNET,
+        replace(_FOLDED_UNET, name="folded-unet-640x960", size=(640, 960), recipe="cpu-higher"),
         Variant(
             name="fpn-regnetx",
             network="smp",
