@@ -1,15 +1,24 @@
-"""`python -m benchmarks.compose`: composites a second on one core, with mask and depth, against Pillow's paste."""
+"""`python -m benchmarks.compose`: composites a second on one core, with mask and depth, against Pillow's paste; and how
+many a second become files.
+"""
 
 from __future__ import annotations
 
+import resource
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import tyro
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image, ImageChops
 
 from command_line import program
+from competition import find_competition
+from folds.composites import find_composites
+from folds.export_composites import export
 from kernels.composite_grid import Grid, place
 from kernels.composition import Parts
 from kernels.paste import OPAQUE
@@ -106,14 +115,42 @@ def measure(title: str, parts: Parts, grid: Grid, peer: Pillow, indices: np.ndar
         print(f"  {name:20} {statistics.median(each):8,.0f} composites/s  {ratio:5.1f}")
 
 
+def _processor_s() -> float:
+    """Seconds of the processor that this process and those it started have taken."""
+    # only those that have ended are counted
+    get_reusable_executor().shutdown(wait=True)
+    each = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in each)
+
+
+def measure_export(data: Path, count: int, jobs: int) -> None:
+    """Write the first composites of a folder of parts as files, from the start of the processes on."""
+    training = find_composites(find_competition("composites"), data)
+    height, width = training.competition.size
+    depth = "mask and depth" if training.parts.has_depth else "mask"
+    print(f"{count} composites of {height}x{width} with {depth} as files, {jobs} processes:")
+    for image_format in ("jpg", "png"):
+        with tempfile.TemporaryDirectory() as folder:
+            start, processor = time.perf_counter(), _processor_s()
+            export(training, Path(folder) / "out", count=count, image_format=image_format, jobs=jobs)
+            wall = time.perf_counter() - start
+            taken = _processor_s() - processor
+        print(f"  {image_format}  {count / wall:6,.0f} composites/s; {count / taken:6,.0f} a second of one core")
+
+
 @program
-def main(composites: int = 1920, rounds: int = 5) -> None:
+def main(composites: int = 1920, rounds: int = 5, data: Path | None = None, count: int = 8000, jobs: int = 2) -> None:
     """Compose the same items both ways, in turns; first they are compared, byte for byte.
 
     Args:
         composites: a round; a multiple of 8.
         rounds: measurements of each, in seconds of the processor; medians are printed.
+        data: a folder of parts, of which composites are also written as files.
+        count: of those files, composites; they come in shards of 1,000.
+        jobs: processes that write them.
     """
+    if data is not None:
+        measure_export(data, count, jobs)
     rng = np.random.default_rng(0)
     parts = parts_of(rng)
     grid = parts.grid()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, program
 from competition import find_competition
+from folds import png_file
 from folds.composites import CompositeSet
 from folds.images import find_training_set
 from json_file import Schema
@@ -46,11 +47,24 @@ class _Shard:
 
 
 def _encoded(suffix: str, picture: np.ndarray) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    done, content = cv2.imencode(suffix, picture, options)
+    if suffix == ".png":
+        return png_file.encode(picture)
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    done, content = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise RuntimeError(f"OpenCV cannot write {suffix}")
     return content.tobytes()
+
+
+def _sums(images: np.ndarray) -> dict[str, Any]:
+    """Exact sums over the pixels of images (n, H, W, 3) uint8."""
+    levels = np.zeros((3, 256), np.int64)
+    for image in images:
+        for channel in range(3):
+            levels[channel] += cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+    level = np.arange(256)
+    pixels = images.size // 3
+    return {"pixels": pixels, "sum": (levels @ level).tolist(), "squares": (levels @ level**2).tolist()}
 
 
 def _export(shard: _Shard) -> int:
@@ -64,14 +78,11 @@ def _export(shard: _Shard) -> int:
     with atomic.building(shard.folder) as folder:
         for number in range(count):
             stem = f"{shard.start + number:08}"
-            bgr = cv2.cvtColor(found.images[number], cv2.COLOR_RGB2BGR)
-            (folder / f"{stem}{shard.suffix}").write_bytes(_encoded(shard.suffix, bgr))
+            (folder / f"{stem}{shard.suffix}").write_bytes(_encoded(shard.suffix, found.images[number]))
             (folder / f"{stem}_mask.png").write_bytes(_encoded(".png", found.alphas[number]))
             if found.nears is not None:
                 (folder / f"{stem}_depth.png").write_bytes(_encoded(".png", found.nears[number]))
-        pixels = found.images.reshape(-1, 3).astype(np.int64)
-        sums = {"pixels": len(pixels), "sum": pixels.sum(0).tolist(), "squares": (pixels**2).sum(0).tolist()}
-        atomic.write_json(folder / SUMS_FILE, sums)
+        atomic.write_json(folder / SUMS_FILE, _sums(found.images))
     return count
 
 
