@@ -109,6 +109,8 @@ def main(
     root = runs / facts.name
     if before and not variant:
         raise UserError("--before needs the round that it is before: give --variant.")
+    if not root.is_dir():
+        raise UserError(f"{root} is missing: name the folder that rounds were trained in (--runs).")
     named = [inside(root, variant, "--variant")] if variant else [run for run in trained_runs(root) if rounds_of(run)]
     if variant and not rounds_of(named[0]):
         raise UserError(

@@ -41,6 +41,7 @@ def test_a_png_has_its_pixels_whoever_reads_it(shape: tuple[int, ...]) -> None:
     written = png_file.encode(picture)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(written))), picture)
     read = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert read is not None
     np.testing.assert_array_equal(read[..., ::-1] if picture.ndim == 3 else read, picture)
 
 
