@@ -23,9 +23,11 @@ STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
 STACKER_FILE = "conv_stacker.json"
 # the two of them, as `vote` names them: without and with the image
 STACKER_VOTES = ("conv-stacker", "conv-stacker-image")
-# of a boundary refiner: the folder of its folds, what it is and what it gains, and each fold's scores
+# of a boundary refiner: the folder of its folds, what it is and what it gains; of a fold, what it was begun with, and
+# its scores
 REFINER_DIR = "refiner"
 REFINER_FILE = "refiner.json"
+REFINER_BEGUN_FILE = "begun.json"
 REFINED_SCORES_FILE = "scores.csv"
 SUBMISSION_FILE = "submission.csv.gz"
 # its parts while it is made

@@ -156,23 +156,42 @@ def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
     return SegmentationModule(network, task.variant, task.recipe, frame, task.truths, full, watch, task.metric, extra)
 
 
-def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
-    """Train; returns facts for the manifest and, as "best", the path of the best epoch's checkpoint."""
+def train_module(
+    task: FoldTask,
+    module: lightning.LightningModule,
+    batches: Any,
+    validation: Any,
+    gpus: list[int],
+    *,
+    pictures: bool = True,
+) -> dict[str, Any]:
+    """Train any module that logs train_loss, val_loss and the metric; it goes on from the fold's last state.
+
+    Args:
+        task: the fold.
+        module: its `network` is what is trained.
+        batches, validation: loaders of what it is trained and validated on.
+        gpus: indices of the GPUs to train on; none is the CPU.
+        pictures: show TensorBoard masks, of batches and outputs as `SegmentationModule` has them.
+
+    Returns:
+        Facts for the manifest and, as "best", the path of the best epoch's checkpoint: for `keep_epoch`.
+    """
     best = EpochStates(task.resume_folder, task.metric.logged)
     record = EpochRecord(
         task.folder,
         task.label,
         lines=not task.bar,
-        mask_plane=task.variant.planes_of(MASK_HEAD).start,
+        mask_plane=task.variant.planes_of(MASK_HEAD).start if pictures else None,
         metric=task.metric,
     )
     trainer = make_trainer(task, gpus, [best, record])
     state = task.last_state
     try:
         trainer.fit(
-            module_of(task, network),
-            _loader(task, rank, train=True),
-            _loader(task, rank, train=False),
+            module,
+            batches,
+            validation,
             ckpt_path=str(state) if state.exists() else None,
             weights_only=True,
         )
@@ -188,6 +207,12 @@ def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int)
         "alarms": record.alarms,
         "best": best.best_model_path,
     }
+
+
+def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
+    """Train; returns facts for the manifest and, as "best", the path of the best epoch's checkpoint."""
+    batches = _loader(task, rank, train=True), _loader(task, rank, train=False)
+    return train_module(task, module_of(task, network), *batches, gpus)
 
 
 def load_epoch(network: torch.nn.Module, state: Path) -> int:
@@ -234,6 +259,23 @@ def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> di
         facts = _train(task, network, gpus, 0)
     else:
         facts = run_ranks(_train_as_rank, task, gpus, count=task.devices)
+    return keep_epoch(task, network, facts)
+
+
+def keep_epoch(task: FoldTask, network: torch.nn.Module, facts: dict[str, Any]) -> dict[str, Any]:
+    """Load the weights of the epoch that the recipe keeps into the network.
+
+    Args:
+        task: the fold.
+        network: its network.
+        facts: from `train_module`.
+
+    Returns:
+        The facts, with best_epoch for "best".
+
+    Raises:
+        UserError: as `load_epoch`.
+    """
     facts["best_epoch"] = load_epoch(network, Path(facts.pop("best")))
     if task.recipe.keep == "last":
         load_epoch(network, task.last_state)

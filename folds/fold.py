@@ -33,7 +33,7 @@ from models.tta import find_transforms
 __all__ = ["FoldTask", "read_manifest", "run_fold"]
 
 
-def _begin(task: FoldTask) -> None:
+def begin(task: FoldTask) -> None:
     """Keep the recipe and what will be seen; a state that another recipe left behind is no state to go on from, nor is
     a damaged one."""
     settle_states(task.resume_folder, task.label)
@@ -129,7 +129,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C; called again, it goes on.
     """
     start = time.perf_counter()
-    _begin(task)
+    begin(task)
     set_up(task)
     with lease(task.devices) as gpus, explained(task):
         network = starting_network(task)

@@ -103,7 +103,7 @@ class EpochRecord(Callback):
         folder: of the fold.
         label: variant and fold.
         lines: print one line an epoch, for runs whose output is shared with others or kept in a log.
-        mask_plane: which of the output's planes is the mask.
+        mask_plane: which of the output's planes is the mask; None shows no masks.
         metric: that masks are scored by.
 
     Attributes:
@@ -111,7 +111,9 @@ class EpochRecord(Callback):
         alarms: sentences about what is wrong with this training though it goes on.
     """
 
-    def __init__(self, folder: Path, label: str, *, lines: bool, mask_plane: int = 0, metric: Metric = DICE) -> None:
+    def __init__(
+        self, folder: Path, label: str, *, lines: bool, mask_plane: int | None = 0, metric: Metric = DICE
+    ) -> None:
         self._folder = folder
         self._label = label
         self._lines = lines
@@ -146,7 +148,7 @@ class EpochRecord(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Show TensorBoard the first few masks; `outputs` are the logits (N, K, h, w)."""
-        if batch_idx or not trainer.is_global_zero or trainer.sanity_checking:
+        if batch_idx or self._mask_plane is None or not trainer.is_global_zero or trainer.sanity_checking:
             return
         images, targets, positions = (part[:_SHOWN].cpu().numpy() for part in batch)
         masks = targets if targets.ndim == 3 else targets[..., self._mask_plane]

@@ -11,7 +11,18 @@ from notebooks import on_kaggle
 
 ROOT = Path(__file__).parents[1]
 NAMES = {value for key, value in vars(run_layout).items() if key.endswith(("_FILE", "_DIR", "_STORE")) and "." in value}
-PACKAGES = ("folds", "predict", "ensemble", "report", "submit", "kaggle_client", "notebooks", "benchmarks", "studio")
+PACKAGES = (
+    "folds",
+    "predict",
+    "ensemble",
+    "refine",
+    "report",
+    "submit",
+    "kaggle_client",
+    "notebooks",
+    "benchmarks",
+    "studio",
+)
 # the script that runs alone on Kaggle; a manifest of rendered data, which is no run; one line to be moved
 EXEMPT = ("notebooks/on_kaggle.py", "studio/render.py", "ensemble/oof_data.py")
 

@@ -107,6 +107,7 @@ GOOD: dict[str, Any] = {
     "notebooks.remote:_DATASET": {"status": "ready", "current_version_number": 2},
     "notebooks.remote:_INVENTORY": {"sha256": SHA},
     "notebooks.remote:_LOG": [{"data": "epoch 1"}],
+    "refine.fold:_BEGUN": {"configuration": "0f"},
     "studio.composites:_PARAMETERS": {},
     "studio.render:_PARAMETERS": {},
     "submit.direct:_EMPTY_ROWS": ["a.jpg"],

@@ -95,6 +95,8 @@ TAKEN = (
     ("folds", "V", "--variant"),
     ("fit", "V", "--members"),
     ("fit", "BLEND", "--blend"),
+    ("refine", "BLEND", "--name"),
+    ("refine", "F", "--fold"),
     ("submission", "DATA", "--data"),
     ("submit", "C", "--competition"),
     ("predict", "IMAGES", "--images"),

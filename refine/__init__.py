@@ -1,0 +1,1 @@
+"""Blends' out-of-fold logits -> trained refiners, and what they gain."""
