@@ -50,7 +50,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo demo-depth test check data fold folds fit refine ensemble submission submit predict plan explore suspects report export import-member \
+.PHONY: help setup demo demo-depth test check data fold folds fit refine ensemble submission submit predict plan explore suspects classify report export import-member \
 	activations disagreement pseudo verdict scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -142,6 +142,9 @@ explore: setup  ## a page about the data before any training: counts, metadata, 
 
 suspects: setup  ## training labels that the networks' out-of-fold logits contradict, worst first; for make folds ARGS='--leave-out FILE'
 	$(PY) -m report.suspects $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)
+
+classify: setup  ## can the label of a group (the make) be told from its images? by features of V's encoder (or the blend's heaviest)
+	$(PY) -m report.group_labels $(WHERE) --variant $(call quoted,V) $(MORE)
 
 report: setup  ## table of figures and a contact sheet of predictions
 	$(PY) -m report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(MORE))

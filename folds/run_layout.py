@@ -4,6 +4,7 @@
     cache/                          what is derived from the training images
     explore/                        the page about the data, and its numbers
     suspects/                       labels that networks contradict
+    labels/                         labels of groups, told from their images
     sent.json, kaggle/              what was sent to Kaggle, and which jobs were pushed there
     <run>/                          a variant; trained with --tag, <variant>-<tag>
         fold<k>/                    one network, its recipe and its curves; manifest.json is written last
@@ -36,6 +37,9 @@ SUSPECTS_DIR = "suspects"
 SUSPECTS_PAGE_FILE = "suspects.html"
 SUSPECTS_FILE = "suspects.csv"
 CONFIDENCE_FILE = "confidence.csv"
+LABELS_DIR = "labels"
+LABELS_PAGE_FILE = "labels.html"
+LABELS_FILE = "labels.csv"
 
 OOF_STORE = "oof.zarr"
 TEST_STORE = "test.zarr"

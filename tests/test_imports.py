@@ -15,7 +15,7 @@ WITH_TORCH = {
     "ensemble.depth", "ensemble.export", "ensemble.fit", "ensemble.photographs", "ensemble.rounds",
     "ensemble.tta_gain", "folds.augment",
     "folds.offer", "folds.train", "refine.train", "report.activations", "report.composites",
-    "report.disagreement", "report.pseudo",
+    "report.disagreement", "report.group_labels", "report.pseudo",
     "report.suspects", "report.write", "submit.make", "submit.plan",
 }  # fmt: skip
 # they start a cluster's parts
