@@ -17,6 +17,7 @@ from folds.divergence import LossWatch
 from folds.heads import HeadTruth, find_rule
 from folds.recipes import Recipe
 from kernels.metrics import DICE, Metric
+from models.depthwise import in_float32
 from models.frame import Frame
 from models.losses import find_loss
 from models.network_input import normalise
@@ -52,6 +53,7 @@ class SegmentationModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        in_float32(self.network)
         self._variant = variant
         self._recipe = recipe
         self._watch = watch

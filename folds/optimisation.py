@@ -35,8 +35,11 @@ def optimiser(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(given, rate, momentum=0.9, nesterov=True, weight_decay=decay)
     # fp16's loss scaling and gradient clipping together do not work with the fused step
-    fused = all(p.is_cuda for p in given) and precision(recipe) != "16-mixed"
-    return torch.optim.AdamW(given, rate, weight_decay=decay, fused=fused)
+    fused = all(p.device.type in ("cpu", "cuda") for p in given) and precision(recipe) != "16-mixed"
+    adam = torch.optim.AdamW(given, rate, weight_decay=decay, fused=fused)
+    # no loss is scaled where it is fused; Lightning refuses to clip the gradients of a step that could undo a scaling
+    adam._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return adam
 
 
 def cosine(step: int, *, steps: int, warmup: float) -> float:

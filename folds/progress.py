@@ -43,7 +43,9 @@ def draw_curves(rows: list[Row], label: str, path: Path, metric: Metric = DICE) 
     # without pyplot, which keeps state for the whole process; imported late, since it takes a second
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 3.5), dpi=100)
+    # fixed: finding the room takes as long as the drawing
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.14, top=0.91, wspace=0.2)
     losses, scores = figure.subplots(1, 2)
     epochs = [row["epoch"] + 1 for row in rows]
     for key, name in (("train_loss", "training"), ("val_loss", "validation")):

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from folds import optimisation
-from folds.recipes import RECIPES, Monitor, Optimiser, Schedule
+from folds.recipes import RECIPES, Monitor, Optimiser, Precision, Schedule
+
+# torchvision needs what the module above does before Lightning is imported
+from lightning.pytorch.plugins.precision import MixedPrecision  # isort: skip
 
 DEMO = RECIPES["demo"]
 
@@ -113,3 +116,21 @@ def test_the_moving_average_is_the_sum_it_says() -> None:
         expected = value if expected is None else decay * expected + (1 - decay) * value
     assert averaged.module.weight.tolist() == pytest.approx([expected] * 2)
     assert int(averaged.module.seen) == 3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_a_fused_step_clips_its_gradients(precision: Precision) -> None:
+    weight = torch.nn.Parameter(torch.zeros(4))
+    chosen = optimisation.optimiser([weight], replace(DEMO, precision=precision))
+    assert chosen.defaults["fused"]
+    weight.grad = torch.full((4,), 30.0)
+    # Lightning refuses to, of a step that might undo a scaling of the loss
+    MixedPrecision("bf16-mixed", "cpu").clip_gradients(chosen, 1.0)
+    assert float(weight.grad.norm()) == pytest.approx(1.0, rel=1e-4)
+    chosen.step()
+    assert bool((weight < 0).all())
+
+
+def test_a_step_whose_loss_is_scaled_is_not_fused() -> None:
+    chosen = optimisation.optimiser([torch.nn.Parameter(torch.zeros(1))], replace(DEMO, precision="fp16"))
+    assert not chosen.defaults["fused"]
