@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.compiled import compiled
+from kernels.compiled import compiled, inlined
 
 Array = np.ndarray
 
 FAR = np.float32(1e9)
+# an edge that rises less, in samples, says nothing of where a row's samples lie beside it
+_LEVEL = 1e-6
+
+
+@inlined
+def _edge(px: float, py: float, qx: float, qy: float, inverse: float) -> tuple[float, float]:
+    """How an edge bounds rows: what its x grows by with each, and whether it is on the left (1), on the right (-1) or
+    bounds none (0)."""
+    rise = qy - py
+    if abs(rise) < _LEVEL:
+        return 0.0, 0.0
+    return (qx - px) / rise, -1.0 if rise * inverse > 0 else 1.0
 
 
 @compiled
@@ -32,8 +44,27 @@ def _rasterise(
         inverse = 1.0 / area
         # depth is linear in screen space as its reciprocal
         ra, rb, rc = 1.0 / az, 1.0 / bz, 1.0 / cz
+        slope_a, side_a = _edge(bx, by, cx, cy, inverse)
+        slope_b, side_b = _edge(cx, cy, ax, ay, inverse)
+        slope_c, side_c = _edge(ax, ay, bx, by, inverse)
         for y in range(top, bottom + 1):
-            for x in range(left, right + 1):
+            # three of four samples of the triangles' rectangles lie beside them: those of a row are looked at from edge
+            # to edge, and one more on either side for the rounding
+            first, last = float(left), float(right)
+            x_a, x_b, x_c = bx + (y - by) * slope_a, cx + (y - cy) * slope_b, ax + (y - ay) * slope_c
+            if side_a > 0:
+                first = max(first, x_a - 1.0)
+            elif side_a < 0:
+                last = min(last, x_a + 1.0)
+            if side_b > 0:
+                first = max(first, x_b - 1.0)
+            elif side_b < 0:
+                last = min(last, x_b + 1.0)
+            if side_c > 0:
+                first = max(first, x_c - 1.0)
+            elif side_c < 0:
+                last = min(last, x_c + 1.0)
+            for x in range(int(np.ceil(first)), int(np.floor(last)) + 1):
                 wa = ((bx - x) * (cy - y) - (by - y) * (cx - x)) * inverse
                 wb = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) * inverse
                 wc = 1.0 - wa - wb
