@@ -39,9 +39,10 @@ def test_what_is_trained_has_the_bits_of_float32_and_hands_on_what_it_was_given(
         with torch.autocast("cpu", NARROW):
             found = each(images)
         assert found.dtype == NARROW
-        wanted = nn.functional.conv2d(images.float(), each[0].weight, each[0].bias, 2, 2, groups=6).to(NARROW)
+        weight, bias = each.parameters()
+        wanted = nn.functional.conv2d(images.float(), weight, bias, 2, 2, groups=6).to(NARROW)
         assert torch.equal(found, wanted)
-        ours, theirs = (torch.autograd.grad(y.float().sum(), each[0].weight)[0] for y in (found, wanted))
+        ours, theirs = (torch.autograd.grad(y.float().sum(), weight)[0] for y in (found, wanted))
         assert torch.equal(ours, theirs)
     # without autocast there is nothing to widen
     assert layer(images.float()).dtype == torch.float32
