@@ -18,6 +18,7 @@ unexport C V F DATA IMAGES BLEND SCHEDULER OUT NAME OOF TEST ARGS
 MEMBERS :=
 TRAINING :=
 FITTING :=
+MEANWHILE :=
 
 default-C      = carvana
 default-F      = all
@@ -59,10 +60,20 @@ help:  ## this list
 
 setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
 
+# bytecode of what programs import, at once: pip's, of everything, takes as long as the rest of the installation
+PIP      = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
+BYTECODE = PYTHONDONTWRITEBYTECODE= $(PY) -c 'import folds.fit, segmentation_models_pytorch, submit.make, report.write, matplotlib.figure, sklearn.linear_model'
+INSTALL  = $(PIP) -r requirements.txt && { $(BYTECODE) || true; }
+
 .venv/.installed: requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(or $(MEANWHILE),$(INSTALL))
 	touch $@
+
+# pip keeps one core busy: the other renders as soon as what that needs is there; the same versions as in the whole
+FOR_RENDERING := numpy numba joblib opencv-python-headless pillow tyro tqdm pydantic typing_extensions
+RENDER_MEANWHILE = $(PIP) -c requirements.txt $(FOR_RENDERING) && { $(PY) -m $(RENDERED_studio) & rendering=$$!; \
+	trap 'kill $$rendering; exit 130' INT TERM; { $(INSTALL); } || { kill $$rendering; exit 1; }; wait $$rendering; }
 
 .venv/.installed-export: .venv/.installed requirements-export.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-export.txt
@@ -81,6 +92,7 @@ demo: MEMBERS := all
 demo: TRAINING := --tag a,b,c --epochs 3 --init-from $(COMES_ALONG)/fold0,$(COMES_ALONG)/fold1,$(COMES_ALONG)/fold2
 # the report ends with the same table
 demo: FITTING := --no-table
+demo: MEANWHILE = $(RENDER_MEANWHILE)
 demo: export HF_HUB_OFFLINE = 1
 demo: data folds ensemble report  ## the main job, end to end, on the embedded competition
 	@echo "next: open runs/studio/blend/report.html; mask photographs of cars: make predict IMAGES=photos ARGS='--runs trained'; Kaggle's own cars: make data"
