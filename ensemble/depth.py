@@ -16,12 +16,12 @@ from scipy.optimize import minimize
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
 from ensemble.oof_data import OofData, find_oof_data
 from folds.depth import nearness
 from folds.heads import DEPTH_HEAD
 from folds.images import TrainingSet, find_training_set
 from predict.members import parse_members
+from program_flags import CompetitionName, DataFolder, RunsFolder, places
 
 DEPTH_BLEND_FILE = "depth_blend.json"
 # under the root, where its slope would be infinite
@@ -106,24 +106,20 @@ def moments_of(oof: OofData, training: TrainingSet) -> Moments:
 
 @program
 def main(
-    competition: str = "composites",
+    competition: CompetitionName = "composites",
     members: str = "all",
     name: str = "blend",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
 ) -> None:
     """Fit the weighted mean of the members' depth; writes depth_blend.json.
 
     Args:
-        competition: a name from competition.py.
         members: variants with a depth head, a comma list; all takes every one whose folds are all trained.
         name: of the result's folder in the runs folder.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants are.
     """
-    facts = find_competition(competition)
-    root = runs / facts.name
-    training = find_training_set(facts, data or facts.default_data())
+    facts, data, root = places(competition, data, runs)
+    training = find_training_set(facts, data)
     oof = find_oof_data(root, training, parse_members(members, root))
     chosen = [i for i, store in enumerate(oof.stores) if store.has(DEPTH_HEAD)]
     if not chosen:

@@ -21,7 +21,7 @@ import tyro
 import atomic
 import provenance
 from command_line import UserError, program
-from competition import Competition, Size, find_competition
+from competition import Competition, Size
 from ensemble.blend import Blend, find_blend
 from ensemble.blend_file import blend_folder
 from ensemble.whole_network import WholeNetwork
@@ -30,6 +30,7 @@ from folds.logit_code import rounded
 from models.image_file import decode
 from models.runtimes import FLOAT32
 from predict.replicas import ReplicaPool
+from program_flags import CompetitionName, DataFolder, RunsFolder, places
 
 Format = Literal["onnx", "torch", "both"]
 Run = Callable[[np.ndarray], np.ndarray]
@@ -151,7 +152,7 @@ def _examples(images: Path | None, data: Path, facts: Competition, count: int) -
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     name: str = "blend",
     variant: str = "",
     out: Path | None = None,
@@ -159,13 +160,12 @@ def main(
     folds: int = 0,
     images: Path | None = None,
     check: int = 8,
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
 ) -> None:
     """Write a blend as one file, with everything before and after its networks inside, and compare its masks with ours.
 
     Args:
-        competition: a name from competition.py.
         name: of the blend (ensemble.fit).
         variant: one trained variant instead of the blend.
         out: folder for the files; `export` in the blend's (or the variant's) folder by default.
@@ -173,17 +173,14 @@ def main(
         folds: networks of each member, of which fewer are faster; 0 takes all its folds.
         images: folder of images to compare on; by default the competition's, where they are there.
         check: how many of them.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
     """
-    facts = find_competition(competition)
-    root = runs / facts.name
+    facts, data, root = places(competition, data, runs)
     blend = find_blend(root, name, variant)
     folder = out or (blend.members[0].folder if variant else blend_folder(root, name)) / "export"
     network = WholeNetwork(blend, facts.size, folds).eval()
     if network.left_out:
         print(f"left out, as it works on whole masks: {', '.join(network.left_out)}")
-    paths = _examples(images, data or facts.default_data(), facts, check)
+    paths = _examples(images, data, facts, check)
     masks = own_masks(blend, paths, facts.size, folds)
     card = {
         "competition": facts.name,

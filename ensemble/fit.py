@@ -15,7 +15,6 @@ import tyro
 import atomic
 import provenance
 from command_line import UserError, plain, program
-from competition import find_competition
 from ensemble import conv_stacker as conv
 from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file, table_lines
 from ensemble.boundary_file import entries_of
@@ -36,6 +35,7 @@ from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR
 from kernels.metrics import find_metric
 from predict.members import parse_members
+from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
@@ -208,13 +208,13 @@ class _Fit:
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     members: str = "all",
     blend: str = "",
     name: str = "blend",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
-    jobs: int = -1,
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
+    jobs: Jobs = -1,
     repairs: Literal["measure", "off"] = "measure",
     conv_stacker: bool = False,
     conv_stacker_image: bool = False,
@@ -224,16 +224,12 @@ def main(
     """Choose the blend of trained variants by its nested score at full size; writes blend.json.
 
     Args:
-        competition: a name from competition.py.
         members: variants to choose from, a comma list; all takes every variant whose folds are all trained, says which
             are not, and refuses to replace a blend that was chosen with one of them.
         blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights, which
             is named after the metric; probability, geometric, majority, each also as weighted-...; conv-stacker,
             conv-stacker-image) instead of choosing one.
         name: of the result, and of its folder in the runs folder.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants are.
-        jobs: processes, as joblib counts them.
         repairs: measure repairs of the mask and keep those that surely gain, or leave them out.
         conv_stacker: also fit a small convolutional network on the logits, which takes minutes: also without each fold
             and each two, so that it takes part in the choice like any other way.
@@ -243,18 +239,17 @@ def main(
         table: print the figures; `make report` prints the same ones.
     """
     # 1) what cannot be meant is refused before anything is read
-    facts = find_competition(competition)
+    facts, data, root = places(competition, data, runs)
     metric = find_metric(facts.metric)
     ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTING_WAYS)), *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     if max_error_ratio < 1:
         raise UserError(f"--max-error-ratio {max_error_ratio:g} leaves out the best network itself: give 1 or more.")
-    root = runs / facts.name
     folder = blend_folder(root, name)
 
     # 2) the networks' out-of-fold logits beside the truth, all of one split
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     wanted = parse_members(members, root)
     oof = find_oof_data(root, training, wanted, jobs=jobs)
     earlier = earlier_blend(folder, training.digest, oof.members[0].folds_digest)

@@ -10,7 +10,6 @@ import tyro
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
 from ensemble.index import single_scores
 from ensemble.intervals import mean_interval
 from ensemble.oof_data import find_oof_data
@@ -20,6 +19,7 @@ from folds.task import read_manifest
 from folds.verdict import VERDICT, Verdict, read_verdict, rounds_of, weights_of
 from kernels.metrics import Metric, find_metric
 from path_names import inside
+from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
 
 
 def run_before(run: Path) -> str:
@@ -87,26 +87,21 @@ def lines(run: Path, verdict: Verdict, metric: Metric) -> list[str]:
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     variant: str = "",
     before: str = "",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
-    jobs: int = -1,
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
+    jobs: Jobs = -1,
 ) -> None:
     """Judge rounds of self-training: writes runs/<competition>/<run>/round.json.
 
     Args:
-        competition: a name from competition.py.
         variant: the round's run, such as unet-mobilenetv3-round1; by default all that were not judged yet.
         before: the run that it is held against; by default the one whose weights it started from, else the variant
             without the tag.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants are.
-        jobs: processes, as joblib counts them.
     """
-    facts = find_competition(competition)
-    root = runs / facts.name
+    facts, data, root = places(competition, data, runs)
     if before and not variant:
         raise UserError("--before needs the round that it is before: give --variant.")
     if not root.is_dir():
@@ -120,7 +115,7 @@ def main(
     if not named:
         print(f"no run in {root} has learned from pseudo-labels")
         return
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     for run in named:
         verdict = None if variant else read_verdict(run)
         if verdict is None:

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 import atomic
 import provenance
 from command_line import UserError, program
-from competition import Size, find_competition
+from competition import Size
 from ensemble.blend_file import scored
 from ensemble.intervals import mean_interval
 from folds import split
@@ -36,6 +36,7 @@ from models import checkpoint
 from models.prediction import torch_network
 from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms
 from predict.members import Member, find_members
+from program_flags import CompetitionName, DataFolder, RunsFolder, places
 
 _BATCH = 8
 
@@ -211,30 +212,26 @@ def table_lines(result: dict[str, Any]) -> list[str]:
 @program
 def main(
     measure: str,
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     transforms: str = "",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
     jobs: int = -1,
 ) -> None:
     """Measure test-time augmentations of a trained variant out of fold; writes runs/<competition>/<variant>/tta.json.
 
     Args:
         measure: the variant.
-        competition: a name from competition.py.
         transforms: a comma list as models/tta.py spells them (scale1.1, hflip@scale1.1, or hflip*scale1.1 for all
             combinations); a few of every family by default.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants are.
         jobs: processes that read images and masks, as joblib counts them.
     """
-    facts = find_competition(competition)
+    facts, data, root = places(competition, data, runs)
     wanted = [name.strip() for name in transforms.split(",")] if transforms else EXAMPLES
     if len(set(wanted)) != len(wanted):
         raise UserError(f"a transform is listed twice in {transforms!r}: name each once.")
     chosen = find_transforms(wanted)[1:]
-    training = find_training_set(facts, data or facts.default_data())
-    root = runs / facts.name
+    training = find_training_set(facts, data)
     if not (root / FOLDS_FILE).exists():
         raise UserError(f"{root / FOLDS_FILE} is missing: train variants first (make folds V=...).")
     fold = split.read(root / FOLDS_FILE, training)["fold"].to_numpy()

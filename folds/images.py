@@ -25,6 +25,7 @@ from command_line import UserError, program
 from competition import Competition, Size, find_competition
 from models.frame import Frame
 from models.image_file import ImageFile, decode
+from program_flags import CompetitionName, DataFolder
 
 # images a process verifies at a time
 _CHUNK = 32
@@ -316,12 +317,10 @@ def faults(training: TrainingSet, *, jobs: int = -1) -> Iterable[str]:
 
 
 @program
-def main(competition: str = "carvana", data: Path | None = None, verify: bool = True) -> None:
+def main(competition: CompetitionName = "carvana", data: DataFolder = None, verify: bool = True) -> None:
     """Verify the training images and masks: every file opens, sizes and levels are right, all pair up.
 
     Args:
-        competition: a name from competition.py.
-        data: the competition's files; data/<competition> by default.
         verify: read every file; otherwise only their names are compared.
     """
     facts = find_competition(competition)

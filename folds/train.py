@@ -44,6 +44,7 @@ from folds.workers import check_address, process_count, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models.build import build
 from models.variants import Variant
+from program_flags import CompetitionName, DataFolder
 
 
 def _jobs(asked: int, tasks: int, devices: int) -> int:
@@ -177,10 +178,10 @@ def _unfinished(tasks: Iterable[FoldTask]) -> list[FoldTask]:
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     variant: str = "",
     fold: str = "all",
-    data: Path | None = None,
+    data: DataFolder = None,
     runs: Path = Path("runs"),
     recipe: str = "",
     epochs: int = 0,
@@ -208,10 +209,8 @@ def main(
     """Train variants on folds; a finished fold is skipped, a killed one goes on from its last epoch.
 
     Args:
-        competition: a name from competition.py.
         variant: a name, a comma list, or all that suit the competition.
         fold: 0, or 0,2, or 0..4, or all.
-        data: the competition's files; data/<competition> by default.
         runs: where results go.
         recipe: how to train, instead of each variant's own recipe.
         epochs: instead of the recipe's.

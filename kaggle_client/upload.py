@@ -24,6 +24,7 @@ from kaggle_client.credentials import Credentials, find_credentials
 from kaggle_client.fault import KaggleError, fault
 from kaggle_client.sent import Sent, SentLedger
 from kernels.metrics import Metric, find_metric
+from program_flags import CompetitionName, DataFolder
 from submit.check import check, sample_names
 from submit.submission_file import compressed, digests, read_manifest
 
@@ -154,10 +155,10 @@ def _refuse_second(before: Sent | None, path: Path, slug: str, ledger: SentLedge
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     name: str = "blend",
     file: Path | None = None,
-    data: Path | None = None,
+    data: DataFolder = None,
     runs: Path = Path("runs"),
     message: str = "",
     again: bool = False,
@@ -167,10 +168,8 @@ def main(
     """Check a submission, send it to Kaggle, and record it in runs/<competition>/sent.json.
 
     Args:
-        competition: a name from competition.py.
         name: of the blend; its runs/<competition>/<name>/submission.csv.gz is sent.
         file: another file to send instead.
-        data: the competition's files; data/<competition> by default.
         runs: where the blend is and the record is kept.
         message: shown on Kaggle; by default the blend and its cross-validation score.
         again: send even what was sent before.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import atomic
 import provenance
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import Competition
 from folds import split
 from folds.images import TrainingSet, find_training_set, list_images
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, MANIFEST_FILE, OOF_STORE, TEST_STORE, fold_folder, is_finished
@@ -29,6 +29,7 @@ from models.frame import Frame
 from models.variants import IMPORTED, VARIANTS, Fit, Variant
 from path_names import inside
 from predict.foreign import Predictions, Values, open_predictions
+from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
 
 
 def _variant(name: str, predictions: Predictions, fit: Fit) -> Variant:
@@ -192,15 +193,15 @@ def main(
     name: str,
     oof: Path | None = None,
     test: Path | None = None,
-    competition: str = "carvana",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    competition: CompetitionName = "carvana",
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
     folds: Path | None = None,
     same_folds: bool = False,
     values: Values = "auto",
     test_values: Values = "auto",
     fit: Fit = "resize",
-    jobs: int = -1,
+    jobs: Jobs = -1,
 ) -> None:
     """Take predictions made by another program as a member like any other: scored, blended, submitted.
 
@@ -211,19 +212,14 @@ def main(
         oof: folder of the out-of-fold predictions, in folders fold0, fold1, ... (or fold_0, ...) by the fold that held
             the image out.
         test: folder of the test set's predictions; may come later.
-        competition: a name from competition.py.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants are.
         folds: CSV with the columns image and fold, instead of folders named after folds.
         same_folds: the predictions follow this runs folder's own split, though neither folders nor a table say so.
         values: what the out-of-fold numbers are; auto tells from all of them together.
         test_values: what the test set's numbers are.
         fit: how the predictions cover the image: resized as a whole, or padded at the right and the bottom.
-        jobs: processes, as joblib counts them.
     """
     # 1) what cannot be meant is refused before anything is read
-    facts = find_competition(competition)
-    root = runs / facts.name
+    facts, home, root = places(competition, data, runs)
     run = inside(root, name, "NAME")
     if name in VARIANTS:
         raise UserError(f"{name} is a variant that is trained here: choose another name (NAME=...).")
@@ -231,7 +227,6 @@ def main(
         raise UserError(
             "nothing to import: give a folder of out-of-fold predictions (OOF=...) or the test set's (TEST=...)."
         )
-    home = data or facts.default_data()
     before = _earlier(run)
 
     # 2) the out-of-fold predictions, against the images and the split

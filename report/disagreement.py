@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
 from ensemble.blend import Blend
 from ensemble.blend_file import (
     DISAGREEMENT_FILE,
@@ -32,6 +31,7 @@ from kernels.metrics import score_in
 from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
 from predict.test_set import names_of_test_set
+from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
 from report import page
 from report.pictures import Album, case
 from report.scan import trusted_networks
@@ -105,31 +105,25 @@ def _predicted(members: Sequence[Member]) -> list[tuple[Member, LogitStore]]:
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     name: str = "blend",
     members: str = "",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
     worst: int = 50,
     predict: bool = False,
-    jobs: int = -1,
+    jobs: Jobs = -1,
 ) -> None:
     """Write disagreement.csv and disagreement.html, the images on which networks disagree most.
 
     Args:
-        competition: a name from competition.py.
         name: of the blend (ensemble.fit) whose networks are compared and whose folder takes the result.
         members: networks to compare, a comma list; by default all that have predicted the test set and have at most
             twice the best one's error.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
         worst: images on the page.
         predict: have the networks that have not predicted the test set do so first; only what is missing is predicted.
-        jobs: processes, as joblib counts them.
     """
-    facts = find_competition(competition)
-    data = data or facts.default_data()
-    root = runs / facts.name
+    facts, data, root = places(competition, data, runs)
     folder = blend_folder(root, name)
     blend = read_blend(folder)
     scores = {network: score_in(figures) for network, figures in blend["member_cv"].items()}

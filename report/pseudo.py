@@ -10,11 +10,11 @@ from pathlib import Path
 import tyro
 
 from command_line import program
-from competition import find_competition
 from ensemble.choose_pseudo import Wanted, choose_set
 from ensemble.pseudo_choice import MEASURES
 from folds.pseudo_set import PSEUDO_PAGE_FILE, PSEUDO_TABLE_FILE
 from kernels.metrics import find_metric
+from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
 from report import page
 from report.charts import calibration_curve
 from report.pseudo_figures import breakdowns, lines
@@ -22,25 +22,22 @@ from report.pseudo_figures import breakdowns, lines
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     name: str = "blend",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
     images: Path | None = None,
     distil: bool = False,
     own_fold: bool = False,
     out: str = "",
     least: float = -1.0,
     most: int = 0,
-    jobs: int = -1,
+    jobs: Jobs = -1,
 ) -> None:
     """Choose images whose labels by a blend can be trusted, for training: runs/<competition>/<blend>/pseudo.
 
     Args:
-        competition: a name from competition.py.
         name: of the blend (ensemble.fit) that labels.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
         images: a folder of unlabelled images, named and sized as the competition's, instead of its test set.
         distil: label the training images instead, each by the networks that did not see it, for a student of the blend.
         own_fold: label the images once for each fold, by that fold's own networks alone, so that no fold learns from
@@ -49,11 +46,10 @@ def main(
         least: expected score that an image must have; by default the blend's own out-of-fold score, or, with --distil,
             0.
         most: images to take, those of the highest expected score; 0 takes all that have the least.
-        jobs: processes, as joblib counts them.
     """
-    facts = find_competition(competition)
+    facts, data, root = places(competition, data, runs)
     wanted = Wanted(images, distil, own_fold, out, least, most)
-    chosen = choose_set(facts, data or facts.default_data(), runs / facts.name, name, wanted, jobs=jobs)
+    chosen = choose_set(facts, data, root, name, wanted, jobs=jobs)
     metric, parts = find_metric(facts.metric), breakdowns(chosen.table, facts)
     page.write(
         chosen.home / PSEUDO_PAGE_FILE,

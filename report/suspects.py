@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
 from folds.images import TrainingSet, find_training_set
 from folds.run_layout import (
     CONFIDENCE_FILE,
@@ -34,6 +33,7 @@ from folds.task import mean_over_images, read_manifest
 from kernels.metrics import find_metric
 from models.frame import Frame
 from predict.members import Member, find_members
+from program_flags import CompetitionName, DataFolder, Jobs, places
 from report import page
 from report.label_confidence import LabelConfidence, label_confidence
 from report.scan import trusted_networks
@@ -211,33 +211,28 @@ def _pictures(witnesses: Witnesses, training: TrainingSet, row: Any) -> list[Thu
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     members: str = "",
-    data: Path | None = None,
+    data: DataFolder = None,
     runs: Path = Path("runs"),
     count: int = 0,
     worst: int = 40,
-    jobs: int = -1,
+    jobs: Jobs = -1,
 ) -> None:
     """Rank the training labels by how far networks that have not seen them bear them out.
 
     Args:
-        competition: a name from competition.py.
         members: networks to ask, a comma list; by default all that are trained and have at most twice the best one's
             error.
-        data: the competition's files; data/<competition> by default.
         runs: where trained variants are; the page goes into runs/<competition>/suspects.
         count: labels that suspects.csv takes, from the worst on; 0 takes those that lie far below most.
         worst: labels on the page.
-        jobs: processes, as joblib counts them.
     """
     if min(count, worst) < 0:
         raise UserError("--count and --worst cannot be below 0: give 0 or more.")
-    facts = find_competition(competition)
-    data = data or facts.default_data()
+    facts, data, root = places(competition, data, runs)
     if facts.composed:
         raise UserError(f"{facts.name} composes its images, and the labels with them: there is none to suspect.")
-    root = runs / facts.name
     training = find_training_set(facts, data)
     asked = [part.strip() for part in members.split(",") if part.strip()]
     witnesses = find_witnesses(root, training, asked)

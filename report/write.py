@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from command_line import UserError, program
-from competition import find_competition
 from ensemble.blend import blend_of
 from ensemble.blend_file import (
     CONTACT_SHEET_FILE,
@@ -34,6 +33,7 @@ from folds.run_layout import CACHE_DIR
 from folds.truth import load_truth
 from kernels.metrics import find_metric
 from predict.members import find_members
+from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
 from report import charts, composites, page
 from report import figures as gathered
 from report.pictures import Album, Case, case, contact_sheet
@@ -102,29 +102,23 @@ def _galleries(
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     name: str = "blend",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
-    jobs: int = -1,
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
+    jobs: Jobs = -1,
 ) -> None:
     """Print a blend's figures; draw its contact sheet and its page, report.html.
 
     Of composites it is the networks' figures in both heads, and their page (report.composites).
 
     Args:
-        competition: a name from competition.py.
         name: of the blend (ensemble.fit); composites have none.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
-        jobs: processes, as joblib counts them.
     """
-    facts = find_competition(competition)
+    facts, data, root = places(competition, data, runs)
     if facts.composed:
         composites.tell(competition, data, runs)
         return
-    data = data or facts.default_data()
-    root = runs / facts.name
     folder = blend_folder(root, name)
     blend = read_blend(folder)
     metric = find_metric(facts.metric)

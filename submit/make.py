@@ -31,6 +31,7 @@ from predict import blocks
 from predict.blocks import UnreadableImagesError
 from predict.predictor import predict
 from predict.presence import said_of
+from program_flags import CompetitionName, DataFolder, RunsFolder
 from submit.check import check, sample_names
 from submit.direct import drop_empty_rows, write_direct
 from submit.score import score
@@ -197,10 +198,10 @@ def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: Fitt
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     name: str = "blend",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
     images: Path | None = None,
     on_missing: OnMissing = "refuse",
     restart: bool = False,
@@ -212,10 +213,7 @@ def main(
     """Write the submission of a blend: runs/<competition>/<blend>/submission.csv.gz, checked, with its manifest.
 
     Args:
-        competition: a name from competition.py.
         name: of the blend (ensemble.fit).
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
         images: a folder of images to predict instead of the competition's test set.
         on_missing: what becomes of images that are lacking or cannot be read: refuse to make a submission, or give
             them an empty row.

@@ -17,7 +17,7 @@ import tyro
 
 import atomic
 from command_line import UserError, program
-from competition import Competition, Size, find_competition
+from competition import Competition, Size
 from cores import core_count
 from ensemble.blend import Blend, find_blend
 from folds.images import list_images
@@ -29,6 +29,7 @@ from predict.members import Member
 from predict.predictor import predict
 from predict.presence import said_of
 from predict.replicas import ReplicaPool
+from program_flags import CompetitionName, DataFolder, RunsFolder, places
 from submit.cost import MemberCost, Plan, plan_lines
 
 
@@ -96,7 +97,7 @@ def measure(
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     blend: str = "blend",
     variants: str = "",
     folds: int = 0,
@@ -105,14 +106,13 @@ def main(
     images_count: int = 0,
     sample: int = 24,
     gpus: tuple[int, ...] = (2, 4, 8),
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
     backend: Backend = "auto",
 ) -> None:
     """Say what predicting a test set will take, from a few of its images; nothing is kept.
 
     Args:
-        competition: a name from competition.py.
         blend: the fitted blend to plan for.
         variants: trained variants instead of the blend, a comma list.
         folds: networks of each variant; 0 takes all its folds.
@@ -121,12 +121,9 @@ def main(
         images_count: how many images to plan for; 0 takes as many as there are in the folder.
         sample: images that are timed.
         gpus: numbers of GPUs to reckon with; on a machine without one, of such machines.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
         backend: what computes the networks on a CPU, as `make submission` takes it.
     """
-    facts = find_competition(competition)
-    root = runs / facts.name
+    facts, data, root = places(competition, data, runs)
     if sample < 1 or min(gpus, default=1) < 1 or folds < 0 or images_count < 0:
         raise UserError("--sample and --gpus must be at least 1, --folds and --images-count at least 0.")
     chosen = None if not tta else [] if tta == "none" else [name.strip() for name in tta.split(",")]
@@ -137,7 +134,7 @@ def main(
         planned = Blend(members, (1 / len(members),) * len(members))
     else:
         planned = find_blend(root, blend)
-    folder = images or (data or facts.default_data()) / facts.test_dir
+    folder = images or data / facts.test_dir
     names = list_images(folder, facts)
     some = [names[k] for k in np.unique(np.linspace(0, len(names) - 1, min(sample, len(names))).astype(int))]
     planned = planned.on(choose_runtime(backend, images_count or len(names)))

@@ -12,9 +12,9 @@ import pandas as pd
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
 from folds.run_layout import EXPLORE_DIR, EXPLORE_IMAGES_FILE, EXPLORE_NUMBERS_FILE, EXPLORE_PAGE_FILE
 from kernels.metrics import find_metric
+from program_flags import CompetitionName, DataFolder, Jobs, places
 from report import page
 from report.charts import Chart
 from report.explore import drawings
@@ -199,26 +199,22 @@ def _counts(
 
 @program
 def main(
-    competition: str = "carvana",
-    data: Path | None = None,
+    competition: CompetitionName = "carvana",
+    data: DataFolder = None,
     runs: Path = Path("runs"),
     images: int = 6_000,
-    jobs: int = -1,
+    jobs: Jobs = -1,
 ) -> None:
     """Look at a competition's data before anything is trained: writes explore.html, explore.json and images.csv.
 
     Args:
-        competition: a name from competition.py.
-        data: the competition's files; data/<competition> by default.
         runs: the page goes into runs/<competition>/explore.
         images: of train and of test that are opened, at most; of more, whole groups are drawn at random. Files are
             listed, and metadata compared, of all.
-        jobs: processes, as joblib counts them.
     """
     if images < 1:
         raise UserError(f"--images {images} is out of range: give 1 or more.")
-    facts_of = find_competition(competition)
-    data = data or facts_of.default_data()
+    facts_of, data, root = places(competition, data, runs)
     listing = list_files(facts_of, data)
     facts_of, metric = listing.competition, find_metric(facts_of.metric)
     whole = [listing.train, listing.test]
@@ -246,7 +242,7 @@ def main(
     )
     told = findings(found, metric)
     counts = list(_counts(whole, read, table, {"train": facts_of.train_count, "test": facts_of.test_count}))
-    folder = runs / facts_of.name / EXPLORE_DIR
+    folder = root / EXPLORE_DIR
     atomic.make_folder(folder)
     shown_sets = [pictures.name for pictures in whole if pictures.names]
     strange = []
