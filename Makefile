@@ -51,7 +51,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo demo-depth test check data fold folds fit refine ensemble submission submit predict plan explore suspects classify report export import-member \
+.PHONY: help setup demo demo-depth test check data fold folds fit refine ensemble submission submit predict plan explore suspects classify report export ship import-member \
 	activations disagreement pseudo verdict scheduler worker notebook-push notebook-pull bench clean
 
 help:  ## this list
@@ -169,6 +169,9 @@ pseudo: setup  ## choose test images whose labels by the blend can be trusted, t
 
 activations: setup  ## what each stage of a network (V, or the blend's heaviest) answers to the photographs in IMAGES, and where its evidence lies
 	$(PY) -m report.activations --images $(call quoted,IMAGES) --competition $(call quoted,C) --variant $(call quoted,V) $(if $(call typed,OUT),--out $(call quoted,OUT)) $(MORE)
+
+ship: setup  ## the blend and its networks as a folder to hand on, with a card; ARGS="--half --out FOLDER"
+	$(PY) -m ensemble.ship $(WHERE) $(MORE)
 
 export: .venv/.installed-export  ## the blend (or V=one variant) as one ONNX and one torch.export file, from image to mask
 	$(PY) -m ensemble.export $(WHERE) --variant $(call quoted,V) $(MORE)

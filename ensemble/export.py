@@ -140,7 +140,7 @@ def compare(run: Run, paths: Sequence[Path], masks: Sequence[np.ndarray]) -> Agr
     return Agreement(float(np.mean(scores)), min(scores), float(np.median(took)) * 1e3)
 
 
-def _examples(images: Path | None, data: Path, facts: Competition, count: int) -> list[Path]:
+def example_images(images: Path | None, data: Path, facts: Competition, count: int) -> list[Path]:
     """Images to compare on, evenly spaced; none where there are none."""
     for folder in (images, data / facts.test_dir, data / facts.train_dir):
         if folder is not None and folder.is_dir():
@@ -180,7 +180,7 @@ def main(
     network = WholeNetwork(blend, facts.size, folds).eval()
     if network.left_out:
         print(f"left out, as it works on whole masks: {', '.join(network.left_out)}")
-    paths = _examples(images, data, facts, check)
+    paths = example_images(images, data, facts, check)
     masks = own_masks(blend, paths, facts.size, folds)
     card = {
         "competition": facts.name,

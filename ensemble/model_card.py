@@ -1,0 +1,144 @@
+"""The card of a blend that is handed on: what it is, what it learned from, how good it is and where that ends, as
+Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from competition import Competition
+from ensemble.blend_file import FittedBlend, nested_in, scores_file
+from folds.csv_table import read_table
+from folds.run_layout import WEIGHTS_FILE
+from folds.task import read_manifest
+from kernels.metrics import metric_in, score_in
+from predict.members import Member
+
+
+def scores_by_view(folder: Path, competition: Competition, fitted: FittedBlend) -> dict[str, tuple[float, int]]:
+    """The out-of-fold score of a blend by view, and of how many images; none where images have no views, or the table
+    of images is not there.
+
+    Args:
+        folder: of the blend.
+        competition: whose images they are.
+        fitted: its blend.json.
+    """
+    path = folder / scores_file(metric_in(fitted["cv"]))
+    if not competition.has_views or not path.exists():
+        return {}
+    table = read_table(path, ["image", "group"], "choose the blend again (make fit)", numbers=["nested"])
+    views = [str(competition.view(name)) for name in table["image"]]
+    by_view = table.assign(view=views).groupby("view")["nested"]
+    return {str(view): (float(scores.mean()), len(scores)) for view, scores in by_view}
+
+
+def _megabytes(member: Member) -> float:
+    return sum((fold / WEIGHTS_FILE).stat().st_size for fold in member.folds) / 1e6
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _members(fitted: FittedBlend, members: Sequence[Member], manifests: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        _row(["member", "weight", "input", "parameters", "networks", "MB", "out of fold (95 %)", "recipe"]),
+        _row(["---"] * 8),
+    ]
+    for member, weight, manifest in zip(members, fitted["weights"], manifests, strict=True):
+        figures = fitted["member_cv"][member.name]
+        low, high = figures["interval"]
+        height, width = member.variant.size
+        lines.append(
+            _row(
+                [
+                    f"`{member.name}`",
+                    f"{weight:.3f}",
+                    f"{height}x{width}",
+                    f"{manifest['parameters']:,}" if "parameters" in manifest else "-",
+                    str(len(member.folds)),
+                    f"{_megabytes(member):.1f}",
+                    f"{score_in(figures):.4f} ({low:.4f}..{high:.4f})",
+                    f"{manifest.get('recipe', {}).get('name', '-')}, {manifest.get('epochs_run', '-')} epochs",
+                ]
+            )
+        )
+    return lines
+
+
+def card(
+    competition: Competition,
+    fitted: FittedBlend,
+    members: Sequence[Member],
+    by_view: dict[str, tuple[float, int]],
+    *,
+    weights: str,
+    agreement: str,
+) -> str:
+    """The card, as Markdown.
+
+    Args:
+        competition: what it was trained for.
+        fitted: its blend.json.
+        members: as they are handed on.
+        by_view: what `scores_by_view` found.
+        weights: how the networks' weights are stored, in words.
+        agreement: how far its masks are those of the blend that it was made from, as a sentence.
+    """
+    manifests = [read_manifest(member.folds[0]) or {} for member in members]
+    metric = metric_in(fitted["cv"])
+    low, high = fitted["cv"]["interval"]
+    images = sum(manifests[0]["images"].values())
+    chosen = ", ".join(name for name, _ in fitted.get("postprocess_kept", [])) or "none"
+    lines = [
+        f"# {competition.title}: the blend `{fitted['name']}`",
+        "",
+        f"Masks of {competition.size[0]}x{competition.size[1]} from {len(members)} "
+        f"{'network' if len(members) == 1 else 'networks'} of {len(members[0].folds)} folds each, combined as "
+        f"{fitted['kind']}; threshold {fitted['threshold']:g}, repairs: {chosen}. {weights}",
+        "",
+        *_members(fitted, members, manifests),
+        "",
+        "## Use",
+        "",
+        "```",
+        f'make predict C={competition.name} IMAGES=photos OUT=masks ARGS="--runs trained --name {fitted["name"]}"',
+        "```",
+        "",
+        "## What it learned from",
+        "",
+        f"{images:,} training images of {competition.title} (data digest {fitted['data_digest']}), split into "
+        f"{len(members[0].folds)} folds (digest {fitted['folds_digest']}); each fold's network has seen the others. "
+        "Each fold's manifest.json tells its recipe, versions and commit, seen.json the images.",
+        "",
+        "## How good it is",
+        "",
+        f"Out of fold, {metric.label} {score_in(fitted['cv']):.4f} ({low:.4f}..{high:.4f}; worst image "
+        f"{fitted['cv']['worst']:.4f}), {nested_in(fitted['cv'])} chosen without the fold that is scored. Each image "
+        "was masked by the networks of one fold; in use the folds are averaged. The interval is over groups of images, "
+        f"not over seeds or trainings. {agreement}".rstrip(),
+    ]
+    if by_view:
+        lines += ["", _row(["view", metric.label, "images"]), _row(["---"] * 3)]
+        lines += [_row([view, f"{score:.4f}", str(count)]) for view, (score, count) in by_view.items()]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "It knows images like those that it learned from and no others: `make predict` says of each picture how far "
+        "the networks agree, and warns of those that they may not know.",
+        "",
+        "## Data and licence",
+        "",
+        "There is no image and no mask in this folder. "
+        + (
+            f"What weights learned from the competition's images may be used for, its rules say: "
+            f"https://www.kaggle.com/c/{competition.slug}/rules."
+            if competition.slug
+            else "The images are this project's own, and so is the licence."
+        ),
+        "",
+    ]
+    return "\n".join(lines)

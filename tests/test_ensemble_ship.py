@@ -1,0 +1,114 @@
+"""A blend that is handed on masks as it did, from half the bytes where that is asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from competition import COMPETITIONS
+from ensemble import ship
+from ensemble.blend import find_blend
+from ensemble.blend_file import BLEND_FILE
+from ensemble.export import own_masks
+from ensemble.ship import CARD_FILE, main
+from folds.run_layout import OOF_STORE, WEIGHTS_FILE
+from predict.members import find_members
+from studio.render import render_competition
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_refiner, save_stacker
+
+STUDIO = COMPETITIONS["studio"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "runs" / "studio"
+    members = [save_member(root, variant) for variant in (UNET, AVERAGE)]
+    save_blend(root, members, [0.75, 0.25], 0.1, postprocess_kept=[["fill-holes", 30]])
+    (root / UNET.name / OOF_STORE).mkdir()
+    (root / UNET.name / "fold0" / "resume").mkdir()
+    return root
+
+
+def _ship(root: Path, **flags: object) -> Path:
+    out = root.parent.parent / "handed-on"
+    main(competition="studio", runs=root.parent, data=root.parent.parent / "data", out=out, **flags)  # type: ignore[arg-type]
+    return out / "studio"
+
+
+def test_what_is_handed_on_is_the_blend_and_nothing_that_predicting_does_not_need(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = _ship(root)
+    assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
+    assert json.loads((shipped / "blend" / BLEND_FILE).read_text()) == json.loads(
+        (root / "blend" / BLEND_FILE).read_text()
+    )
+    assert not list(shipped.rglob("resume")) and not list(shipped.rglob("*.zarr"))
+    card = (shipped / CARD_FILE).read_text()
+    assert (
+        "`tiny-unet` | 0.750 | 64x96" in card and "0.5000 (0.4000..0.6000)" in card and "make predict C=studio" in card
+    )
+    assert "2 members of 2 folds" in capsys.readouterr().out
+
+
+def test_half_the_bytes_give_the_same_masks(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = root.parent.parent / "data"
+    render_competition(data, cars=1, test_cars=1, seed=3)
+    shipped = _ship(root, half=True, check=3)
+    for name in (UNET.name, AVERAGE.name):
+        before, after = (folder / name / "fold1" / WEIGHTS_FILE for folder in (root, shipped))
+        assert after.stat().st_size < 0.75 * before.stat().st_size
+        for key, tensor in safetensors.torch.load_file(after).items():
+            assert not tensor.is_floating_point() or tensor.element_size() == 2, key
+    paths = sorted((data / "test").glob("*.jpg"))[:2]
+    pairs = zip(*(own_masks(find_blend(r, "blend"), paths, STUDIO.size) for r in (root, shipped)), strict=True)
+    for ours, theirs in pairs:
+        assert np.mean(ours != theirs) < 1e-3
+    assert "Stored in float16 it masks 3 images" in (shipped / CARD_FILE).read_text()
+
+
+def test_half_the_bytes_are_refused_where_masks_change(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3)
+    monkeypatch.setattr(ship, "_halved", lambda state, path: {k: t * 0 for k, t in state.items()})
+    with pytest.raises(SystemExit, match=r"other masks \(Dice .*leave --half out"):
+        _ship(root, half=True, check=2)
+    assert not (root.parent.parent / "handed-on" / "studio").exists()
+
+
+def test_what_float16_cannot_hold_is_refused(root: Path) -> None:
+    path = root / UNET.name / "fold1" / WEIGHTS_FILE
+    state = safetensors.torch.load_file(path)
+    name = next(key for key, tensor in state.items() if tensor.is_floating_point())
+    safetensors.torch.save_file({**state, name: state[name] * 0 + 1e6}, path)
+    blend = json.loads((root / "blend" / BLEND_FILE).read_text())
+    blend["weights_digests"][UNET.name] = find_members(root, [UNET.name], 2)[0].weights_digest
+    (root / "blend" / BLEND_FILE).write_text(json.dumps(blend))
+    with pytest.raises(SystemExit, match=f"{name} of .* is too large for float16"):
+        _ship(root, half=True)
+
+
+def test_stackers_and_refiners_go_along(tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "studio"
+    members = [save_member(root, variant) for variant in (UNET, replace(UNET, name="tiny-other"))]
+    save_stacker(root, members, image=True)
+    shipped = _ship(root)
+    assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
+
+
+def test_a_refiner_goes_along_and_forbids_other_weights(root: Path) -> None:
+    save_refiner(root / "blend", STUDIO.size)
+    with pytest.raises(SystemExit, match="a refiner was trained on the logits"):
+        _ship(root, half=True)
+    shipped = _ship(root)
+    assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
+
+
+def test_nothing_is_overwritten(root: Path) -> None:
+    shipped = _ship(root)
+    with pytest.raises(SystemExit, match=f"{shipped} is there already: remove it"):
+        _ship(root)
