@@ -163,13 +163,13 @@ def confusion_chart(judged: Judged, what: str) -> Chart:
 def figure_rows(judged: Judged) -> list[tuple[str, str, float, tuple[float, float]]]:
     """(of what, by what, share, interval) for images and groups, beside chance and the commonest labels."""
     rows = []
-    for of, own in (("an image", judged), ("a group, all its images", judged.by_group())):
+    for of, own in (("image", judged), ("group", judged.by_group())):
         for top in TOP:
-            among = "the likeliest" if top == 1 else f"among the {top} likeliest"
-            rows.append((f"{of}: {among}", "the classifier", own.figure(top)))
+            among = "first" if top == 1 else f"first {top}"
+            rows.append((f"{of}, {among}", "the classifier", own.figure(top)))
             rows.append(
                 (
-                    f"{of}: {among}",
+                    f"{of}, {among}",
                     f"the {top} most frequent" if top > 1 else "the most frequent",
                     own.by_frequency(top),
                 )
@@ -266,7 +266,7 @@ def main(
     _write(folder, judged, what, member, len(positions))
     print(f"{what}: {len(judged.labels)} of {len(set(groups.tolist()))} groups, {len(positions)} images")
     for of, by, share, (low, high) in figure_rows(judged):
-        print(f"  {of:42} {by:22} {share:.3f}  {low:.3f}..{high:.3f}")
+        print(f"  {of:16} {by:22} {share:.3f}  {low:.3f}..{high:.3f}")
     learnable = judged.by_group().learnable
     print(f"  by chance {1 / len(judged.labels):.3f}; {learnable:.3f} have a label that groups of other folds have")
     print(f"page   {folder / LABELS_PAGE_FILE}")
