@@ -25,3 +25,12 @@ def thread_count() -> int:
     outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     asked = int(outermost) if outermost.isdecimal() else 0
     return min(asked or core_count(), core_count())
+
+
+def keep_to(cores: int) -> None:
+    """Let this process, and those it starts, run on no more than that many of its cores; what counts them sees it too.
+
+    Does nothing where the system cannot (macOS).
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])

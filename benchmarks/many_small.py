@@ -26,7 +26,7 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import Size
-from cores import core_count
+from cores import core_count, keep_to
 
 # what is said of another system, on other hardware: shown beside the rows, and never set into a ratio with them
 LITERATURE = (
@@ -81,7 +81,7 @@ class _Clock:
 def run(images: Path, out: Path, runs: Path, backend: Any, cores: int, report: Path) -> None:
     """Make the masks as `make predict` does, in a process of its own; its stages go into a file."""
     # no more cores than that, for anything that counts them
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    keep_to(cores)
     from ensemble import photographs
 
     # what a network is built with is imported late

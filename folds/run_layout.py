@@ -39,7 +39,7 @@ SUSPECTS_FILE = "suspects.csv"
 CONFIDENCE_FILE = "confidence.csv"
 LABELS_DIR = "labels"
 LABELS_PAGE_FILE = "labels.html"
-LABELS_FILE = "labels.csv"
+LABELS_FILE = "guesses.csv"
 
 OOF_STORE = "oof.zarr"
 TEST_STORE = "test.zarr"

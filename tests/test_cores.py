@@ -113,3 +113,10 @@ def test_numba_runs_no_loop_in_threads_of_its_own() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             names = {getattr(node, "attr", ""), getattr(node, "id", ""), getattr(node, "arg", "")}
             assert not names & {"prange", "parallel"}, f"{path}:{getattr(node, 'lineno', 0)}"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of processes")
+def test_a_process_kept_to_one_core_counts_one() -> None:
+    code = "from cores import core_count, keep_to; keep_to(1); print(core_count())"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "1\n"

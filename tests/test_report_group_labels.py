@@ -143,7 +143,7 @@ def test_page_table_and_what_is_said(told: tuple[Path, Path, Member], capsys: py
     said = capsys.readouterr().out
     assert f"make: 2 of {len(CARS)} groups, {2 * len(CARS)} images" in said
     folder = runs / "small" / "labels"
-    table = pd.read_csv(folder / "labels.csv")
+    table = pd.read_csv(folder / "guesses.csv")
     assert table.group.tolist() == sorted(CARS) and set(table.label) == {"Alder", "Brisk"}
     share = (table.label == table.guess1).mean()
     line = next(line for line in said.splitlines() if "group, first " in line and "classifier" in line)
