@@ -102,7 +102,7 @@ demo: data folds ensemble report  ## the main job, end to end, on the embedded c
 demo-depth: C := composites
 demo-depth: export HF_HUB_OFFLINE = 1
 demo-depth: data  ## masks and depth of composites, end to end, on rendered scenes
-	$(PY) -m folds.train $(WHERE) --variant compact-96 --fold 0 --epochs 8
+	$(PY) -m folds.train $(WHERE) --variant compact-96 --fold 0 --epochs 6
 	$(PY) -m folds.train $(WHERE) --variant d-resunet-64 --fold 0 --recipe composites --epochs 2
 	$(PY) -m folds.train $(WHERE) --variant e-unet-64 --fold 0 --recipe composites --epochs 1
 	$(PY) -m report.composites $(WHERE)
