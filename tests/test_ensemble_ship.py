@@ -53,7 +53,7 @@ def test_what_is_handed_on_is_the_blend_and_nothing_that_predicting_does_not_nee
     assert (
         "`tiny-unet` | 0.750 | 64x96" in card and "0.5000 (0.4000..0.6000)" in card and "make predict C=studio" in card
     )
-    assert "2 members of 2 folds" in capsys.readouterr().out
+    assert "2 x 2 networks" in capsys.readouterr().out
 
 
 def test_half_the_bytes_give_the_same_masks(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_half_the_bytes_give_the_same_masks(root: Path, capsys: pytest.CaptureFi
 def test_half_the_bytes_are_refused_where_masks_change(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3)
     monkeypatch.setattr(ship, "_halved", lambda state, path: {k: t * 0 for k, t in state.items()})
-    with pytest.raises(SystemExit, match=r"other masks \(Dice .*leave --half out"):
+    with pytest.raises(SystemExit, match=r"other masks \(up to .*leave --half out"):
         _ship(root, half=True, check=2)
     assert not (root.parent.parent / "handed-on" / "studio").exists()
 
