@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import AfterValidator, Field
@@ -41,6 +41,7 @@ class RefinerRecord(TypedDict):
     name: str
     boundary: Boundary
     coarse_digest: Digest
+    applied_to: NotRequired[Digest]
     weights_digests: Annotated[list[Digest], Field(min_length=1)]
     digest: Digest
     postprocess_kept: list[tuple[str, Count]]
@@ -91,6 +92,19 @@ def digest_of(boundary: Boundary, weights: Sequence[str]) -> str:
 def after_refiner(fitted: Mapping[str, Any]) -> dict[str, Any]:
     """What of a blend comes after a refiner, as refiner.json keeps it: what it gains is measured with that."""
     return _as_read({"postprocess_kept": fitted.get("postprocess_kept", []), "presence": fitted.get("presence")})
+
+
+def stored_anew(record: RefinerRecord, weights: Sequence[str], fitted: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a refiner whose weights, and those of the blend, are stored in another precision than it was
+    measured with: what it learned from and what it gained stay as they were.
+
+    Args:
+        record: before.
+        weights: digests of its folds' weights as they are stored now.
+        fitted: the content of blend.json over the members' weights as they are stored now.
+    """
+    changed = {"weights_digests": list(weights), "digest": digest_of(record["boundary"], weights)}
+    return {**record, **changed, "boundary": asdict(record["boundary"]), "applied_to": coarse_digest(fitted)}
 
 
 def fit_of(record: RefinerRecord) -> RefinerFit:
@@ -158,7 +172,7 @@ def load(folder: Path, entry: Mapping[str, Any]) -> BoundaryRefiner:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: put it back, or train the refiner again ({_CURE}).") from None
     fitted: FittedBlend = read_blend(folder)
-    if record["coarse_digest"] != coarse_digest(fitted):
+    if record.get("applied_to", record["coarse_digest"]) != coarse_digest(fitted):
         raise UserError(f"the refiner in {path.parent} learned from other logits than the blend's are now: {_CURE}.")
     boundary, known = record["boundary"], record["weights_digests"]
     if entry.get("digest") != record["digest"] or record["digest"] != digest_of(boundary, known):

@@ -10,7 +10,6 @@ import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,15 +20,19 @@ import tyro
 import atomic
 import provenance
 from command_line import UserError, program
-from competition import Competition, Size
-from ensemble.blend import Blend, find_blend
+from competition import Size
+from ensemble.blend import find_blend
 from ensemble.blend_file import blend_folder
+from ensemble.mask_agreement import (
+    NOT_COMPARED,
+    Agreement,
+    ComparedCount,
+    ComparedImages,
+    example_images,
+    own_masks,
+)
 from ensemble.whole_network import WholeNetwork
-from folds.images import list_images
-from folds.logit_code import rounded
 from models.image_file import decode
-from models.runtimes import FLOAT32
-from predict.replicas import ReplicaPool
 from program_flags import CompetitionName, DataFolder, RunsFolder, places
 
 Format = Literal["onnx", "torch", "both"]
@@ -41,15 +44,6 @@ FILES: dict[str, str] = {"onnx": "blend.onnx", "torch": "blend.pt2"}
 CARD_FILE = "export.json"
 # below this agreement of masks something is wrong
 _LEAST_DICE = 0.9995
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How an export does on some images: its Dice against this project's own masks, mean and worst, and its time."""
-
-    mean: float
-    worst: float
-    ms: float
 
 
 def write_onnx(network: WholeNetwork, full: Size, path: Path) -> None:
@@ -109,45 +103,15 @@ def runner(path: Path) -> Run | None:
     return by_onnxruntime
 
 
-def own_masks(blend: Blend, paths: Sequence[Path], full: Size, folds: int = 0) -> list[np.ndarray]:
-    """This project's own masks, (H, W) bool, of some images, without repairs and what empties masks.
-
-    They are computed as an export does: in float32, and from the images' own pixels. Predictions here use bfloat16 on
-    machines that have it, and let the JPEG codec do the first halvings.
-    """
-    pool = ReplicaPool(blend.on(FLOAT32).members, 1, folds=folds)
-    masks = []
-    with pool.running(), pool.take() as replicas:
-        for path in paths:
-            planes = []
-            for replica in replicas:
-                image = replica.frame.apply(decode(path))
-                planes.append(rounded(replica.logits(image[None])[0, replica.variant.planes_of("mask")][0]))
-            masks.append(blend.combined(planes, full) > blend.threshold)
-    return masks
-
-
-def compare(run: Run, paths: Sequence[Path], masks: Sequence[np.ndarray]) -> Agreement:
-    """Run an export on some images and compare its masks with `masks`."""
-    scores, took = [], []
-    for path, own in zip(paths, masks, strict=True):
+def timed_masks(run: Run, paths: Sequence[Path]) -> tuple[list[np.ndarray], float]:
+    """An export's masks of some images, (H, W) bool, and the median of the ms that one took."""
+    masks, took = [], []
+    for path in paths:
         image = decode(path)
         start = time.perf_counter()
-        found = run(image)
+        masks.append(run(image))
         took.append(time.perf_counter() - start)
-        both = int(found.sum()) + int(own.sum())
-        scores.append(2 * int((found & own).sum()) / both if both else 1.0)
-    return Agreement(float(np.mean(scores)), min(scores), float(np.median(took)) * 1e3)
-
-
-def example_images(images: Path | None, data: Path, facts: Competition, count: int) -> list[Path]:
-    """Images to compare on, evenly spaced; none where there are none."""
-    for folder in (images, data / facts.test_dir, data / facts.train_dir):
-        if folder is not None and folder.is_dir():
-            names = list_images(folder, facts)
-            some = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))
-            return [folder / names[k] for k in some]
-    return []
+    return masks, float(np.median(took)) * 1e3
 
 
 @program
@@ -158,8 +122,8 @@ def main(
     out: Path | None = None,
     format: Format = "both",
     folds: int = 0,
-    images: Path | None = None,
-    check: int = 8,
+    images: ComparedImages = None,
+    check: ComparedCount = 8,
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
 ) -> None:
@@ -171,8 +135,6 @@ def main(
         out: folder for the files; `export` in the blend's (or the variant's) folder by default.
         format: ONNX, torch.export, or both.
         folds: networks of each member, of which fewer are faster; 0 takes all its folds.
-        images: folder of images to compare on; by default the competition's, where they are there.
-        check: how many of them.
     """
     facts, data, root = places(competition, data, runs)
     blend = find_blend(root, name, variant)
@@ -202,20 +164,21 @@ def main(
         if run is None:
             line += "; not compared, as onnxruntime is not installed (requirements-export.txt)"
         elif paths:
-            agreement = compare(run, paths, masks)
+            found, ms = timed_masks(run, paths)
+            agreement = Agreement.of(found, masks)
             if agreement.worst < _LEAST_DICE:
                 path.unlink()
                 raise UserError(
                     f"the {kind} export gives other masks than this project (Dice {agreement.worst:.5f} at worst), and "
                     "was removed: export one variant alone (V=...) to find the network at fault."
                 )
-            card[kind] = {"agreement": agreement.mean, "worst": agreement.worst, "ms": round(agreement.ms, 1)}
+            card[kind] = {"agreement": agreement.mean, "worst": agreement.worst, "ms": round(ms, 1)}
             line += (
-                f", {agreement.ms:.0f} ms an image; Dice with our own masks {agreement.mean:.6f}, "
+                f", {ms:.0f} ms an image; Dice with our own masks {agreement.mean:.6f}, "
                 f"{agreement.worst:.6f} at worst, of {len(paths)} images"
             )
         else:
-            line += "; not compared, as there are no images: name a folder (--images)"
+            line += f"; not compared, {NOT_COMPARED}"
         print(line)
     atomic.write_json(folder / CARD_FILE, card)
 

@@ -34,6 +34,13 @@ def scores_by_view(folder: Path, competition: Competition, fitted: FittedBlend) 
     return {str(view): (float(scores.mean()), len(scores)) for view, scores in by_view}
 
 
+def networks_of(members: Sequence[Member]) -> str:
+    """How many networks members have, in words, such as "10 networks: 2 members of 5 folds each"."""
+    count, folds = len(members), len(members[0].folds)
+    some = f"{count * folds} {'network' if count * folds == 1 else 'networks'}"
+    return f"{some}: {count} {'member' if count == 1 else 'members'} of {folds} folds{'' if count == 1 else ' each'}"
+
+
 def _megabytes(member: Member) -> float:
     return sum((fold / WEIGHTS_FILE).stat().st_size for fold in member.folds) / 1e6
 
@@ -95,8 +102,7 @@ def card(
     lines = [
         f"# {competition.title}: the blend `{fitted['name']}`",
         "",
-        f"Masks of {competition.size[0]}x{competition.size[1]} from {len(members)} "
-        f"{'network' if len(members) == 1 else 'networks'} of {len(members[0].folds)} folds each, combined as "
+        f"Masks of {competition.size[0]}x{competition.size[1]} from {networks_of(members)}. They are combined as "
         f"{fitted['kind']}; threshold {fitted['threshold']:g}, repairs: {chosen}. {weights}",
         "",
         *_members(fitted, members, manifests),
@@ -104,7 +110,7 @@ def card(
         "## Use",
         "",
         "```",
-        f'make predict C={competition.name} IMAGES=photos OUT=masks ARGS="--runs trained --name {fitted["name"]}"',
+        f'make predict C={competition.name} IMAGES=photos OUT=masks ARGS="--runs trained --blend {fitted["name"]}"',
         "```",
         "",
         "## What it learned from",

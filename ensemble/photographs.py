@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import atomic
 from command_line import UserError, program
 from competition import find_competition
 from ensemble.blend import find_blend
+from ensemble.mask_agreement import logits_of
 from ensemble.photograph_files import CUTOUT_SUFFIX, MASK_SUFFIX, cut_out, list_photographs, write_png
 from ensemble.photograph_table import TABLE_FILE, PhotographTable, Told, read_told, warning_of
-from folds.logit_code import rounded
 from json_file import Schema
 from models.image_file import decode
 from models.runtimes import Backend, choose_runtime
@@ -80,11 +79,7 @@ def main(
         pool = ReplicaPool(chosen.members)
 
         def keep(result: PhotographLogits) -> None:
-            # as a store rounds them: on such logits blends are fitted
-            planes = [rounded(plane) for plane in result.planes]
-            logits = replace(chosen, frames=tuple(result.frames)).logits(
-                planes, result.size, result.images, result.said
-            )
+            logits = logits_of(chosen, result)
             paths = outputs(result.name)
             if cutout:
                 write_png(paths[1], cut_out(decode(folder / result.name), logits))

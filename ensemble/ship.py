@@ -6,11 +6,10 @@ Everything that predicts takes the folder with `--runs`. Logits, states of train
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 import tyro
@@ -21,26 +20,33 @@ from ensemble.blend import find_blend
 from ensemble.blend_file import (
     BLEND_FILE,
     REFINER_DIR,
+    REFINER_FILE,
     STACKER_FILE,
     STACKER_WEIGHTS_FILE,
     FittedBlend,
     blend_folder,
     read_blend,
 )
-from ensemble.export import example_images, own_masks
-from ensemble.model_card import card, scores_by_view
+from ensemble.boundary_file import REFINER, stored_anew
+from ensemble.mask_agreement import (
+    NOT_COMPARED,
+    Agreement,
+    ComparedCount,
+    ComparedImages,
+    example_images,
+    whole_masks,
+)
+from ensemble.model_card import card, networks_of, scores_by_view
 from folds.outputs import WEIGHTS_DIGEST, digest
 from folds.run_layout import (
-    LOCK_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
-    RESUME_DIR,
     SEEN_FILE,
     TRAINED_FILES,
     WEIGHTS_FILE,
+    fold_folder,
 )
 from folds.task import read_manifest
-from kernels.metrics import DICE
 from models import checkpoint
 from predict.members import Member, find_members
 from program_flags import CompetitionName, DataFolder, RunsFolder, places
@@ -81,17 +87,39 @@ def _copy_fold(source: Path, target: Path, *, half: bool) -> None:
     atomic.write_json(target / MANIFEST_FILE, manifest)
 
 
-def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[Member]) -> FittedBlend:
-    """The blend's own files, its blend.json over the members as they were copied."""
+def _copy_refiner(source: Path, target: Path, fitted: Mapping[str, Any], *, half: bool) -> str:
+    """The refiner of a blend, whose blend.json is to be `fitted`; returns its digest.
+
+    In float16 it is another one, and is applied to other logits than it learned from: its record says so.
+    """
+    target.mkdir(parents=True)
+    record = REFINER.read(source / REFINER_FILE)
+    folds = [fold_folder(target, k) for k in range(len(record["weights_digests"]))]
+    for fold in folds:
+        _copy_fold(source / fold.name, fold, half=half)
+    if not half:
+        shutil.copyfile(source / REFINER_FILE, target / REFINER_FILE)
+        return record["digest"]
+    anew = stored_anew(record, [digest((fold / WEIGHTS_FILE).read_bytes()) for fold in folds], fitted)
+    atomic.write_json(target / REFINER_FILE, anew)
+    return str(anew["digest"])
+
+
+def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[Member], *, half: bool) -> FittedBlend:
+    """The blend's own files, its blend.json over the members as they were copied.
+
+    Of members that it was fitted with and does not have, which stay behind, it keeps the digests: a refiner's record
+    covers them.
+    """
     target.mkdir(parents=True)
     for name in (STACKER_FILE, STACKER_WEIGHTS_FILE):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
+    digests = {**fitted["weights_digests"], **{member.name: member.weights_digest for member in members}}
+    copied: Any = {**fitted, "weights_digests": digests}
     if fitted.get("refiners"):
-        shutil.copytree(
-            source / REFINER_DIR, target / REFINER_DIR, ignore=shutil.ignore_patterns(RESUME_DIR, LOCK_FILE)
-        )
-    copied: Any = {**fitted, "weights_digests": {member.name: member.weights_digest for member in members}}
+        refiner = _copy_refiner(source / REFINER_DIR, target / REFINER_DIR, copied, half=half)
+        copied["refiners"] = [{**entry, "digest": refiner} for entry in fitted["refiners"]]
     atomic.write_json(target / BLEND_FILE, copied)
     return read_blend(target)
 
@@ -100,21 +128,14 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _agreement(masks: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Mean Dice of masks with others of the same images, and the largest share of pixels that differ."""
-    pairs = list(zip(masks, others, strict=True))
-    dice = [DICE.of((int((one & other).sum()), int(one.sum()), int(other.sum()))) for one, other in pairs]
-    return float(np.mean(dice)), max(float((one != other).mean()) for one, other in pairs)
-
-
 @program
 def main(
     competition: CompetitionName = "carvana",
     name: str = "blend",
     out: Path = Path("trained"),
     half: bool = False,
-    images: Path | None = None,
-    check: int = 8,
+    images: ComparedImages = None,
+    check: ComparedCount = 8,
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
 ) -> None:
@@ -124,8 +145,6 @@ def main(
         name: of the blend (ensemble.fit).
         out: folder that `--runs` will name; it must have nothing of this competition yet.
         half: store weights in float16, half the bytes; the masks are compared with the blend's own first.
-        images: folder of images to compare on; by default the competition's, where they are there.
-        check: how many of them.
     """
     facts, data, root = places(competition, data, runs)
     target = out / facts.name
@@ -135,8 +154,6 @@ def main(
     fitted = read_blend(blend_folder(root, name))
     for member in blend.members:
         member.require_network()
-    if half and fitted.get("refiners"):
-        raise UserError("a refiner was trained on the logits of the weights as they are: leave --half out.")
     paths = example_images(images, data, facts, check) if half else []
     with atomic.building(target) as folder:
         for member in blend.members:
@@ -144,29 +161,30 @@ def main(
                 _copy_fold(fold, folder / member.name / fold.name, half=half)
         names = [member.name for member in blend.members]
         members = find_members(folder, names, len(blend.members[0].folds))
-        copied = _copy_blend(blend_folder(root, name), folder / name, fitted, members)
+        copied = _copy_blend(blend_folder(root, name), folder / name, fitted, members, half=half)
+        # refused here, and not where it has been handed on
+        shipped = find_blend(folder, name)
         agreement = ""
         if paths:
-            shipped = find_blend(folder, name)
-            mean, changed = _agreement(own_masks(shipped, paths, facts.size), own_masks(blend, paths, facts.size))
-            if changed > _MOST_CHANGED:
+            same = Agreement.of(whole_masks(shipped, paths), whole_masks(blend, paths))
+            if same.changed > _MOST_CHANGED:
                 raise UserError(
-                    f"in float16 the blend gives other masks (up to {changed:.3%} of the pixels, "
+                    f"in float16 the blend gives other masks (up to {same.changed:.3%} of the pixels, "
                     f"of {len(paths)} images): leave --half out."
                 )
             agreement = (
                 f"Stored in float16 it masks {len(paths)} images as the blend in float32 does: Dice of the two "
-                f"{mean:.6f}, at most {changed:.3%} of the pixels differ."
+                f"{same.mean:.6f}, at most {same.changed:.3%} of the pixels differ."
             )
         stored = "Weights are stored in float16." if half else "Weights are stored as they were trained."
         by_view = scores_by_view(blend_folder(root, name), facts, fitted)
         text = card(facts, copied, members, by_view, weights=stored, agreement=agreement)
         atomic.write_text(folder / CARD_FILE, text)
         megabytes = _size(folder) / 1e6
-    print(f"{target}: {megabytes:.1f} MB, {len(members)} x {len(members[0].folds)} networks")
+    print(f"{target}: {megabytes:.1f} MB, {networks_of(members)}")
     if half:
-        print(agreement or "not compared with the blend, as there are no images: name a folder (--images)")
-    print(f'next: make predict C={facts.name} IMAGES=photos OUT=masks ARGS="--runs {out} --name {name}"')
+        print(agreement or f"not compared with the blend, {NOT_COMPARED}")
+    print(f'next: make predict C={facts.name} IMAGES=photos OUT=masks ARGS="--runs {out} --blend {name}"')
 
 
 if __name__ == "__main__":

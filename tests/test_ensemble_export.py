@@ -20,7 +20,8 @@ from command_line import UserError
 from competition import COMPETITIONS, Size
 from ensemble import whole_network
 from ensemble.blend import Blend
-from ensemble.export import main, own_masks
+from ensemble.export import main
+from ensemble.mask_agreement import own_masks
 from ensemble.voting import LINEAR, VOTES, Vote, combination_of
 from ensemble.whole_network import WholeNetwork
 from models.frame import Frame

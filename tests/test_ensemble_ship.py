@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.torch
 
 from competition import COMPETITIONS
-from ensemble import ship
+from ensemble import photographs, ship
 from ensemble.blend import find_blend
-from ensemble.blend_file import BLEND_FILE
-from ensemble.export import own_masks
+from ensemble.blend_file import BLEND_FILE, REFINER_DIR, REFINER_FILE
+from ensemble.mask_agreement import whole_masks
 from ensemble.ship import CARD_FILE, main
 from folds.run_layout import OOF_STORE, WEIGHTS_FILE
 from predict.members import find_members
 from studio.render import render_competition
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_refiner, save_stacker
+from tests.synthetic_runs import (
+    AVERAGE,
+    UNET,
+    save_blend,
+    save_member,
+    save_refiner,
+    save_stacker,
+    write_photograph,
+)
 
 STUDIO = COMPETITIONS["studio"]
 
@@ -53,12 +64,17 @@ def test_what_is_handed_on_is_the_blend_and_nothing_that_predicting_does_not_nee
     assert (
         "`tiny-unet` | 0.750 | 64x96" in card and "0.5000 (0.4000..0.6000)" in card and "make predict C=studio" in card
     )
-    assert "2 x 2 networks" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "4 networks: 2 members of 2 folds each" in told
+    # both name flags that the program has
+    for text in (card, told):
+        flags = re.search(r'make predict .* ARGS="(.*)"', text)
+        assert flags and set(re.findall(r"--(\w+)", flags[1])) <= set(inspect.signature(photographs.main).parameters)
 
 
 def test_half_the_bytes_give_the_same_masks(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = root.parent.parent / "data"
-    render_competition(data, cars=1, test_cars=1, seed=3)
+    render_competition(data, cars=1, test_cars=1, seed=3, views=4)
     shipped = _ship(root, half=True, check=3)
     for name in (UNET.name, AVERAGE.name):
         before, after = (folder / name / "fold1" / WEIGHTS_FILE for folder in (root, shipped))
@@ -66,14 +82,14 @@ def test_half_the_bytes_give_the_same_masks(root: Path, capsys: pytest.CaptureFi
         for key, tensor in safetensors.torch.load_file(after).items():
             assert not tensor.is_floating_point() or tensor.element_size() == 2, key
     paths = sorted((data / "test").glob("*.jpg"))[:2]
-    pairs = zip(*(own_masks(find_blend(r, "blend"), paths, STUDIO.size) for r in (root, shipped)), strict=True)
+    pairs = zip(*(whole_masks(find_blend(r, "blend"), paths) for r in (root, shipped)), strict=True)
     for ours, theirs in pairs:
         assert np.mean(ours != theirs) < 1e-3
     assert "Stored in float16 it masks 3 images" in (shipped / CARD_FILE).read_text()
 
 
 def test_half_the_bytes_are_refused_where_masks_change(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3)
+    render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
     monkeypatch.setattr(ship, "_halved", lambda state, path: {k: t * 0 for k, t in state.items()})
     with pytest.raises(SystemExit, match=r"other masks \(up to .*leave --half out"):
         _ship(root, half=True, check=2)
@@ -100,12 +116,48 @@ def test_stackers_and_refiners_go_along(tmp_path: Path) -> None:
     assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
 
 
-def test_a_refiner_goes_along_and_forbids_other_weights(root: Path) -> None:
+def _predicted(root: Path, images: Path) -> dict[str, bytes]:
+    """What `make predict` makes of some images."""
+    out = root.parent.parent / f"masks-of-{root.parent.name}"
+    photographs.main(images=images, out=out, competition="studio", runs=root.parent)
+    return {path.name: path.read_bytes() for path in out.glob("*.png")}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_refiner_goes_along_whatever_its_blend_was_fitted_with(root: Path, half: bool) -> None:
+    # a member that the fit gave no weight: its digest is a part of what the refiner learned from, and it stays behind
+    blend = root / "blend" / BLEND_FILE
+    fitted = json.loads(blend.read_text())
+    fitted["weights_digests"]["tiny-useless"] = "0123456789abcdef"
+    blend.write_text(json.dumps(fitted))
     save_refiner(root / "blend", STUDIO.size)
-    with pytest.raises(SystemExit, match="a refiner was trained on the logits"):
-        _ship(root, half=True)
-    shipped = _ship(root)
-    assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
+    for k in range(3):
+        write_photograph(root.parent.parent / "photos" / f"{k}.png", 200 + 31 * k, 301, seed=k)
+    if half:
+        render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
+    shipped = _ship(root, half=half, check=1)
+    before, after = (_predicted(each, root.parent.parent / "photos") for each in (root, shipped))
+    records = [json.loads((each / "blend" / REFINER_DIR / REFINER_FILE).read_text()) for each in (root, shipped)]
+    if not half:
+        assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
+        assert (records[0], before) == (records[1], after) and len(before) == 3
+        return
+    for name, mask in before.items():
+        pixels = [cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_GRAYSCALE) for each in (mask, after[name])]
+        assert np.mean(pixels[0] != pixels[1]) < 1e-3
+    # what it learned from and what it gained is said of it still; what it is applied to is other
+    changed = {key for key in records[1] if records[1][key] != records[0].get(key)}
+    assert changed == {"weights_digests", "digest", "applied_to"}
+    sizes = [(each / "blend" / REFINER_DIR / "fold1" / WEIGHTS_FILE).stat().st_size for each in (root, shipped)]
+    assert sizes[1] < 0.75 * sizes[0]
+
+
+def test_half_the_bytes_of_a_stacker_that_sees_the_image(root: Path) -> None:
+    members = find_members(root, [UNET.name, AVERAGE.name], 2)
+    save_stacker(root, members, image=True)
+    render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
+    shipped = _ship(root, half=True, check=1)
+    assert "Stored in float16 it masks 1 images" in (shipped / CARD_FILE).read_text()
 
 
 def test_nothing_is_overwritten(root: Path) -> None:
