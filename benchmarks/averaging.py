@@ -26,21 +26,20 @@ from predict.members import Member, find_members, parse_members
 from predict.replicas import ReplicaPool
 
 
-def dice_of_folds(member: Member, names: Sequence[str], data: Path, competition: Competition) -> np.ndarray:
+def dice_of_folds(
+    member: Member, names: Sequence[str], images: Path, masks: Path, competition: Competition
+) -> np.ndarray:
     """Dice of each fold's network alone and of their mean.
 
     Args:
         member: the trained variant, with F folds; its own test-time augmentation is used.
-        names: N test images.
-        data: the competition's files.
-        competition: its facts; it has the test masks.
+        names: N images that none of them has seen.
+        images, masks: the folders that they and their true masks are in.
+        competition: its facts.
 
     Returns:
         (N, F + 1) Dice at full size, the mean's last.
     """
-    if competition.test_masks_dir is None:
-        raise ValueError(f"{competition.name} has no masks of its test images")
-    masks = data / competition.test_masks_dir
     size, frame, count = competition.size, member.frame, len(member.folds)
     pool = ReplicaPool([replace(member, folds=(folder,)) for folder in member.folds], 1)
     batch = pool.batch(member.variant)
@@ -49,8 +48,8 @@ def dice_of_folds(member: Member, names: Sequence[str], data: Path, competition:
     with bar, pool.running(), pool.take() as networks:
         for start in range(0, len(names), batch):
             some = names[start : start + batch]
-            images = np.stack([frame.load(data / competition.test_dir / name, size)[0] for name in some])
-            logits = np.stack([network.logits(images, some)[:, 0] for network in networks])
+            inputs = np.stack([frame.load(images / name, size)[0] for name in some])
+            logits = np.stack([network.logits(inputs, some)[:, 0] for network in networks])
             for k, name in enumerate(some):
                 mask = read_mask(masks / competition.mask_name(name), size)
                 truth = rle.encode(mask)
@@ -96,7 +95,8 @@ def main(
     """
     facts = find_competition(competition)
     data = data or facts.default_data()
-    if not facts.test_masks_dir or not (data / facts.test_masks_dir).is_dir():
+    masks = data / (facts.test_masks_dir or "")
+    if not facts.test_masks_dir or not masks.is_dir():
         raise UserError(f"{data} has no test masks: take a competition whose test truth is known (studio).")
     training, root = find_training_set(facts, data), runs / facts.name
     if not (root / FOLDS_FILE).exists():
@@ -105,7 +105,7 @@ def main(
     names = list_images(data / facts.test_dir, facts)
     groups = np.array([facts.group(name) for name in names])
     found = find_members(root, parse_members(members, root), folds)
-    dice = {member.name: dice_of_folds(member, names, data, facts) for member in found}
+    dice = {member.name: dice_of_folds(member, names, data / facts.test_dir, masks, facts) for member in found}
     for line in table_lines(dice, groups):
         print(line)
 

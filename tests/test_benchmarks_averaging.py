@@ -31,7 +31,7 @@ def test_single_folds_and_their_mean_score_as_their_predictions_do(
     save_member(root, AVERAGE, folds=3, **digests)
     member = save_member(root, UNET, folds=3, **digests)
     names = sorted(path.name for path in (data / "test").iterdir())
-    dice = averaging.dice_of_folds(member, names, data, STUDIO)
+    dice = averaging.dice_of_folds(member, names, data / "test", data / "test_masks", STUDIO)
     assert dice.shape == (2, 4)
     truths = [rle.encode(averaging.read_mask(data / "test_masks" / STUDIO.mask_name(n), STUDIO.size)) for n in names]
     # the last column is what a submission holds, up to the rounding of stored logits
