@@ -175,7 +175,8 @@ def train_module(
         pictures: show TensorBoard masks, of batches and outputs as `SegmentationModule` has them.
 
     Returns:
-        Facts for the manifest and, as "best", the path of the best epoch's checkpoint: for `keep_epoch`.
+        Facts for the manifest; as "earlier", what processes before this one have spent; and, as "best", the path of the
+        best epoch's checkpoint: for `keep_epoch`.
     """
     best = EpochStates(task.resume_folder, task.metric.logged)
     record = EpochRecord(
@@ -205,6 +206,7 @@ def train_module(
         "steps": trainer.global_step,
         "precision": str(trainer.precision),
         "alarms": record.alarms,
+        "earlier": record.earlier,
         "best": best.best_model_path,
     }
 
@@ -249,7 +251,8 @@ def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> di
         gpus: indices of the GPUs to train on; none is the CPU.
 
     Returns:
-        Facts for the manifest: epochs_run, steps, precision, alarms, best_epoch (numbered from 0).
+        Facts for the manifest: epochs_run, steps, precision, alarms, best_epoch (numbered from 0); and earlier, what
+        processes before this one have spent.
 
     Raises:
         UserError: the training cannot go on; the message says what to change.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from folds.heads import MASK_HEAD
 from folds.outputs import digests
 from folds.run_layout import MANIFEST_FILE, RECIPE_FILE
 from folds.scoring import full_size_score
+from folds.spent import Spent
 from folds.start import record_seen, starting_network
 from folds.states import settle_states
 from folds.store import LogitStore
@@ -128,7 +128,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
             message says what to change.
         KeyboardInterrupt: Ctrl-C; called again, it goes on.
     """
-    start = time.perf_counter()
+    start = Spent.so_far()
     begin(task)
     set_up(task)
     with lease(task.devices) as gpus, explained(task):
@@ -138,6 +138,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
             facts: dict[str, Any] = {}
         else:
             facts = fit_network(task, network, gpus)
+        earlier = facts.pop("earlier", Spent())
         checkpoint.save(task.folder, network, task.variant)
         device = torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
         # the competition's name of the score; `last_` before it for the last epoch's
@@ -165,7 +166,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         **facts,
         **scores,
         **digests(task),
-        "seconds": round(time.perf_counter() - start, 1),
+        **Spent.so_far().since(start).after(earlier).rounded(),
         "hardware": computed_on,
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 import atomic
 from folds.run_layout import CURVES_FILE, METRICS_FILE
+from folds.spent import Spent
 from kernels.metrics import DICE, Metric
 
 # and, last, the mask's score
@@ -111,6 +112,7 @@ class EpochRecord(Callback):
     Attributes:
         rows: of metrics.csv.
         alarms: sentences about what is wrong with this training though it goes on.
+        earlier: what the epochs cost that processes before this one have trained.
     """
 
     def __init__(
@@ -122,17 +124,22 @@ class EpochRecord(Callback):
         self._mask_plane = mask_plane
         self._metric = metric
         self._start = self._drawn = time.perf_counter()
+        self._begun = Spent.so_far()
         self._resumed_at = 0
+        self.earlier = Spent()
         self.rows: list[Row] = []
         self.alarms: list[str] = []
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        return {"rows": self.rows, "alarms": self.alarms}
+        spent = Spent.so_far().since(self._begun).after(self.earlier)
+        return {"rows": self.rows, "alarms": self.alarms, "spent": tuple(spent)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.rows, self.alarms = list(state_dict["rows"]), list(state_dict["alarms"])
+        # states of earlier versions do not tell
+        self.earlier = Spent(*state_dict.get("spent", ()))
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stop at once where the run had stopped early before it was killed."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from ensemble.boundary import Boundary, BoundaryRefiner
 from folds.csv_table import read_table
 from folds.outputs import WEIGHTS_DIGEST, digest, fault_of_weights
 from folds.run_layout import MANIFEST_FILE, WEIGHTS_FILE
+from folds.spent import Spent
 from folds.task import FoldTask, begin_with_threads, read_manifest
 from json_file import Digest, Schema, closed
 from models import checkpoint
@@ -220,11 +220,12 @@ def complete_refiner(task: RefinerTask) -> dict[str, Any]:
     from folds.fold import begin
 
     check_same(task)
-    fold, start = task.fold, time.perf_counter()
+    fold, start = task.fold, Spent.so_far()
     manifest = read_manifest(fold.folder)
     if manifest is not None and not fault_of_weights(fold.folder, manifest):
         if _scores_are_whole(task, manifest):
             return manifest
+        earlier = Spent(manifest["seconds"], manifest.get("cpu_seconds", 0.0))
         begin_with_threads(fold.folder, manifest["threads"])
         set_up(fold)
     else:
@@ -234,6 +235,7 @@ def complete_refiner(task: RefinerTask) -> dict[str, Any]:
         set_up(fold)
         with lease(1) as gpus, explained(fold):
             network, facts = _train(task, gpus)
+            earlier = facts.pop("earlier")
             checkpoint.save(fold.folder, network, fold.variant)
             computed_on = hardware(gpus)
         manifest = {
@@ -254,7 +256,7 @@ def complete_refiner(task: RefinerTask) -> dict[str, Any]:
         "after": dict(task.after),
         f"before_{fold.metric.name}": float(table["before"].mean()),
         fold.metric.name: float(table["after"].mean()),
-        "seconds": round(time.perf_counter() - start, 1),
+        **Spent.so_far().since(start).after(earlier).rounded(),
     }
     shutil.rmtree(fold.resume_folder, ignore_errors=True)
     atomic.write_json(fold.folder / MANIFEST_FILE, manifest)

@@ -20,6 +20,8 @@ from folds.heads import HEADS
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
 from folds.scoring import full_size_score
+from folds.spent import Spent
+from folds.states import load_state
 from folds.store import LogitStore
 from folds.task_list import is_done
 from models.frame import frame_of
@@ -88,11 +90,15 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     with pytest.raises(RuntimeError, match="stopped here"):
         run_fold(stopped)
     monkeypatch.setattr(SegmentationModule, "training_step", step)
+    spent = Spent(*next(own["spent"] for own in load_state(stopped.last_state)["callbacks"].values() if "spent" in own))
     again = run_fold(stopped)
     assert again["steps"] == manifest["steps"]
     assert again["dice"] == manifest["dice"]
     # the kept weights may be of an epoch before the stop; the curve has every epoch, once
     assert (stopped.folder / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
+    # what the process before has spent is not forgotten
+    assert again["seconds"] > spent.seconds > 0
+    assert again["cpu_seconds"] > spent.cpu_seconds > 0
     assert len(curve(whole.folder, "val_dice")) == 3
     expected = safetensors.torch.load_file(whole.folder / "weights.safetensors")
     for name, tensor in safetensors.torch.load_file(stopped.folder / "weights.safetensors").items():
