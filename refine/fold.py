@@ -29,6 +29,7 @@ from json_file import Digest, Schema, closed
 from models import checkpoint
 from models.build import parameter_count
 from refine.coarse import Coarse
+from refine.planes import CoarsePlanes
 from refine.tiles import Tiles
 
 # held-out images that an epoch is validated on, at most; at the end all of them are scored
@@ -52,7 +53,7 @@ class RefinerTask:
     Attributes:
         fold: images, recipe, folder, seed, and the network that sees one tile.
         boundary: what the refiner is.
-        coarse: the blend's logits, as it was chosen without the fold.
+        planes: the blend's logits in the refiner's frame, as it was chosen without the fold.
         coarse_digest: identifies them, of all folds together.
         after: what comes after the refiner, which scores depend on (`ensemble.boundary_file.after_refiner`).
         tiles: of an image, in an epoch.
@@ -60,10 +61,21 @@ class RefinerTask:
 
     fold: FoldTask
     boundary: Boundary
-    coarse: Coarse
+    planes: CoarsePlanes
     coarse_digest: str
     after: Mapping[str, Any]
     tiles: int
+
+    @property
+    def coarse(self) -> Coarse:
+        """The blend's logits at full size."""
+        return self.planes.coarse
+
+    @property
+    def validated(self) -> np.ndarray:
+        """Positions of the held-out images that an epoch is validated on, in their order."""
+        held_out = self.fold.held_out
+        return held_out[np.linspace(0, len(held_out) - 1, min(_VALIDATED, len(held_out))).round().astype(int)]
 
     def configuration(self) -> dict[str, Any]:
         """What decides the weights, as the manifest has it."""
@@ -148,17 +160,14 @@ def _settle(task: RefinerTask) -> None:
 
 def _tiles(task: RefinerTask, *, train: bool) -> Tiles:
     seed = task.fold.seed + task.fold.fold
-    return Tiles(task.boundary, task.coarse, task.fold.inputs, task.tiles, seed, augmented=train)
+    return Tiles(task.boundary, task.planes, task.fold.inputs, task.tiles, seed, augmented=train)
 
 
 def _loader(task: RefinerTask, *, train: bool) -> Any:
     from folds.samples import EpochSampler, loader
 
     fold = task.fold
-    positions = fold.train
-    if not train:
-        spread = np.linspace(0, len(fold.held_out) - 1, min(_VALIDATED, len(fold.held_out))).round().astype(int)
-        positions = fold.held_out[spread]
+    positions = fold.train if train else task.validated
     sampler = EpochSampler(positions, seed=fold.seed + fold.fold, shuffle=train, batch=fold.recipe.batch)
     pin = torch.cuda.is_available()
     return loader(_tiles(task, train=train), sampler, fold.recipe.batch, workers=max(0, fold.workers), pin=pin)

@@ -10,7 +10,7 @@ import torch
 from ensemble.band import Tile, band_of, cut
 from ensemble.boundary import Boundary, inputs_of
 from folds.inputs import Inputs
-from refine.coarse import Coarse
+from refine.planes import CoarsePlanes
 
 # inputs (T, 4, h, w) float32; logits, coverage 0..1 and whether a pixel counts, (T, 3, h, w) float32; position
 Sample = tuple[np.ndarray, np.ndarray, int]
@@ -27,7 +27,7 @@ class Tiles(torch.utils.data.Dataset[Sample]):
 
     Attributes:
         boundary: what the refiner is.
-        coarse: the blend's logits.
+        planes: the blend's logits in the refiner's frame.
         inputs: images and coverage in the refiner's frame.
         count: tiles of an image.
         seed: of the draws.
@@ -35,7 +35,7 @@ class Tiles(torch.utils.data.Dataset[Sample]):
     """
 
     boundary: Boundary
-    coarse: Coarse
+    planes: CoarsePlanes
     inputs: Inputs
     count: int
     seed: int
@@ -63,17 +63,18 @@ class Tiles(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
         rng = np.random.default_rng((self.seed, epoch if self.augmented else 0, position))
-        coarse = self.boundary.frame.apply(self.coarse.logits(position))
+        coarse = self.planes.of(position)
         image = np.asarray(self.inputs.image(position))
-        target = np.asarray(self.inputs.target(position)).astype(np.float32) / 255
+        coverage = np.asarray(self.inputs.target(position))
         # at the refiner's size, where it costs a tenth of what it does at full size; to half a pixel it is the same
         scale = min(side / own for side, own in zip(self.boundary.size, self.boundary.full, strict=True))
         band = band_of(coarse > 0, max(1.0, self.boundary.reach_px * scale))
         inputs, beside = [], []
-        for tile in self._drawn(band, (coarse > 0) != (target > 0.5), rng):
+        for tile in self._drawn(band, (coarse > 0) != (coverage > 127), rng):
             logits = cut(coarse, tile)
             seen = inputs_of(self.boundary, cut(image, tile), logits)
-            planes = np.stack([logits, cut(target, tile), _counted(band, tile)])
+            target = cut(coverage, tile).astype(np.float32) / 255
+            planes = np.stack([logits, target, _counted(band, tile)])
             if self.augmented and rng.random() < 0.5:
                 seen, planes = seen[..., ::-1], planes[..., ::-1]
             inputs.append(seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from kernels.metrics import Metric
 from models.losses import find_loss
 from refine.coarse import Coarse, used_members
 from refine.fold import RefinerTask, check_same, complete_refiner, is_done, read_scores
+from refine.planes import CoarsePlanes, forget_others, kept_of_all
 
 
 def _tasks(
@@ -45,6 +47,7 @@ def _tasks(
     oof: OofData,
     training: TrainingSet,
     boundary: Boundary,
+    planes: Sequence[CoarsePlanes],
     recipe: Recipe,
     chosen: list[int],
     *,
@@ -76,7 +79,7 @@ def _tasks(
                 seed=seed,
             ),
             boundary=boundary,
-            coarse=Coarse.without(fold, folder, fitted, oof, training),
+            planes=planes[fold],
             coarse_digest=coarse_digest(fitted),
             after=after_refiner(fitted),
             tiles=tiles,
@@ -100,8 +103,9 @@ def _complete(task: RefinerTask) -> dict[str, Any]:
         return complete_refiner(task)
 
 
-def _run(tasks: list[RefinerTask], jobs: int, metric: Metric) -> None:
-    """Complete folds: one after the other in this process, or side by side in others; one that is killed goes on."""
+def _run(tasks: list[RefinerTask], jobs: int, metric: Metric, folder: Path) -> None:
+    """Complete folds: one after the other in this process, or side by side in others; one that is killed goes on. What
+    they all learn from is kept in `folder`."""
     start = time.perf_counter()
     waiting = [task for task in tasks if not is_done(task)]
     alone = jobs == 1 or len(tasks) == 1
@@ -111,7 +115,11 @@ def _run(tasks: list[RefinerTask], jobs: int, metric: Metric) -> None:
     waiting = [replace(task, fold=replace(task.fold, threads=threads, bar=shown)) for task in waiting]
     if waiting:
         whole = checked(waiting[0].fold.inputs)
-        waiting = [replace(task, fold=replace(task.fold, inputs=whole)) for task in waiting]
+        wanted = [(task.planes, [*task.fold.train, *task.validated]) for task in waiting]
+        waiting = [
+            replace(task, fold=replace(task.fold, inputs=whole), planes=planes)
+            for task, planes in zip(waiting, kept_of_all(wanted, folder), strict=True)
+        ]
     of = {task.fold.fold: task for task in tasks}
     for task in tasks:
         if task.fold.fold not in {each.fold.fold for each in waiting}:
@@ -232,8 +240,9 @@ def main(
             raise UserError(f"{folder / BLEND_FILE} was chosen on other {key.split('_')[0]} than are there: make fit.")
     count = int(oof.fold.max()) + 1
     chosen = split.parse_folds(fold, count)
+    planes = [CoarsePlanes(Coarse.without(k, folder, fitted, oof, training), boundary.frame) for k in range(count)]
     more = {"cache": root / CACHE_DIR, "tiles": tiles, "seed": seed, "jobs": -1}
-    tasks = _tasks(folder, fitted, oof, training, boundary, recipe, chosen, **more)  # type: ignore[arg-type]
+    tasks = _tasks(folder, fitted, oof, training, boundary, planes, recipe, chosen, **more)  # type: ignore[arg-type]
     for task in tasks:
         check_same(task)
 
@@ -241,7 +250,9 @@ def main(
     at_once = (
         min(process_count(jobs), len(tasks)) if jobs else min(torch.cuda.device_count() or core_count(), len(tasks))
     )
-    _run(tasks, max(1, at_once), oof.metric)
+    kept_in = root / CACHE_DIR / training.digest / f"coarse-{name}"
+    forget_others(kept_in, planes)
+    _run(tasks, max(1, at_once), oof.metric, kept_in)
 
     # 4) what they gain together
     if len(chosen) == count:

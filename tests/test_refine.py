@@ -6,6 +6,7 @@ import functools
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from competition import COMPETITIONS
+from competition import COMPETITIONS, Size
 from ensemble import fit
 from ensemble.blend import find_blend
+from ensemble.blend_file import read_blend
 from ensemble.boundary import boundary_for
+from ensemble.oof_data import find_oof_data
+from folds.images import find_training_set
 from folds.store import LogitStore
 from folds.train import main as train_folds
-from refine import train
+from models.frame import Frame
+from refine import planes, train
+from refine.coarse import Coarse
 from refine.module import RefinerModule
+from refine.planes import CoarsePlanes
 from submit import make
 from tests.conftest import CARS, write_mask
 from tests.killed_folds import check_same
@@ -179,6 +186,122 @@ def test_a_killed_training_ends_with_the_same_bytes_and_never_on_other_logits(
     path.write_text(json.dumps({**json.loads(path.read_text()), "threshold": 0.125}))
     with pytest.raises(SystemExit, match="fold0 was trained on other logits of the blend: remove"):
         refine(root, epochs=3)
+
+
+def coarse_planes(root: Path, size: Size = (67, 93)) -> CoarsePlanes:
+    """The logits of the blend as it was chosen without fold 0."""
+    training = find_training_set(COMPETITIONS["studio"], root.parent.parent / "data")
+    fitted = read_blend(root / "blend")
+    oof = find_oof_data(root, training, ["average-mask"])
+    return CoarsePlanes(Coarse.without(0, root / "blend", fitted, oof, training), Frame(size))
+
+
+def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """When each file was written, and what it holds, by path."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: content for path, (_, content) in files(folder).items()}
+
+
+def test_a_training_ends_with_the_same_bytes_whether_its_logits_are_kept_or_not(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = root / "blend" / "refiner"
+    (kept_in,) = (root / "cache").glob("*")
+    kept_in /= "coarse-blend"
+    # computed and kept, read again, and computed in every epoch
+    for way in ("first", "again", "never"):
+        if way == "never":
+            shutil.rmtree(kept_in)
+            monkeypatch.setattr(planes, "CACHE_LIMIT_BYTES", 0)
+        before = files(kept_in)
+        refine(root, fold="0", epochs=2)
+        folder.rename(root / way)
+        assert kept_in.exists() == (way != "never")
+        assert way == "first" or files(kept_in) == before
+    check_same(root / "first", root / "again")
+    check_same(root / "first", root / "never")
+
+
+def test_folds_whose_blend_is_the_same_share_what_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    write = LogitStore.write
+
+    def counted(self: LogitStore, name: str, logits: np.ndarray) -> None:
+        written.append(name)
+        write(self, name, logits)
+
+    monkeypatch.setattr(LogitStore, "write", counted)
+    refine(root, epochs=1)
+    assert sorted(written) == sorted(coarse_planes(root).coarse.oof.images)
+
+
+def raise_the_threshold(root: Path) -> None:
+    path = root / "blend" / "blend.json"
+    fitted = json.loads(path.read_text())
+    fitted["chosen_without"]["0"]["threshold"] = 0.25
+    path.write_text(json.dumps(fitted))
+
+
+def alter_the_logits_of_one_image(root: Path) -> None:
+    store = LogitStore.open(root / "average-mask" / "oof.zarr")
+    store.write(store.names[3], store.read(store.names[3]) * 0.5)
+
+
+@pytest.mark.parametrize("change", [raise_the_threshold, alter_the_logits_of_one_image, None])
+def test_what_is_kept_of_other_logits_is_never_used_and_goes(
+    root: Path, tmp_path: Path, change: Callable[[Path], None] | None
+) -> None:
+    before, folder, every = coarse_planes(root), tmp_path / "kept", range(12)
+    identity = before.identity
+    planes.kept(before, every, folder)
+    if change is not None:
+        change(root)
+    now = coarse_planes(root, (67, 93) if change is not None else (64, 93))
+    assert now.identity != identity
+    kept = planes.kept(now, every, folder)
+    for position in every:
+        np.testing.assert_array_equal(kept.of(position), now.of(position))
+    assert len(list(folder.iterdir())) == 2
+    planes.forget_others(folder, [now])
+    assert [path.name for path in folder.iterdir()] == [now.identity]
+
+
+def test_what_is_kept_is_made_again_where_it_is_cut_off_and_goes_on_where_it_was_killed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, folder, every = coarse_planes(root), tmp_path / "kept", range(12)
+    write, left = LogitStore.write, 5
+
+    def killed(self: LogitStore, name: str, logits: np.ndarray) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        write(self, name, logits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogitStore, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            planes.kept(computed, every, folder)
+    begun = files(folder)
+    planes.kept(computed, every, folder)
+    whole = files(folder)
+    assert len(whole) == 13 and begun.items() <= whole.items()
+
+    chunks = sorted(path for path in whole if path.name.startswith("c."))
+    chunks[0].write_bytes(whole[chunks[0]][1][:-7])
+    chunks[5].write_bytes(b"")
+    chunks[9].unlink()
+    planes.kept(computed, every, folder)
+    assert contents(folder) == {path: content for path, (_, content) in whole.items()}
+    (folder / computed.identity / "zarr.json").write_text("{")
+    kept = planes.kept(computed, every, folder)
+    assert contents(folder) == {path: content for path, (_, content) in whole.items()}
+    for position in every:
+        np.testing.assert_array_equal(kept.of(position), computed.of(position))
 
 
 @pytest.mark.parametrize(
