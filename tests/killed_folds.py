@@ -44,7 +44,7 @@ def results(root: Path) -> dict[str, object]:
         name = str(path.relative_to(root))
         if path.name == "manifest.json":
             facts = json.loads(path.read_text())
-            found[name] = {key: facts[key] for key in facts if key not in ("seconds", "hardware")}
+            found[name] = {key: facts[key] for key in facts if key not in ("seconds", "cpu_seconds", "hardware")}
         elif path.is_file() and "tensorboard" not in name and path.name != ".lock":
             found[name] = path.read_bytes()
     return found
