@@ -15,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import Competition
 from ensemble.intervals import mean_interval
 from folds import split
 from folds.images import find_training_set, list_images, read_mask
@@ -24,6 +24,7 @@ from folds.scoring import full_size_score
 from kernels import rle
 from predict.members import Member, find_members, parse_members
 from predict.replicas import ReplicaPool
+from program_flags import places
 
 
 def dice_of_folds(
@@ -93,12 +94,11 @@ def main(
         data: the competition's files; data/<competition> by default.
         runs: where trained variants are.
     """
-    facts = find_competition(competition)
-    data = data or facts.default_data()
+    facts, data, root = places(competition, data, runs)
     masks = data / (facts.test_masks_dir or "")
     if not facts.test_masks_dir or not masks.is_dir():
         raise UserError(f"{data} has no test masks: take a competition whose test truth is known (studio).")
-    training, root = find_training_set(facts, data), runs / facts.name
+    training = find_training_set(facts, data)
     if not (root / FOLDS_FILE).exists():
         raise UserError(f"{root / FOLDS_FILE} is missing: train variants first (make folds V=...).")
     folds = int(split.read(root / FOLDS_FILE, training)["fold"].max()) + 1

@@ -21,7 +21,6 @@ from sklearn.model_selection import GroupKFold
 from tqdm import tqdm
 
 from command_line import UserError, check_seed, program
-from competition import find_competition
 from ensemble.intervals import mean_interval
 from folds.images import TrainingSet, find_training_set
 from kernels.dice import counts
@@ -30,6 +29,7 @@ from models.frame import Frame, frame_of
 from models.losses import find_loss
 from models.network_input import normalise
 from models.variants import Variant, find_variant
+from program_flags import files_of
 from report.group_labels import drawn_images, labels_of
 
 _FOLDS, _BATCH, _LEARNING_RATE, _DROPOUT = 5, 16, 3e-3, 0.3
@@ -155,8 +155,7 @@ def main(
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    facts = find_competition(competition)
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(*files_of(competition, data))
     taken = find_variant(variant)
     small = Variant.from_json({**taken.to_json(), "size": [height, width]})
     read_in = read(training, labels_of(training, label), frame_of(small), images)

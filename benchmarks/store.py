@@ -18,7 +18,6 @@ import tyro
 from tqdm import tqdm
 
 from command_line import UserError, program
-from competition import find_competition
 from folds import split
 from folds.images import find_training_set
 from folds.inputs import load_inputs
@@ -29,6 +28,7 @@ from folds.store import LogitStore
 from folds.truth import load_truth
 from predict.members import find_members
 from predict.replicas import Replica
+from program_flags import places
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,13 @@ def main(
         timed: images that are written and read.
         scored: images whose Dice is compared; 0 takes all.
     """
-    facts = find_competition(competition)
-    root = runs / facts.name
+    facts, data, root = places(competition, data, runs)
     if not is_finished(fold_folder(root / variant, 0)):
         raise UserError(
             f"{root / variant} is not trained: make data folds C={competition} V={variant}, or name another runs "
             "folder (--runs)."
         )
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     fold = split.read(root / FOLDS_FILE, training)["fold"].to_numpy()
     member = find_members(root, [variant], int(fold.max()) + 1)[0]
     known = load_truth(training, root / CACHE_DIR)

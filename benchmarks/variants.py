@@ -26,7 +26,6 @@ import tyro
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
 from folds import optimisation
 from folds.images import TrainingSet, find_training_set, read_mask
 from folds.plan import plan_of, variants_for
@@ -35,6 +34,7 @@ from models.frame import frame_of
 from models.losses import find_loss
 from models.network_input import normalise
 from models.variants import Variant
+from program_flags import files_of
 
 
 @dataclass(frozen=True)
@@ -247,9 +247,9 @@ def main(
     """
     if not 1 <= batch <= images:
         raise UserError(f"--batch {batch} cannot work with {images} images: --batch {max(1, min(batch, images))} does.")
-    facts = find_competition(competition)
+    facts, data = files_of(competition, data)
     chosen = [each for each in variants_for(variant, facts) if not each.fitted]
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     names = different_groups(training, images)
     done = read_ledger(ledger)
     epochs = []

@@ -33,7 +33,7 @@ from ensemble.mask_agreement import (
 )
 from ensemble.whole_network import WholeNetwork
 from models.image_file import decode
-from program_flags import CompetitionName, DataFolder, RunsFolder, places
+from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
 
 Format = Literal["onnx", "torch", "both"]
 Run = Callable[[np.ndarray], np.ndarray]
@@ -117,7 +117,7 @@ def timed_masks(run: Run, paths: Sequence[Path]) -> tuple[list[np.ndarray], floa
 @program
 def main(
     competition: CompetitionName = "carvana",
-    name: str = "blend",
+    name: BlendName = "blend",
     variant: str = "",
     out: Path | None = None,
     format: Format = "both",
@@ -130,7 +130,6 @@ def main(
     """Write a blend as one file, with everything before and after its networks inside, and compare its masks with ours.
 
     Args:
-        name: of the blend (ensemble.fit).
         variant: one trained variant instead of the blend.
         out: folder for the files; `export` in the blend's (or the variant's) folder by default.
         format: ONNX, torch.export, or both.

@@ -24,6 +24,7 @@ from predict.photographs import PhotographLogits, load, network_logits
 from predict.pipeline import overlapped
 from predict.predictor import DECODERS
 from predict.replicas import ReplicaPool
+from program_flags import RunsFolder
 
 # what the folder's masks were made with
 STATE_FILE = "made_with.json"
@@ -38,7 +39,7 @@ def main(
     blend: str = "blend",
     variant: str = "",
     cutout: bool = False,
-    runs: Path = Path("runs"),
+    runs: RunsFolder = Path("runs"),
     batch: int = 0,
     backend: Backend = "auto",
 ) -> None:
@@ -53,7 +54,6 @@ def main(
         blend: a fitted blend (ensemble.fit).
         variant: one trained variant instead of the blend.
         cutout: also write the photographs with their background transparent.
-        runs: where trained variants and the blend are.
         batch: photographs a forward pass; 0 chooses.
         backend: what computes the networks on a CPU: torch, or OpenVINO (requirements-cpu.txt), which is up to twice as
             fast; auto takes it where it is installed and the photographs are many.

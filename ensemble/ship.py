@@ -49,7 +49,7 @@ from folds.run_layout import (
 from folds.task import read_manifest
 from models import checkpoint
 from predict.members import Member, find_members
-from program_flags import CompetitionName, DataFolder, RunsFolder, places
+from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
 
 CARD_FILE = "README.md"
 # share of an image's pixels; where more change, half the bits were too few (Dice would judge small masks by one pixel)
@@ -131,7 +131,7 @@ def _size(folder: Path) -> int:
 @program
 def main(
     competition: CompetitionName = "carvana",
-    name: str = "blend",
+    name: BlendName = "blend",
     out: Path = Path("trained"),
     half: bool = False,
     images: ComparedImages = None,
@@ -142,7 +142,6 @@ def main(
     """Copy a blend and the networks of its members to OUT/<competition>, with a card, for others to predict with.
 
     Args:
-        name: of the blend (ensemble.fit).
         out: folder that `--runs` will name; it must have nothing of this competition yet.
         half: store weights in float16, half the bytes; the masks are compared with the blend's own first.
     """

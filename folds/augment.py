@@ -20,10 +20,11 @@ import tyro
 
 import atomic
 from command_line import UserError, check_seed, program
-from competition import Size, find_competition
+from competition import Size
 from folds.images import find_training_set, read_mask
 from folds.recipes import find_recipe
 from models.frame import Frame
+from program_flags import CompetitionName, DataFolder, files_of
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -152,22 +153,24 @@ def contact_sheet(pairs: list[Pair], columns: int = _SIDE) -> np.ndarray:
 
 @program
 def main(
-    show: str, competition: str = "carvana", data: Path | None = None, out: Path = Path("augmented.png"), seed: int = 0
+    show: str,
+    competition: CompetitionName = "carvana",
+    data: DataFolder = None,
+    out: Path = Path("augmented.png"),
+    seed: int = 0,
 ) -> None:
     """Draw sixteen augmented samples of a recipe, each with its mask's outline.
 
     Args:
         show: name of a recipe (folds/recipes.py).
-        competition: a name from competition.py.
-        data: the competition's files; data/<competition> by default.
         out: the picture, PNG or JPEG.
         seed: which draws.
     """
     augment = Augmentation(find_recipe(show).augment, check_seed(seed))
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"{out} is no PNG or JPEG: give --out a name that ends in .png.")
-    facts = find_competition(competition)
-    training = find_training_set(facts, data or facts.default_data())
+    facts, data = files_of(competition, data)
+    training = find_training_set(facts, data)
     frame = Frame(_SHOWN)
     # four images spread over the set, a row of four epochs each
     positions = np.linspace(0, len(training.names) - 1, _SIDE).round().astype(int)

@@ -13,6 +13,7 @@ import cv2
 import torch
 
 from cores import core_count, thread_count
+from folds.workers import process_count
 
 
 def _name(index: int) -> str:
@@ -54,6 +55,24 @@ def lease(count: int, folder: Path | None = None) -> Iterator[list[int]]:
         start = os.getpid() % max(1, len(others))
         taken += (others[start:] + others[:start])[: count - len(taken)]
         yield sorted(taken)
+
+
+def folds_at_once(asked: int, count: int, devices: int = 1) -> int:
+    """How many of `count` folds to train at once: as many as asked, or, of 0, as this machine's GPUs, else its cores,
+    are enough for at `devices` a fold. At least one."""
+    if asked:
+        return min(process_count(asked), count)
+    available = torch.cuda.device_count() or core_count()
+    return max(1, min(available // devices, count))
+
+
+def threads_each(at_once: int) -> int:
+    """Threads for each of so many folds that train at once; 0, which is all of them, for one alone.
+
+    Two threads for one core slow each other down. The share does not depend on how many folds are left, as the last
+    bits of sums depend on it.
+    """
+    return 0 if at_once == 1 else max(1, core_count() // at_once)
 
 
 def share_of(threads: int) -> int:

@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from competition import find_competition
 from folds import png_file
 from folds.composites import CompositeSet
 from folds.images import find_training_set
 from json_file import Schema
+from program_flags import files_of
 
 SHARD = 1000
 PARAMETERS_FILE, STATISTICS_FILE = "parameters.json", "statistics.json"
@@ -162,8 +162,8 @@ def main(
         format: of the composites; masks and depth are PNG.
         jobs: processes, as joblib counts them.
     """
-    facts = find_competition(competition)
-    training = find_training_set(facts, data or facts.default_data())
+    facts, data = files_of(competition, data)
+    training = find_training_set(facts, data)
     if not isinstance(training, CompositeSet):
         raise UserError(f"{facts.name} has no composites: give --competition composites.")
     found = export(training, out, count=count, image_format=format, jobs=jobs)

@@ -22,10 +22,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from command_line import UserError, program
-from competition import Competition, Size, find_competition
+from competition import Competition, Size
 from models.frame import Frame
 from models.image_file import ImageFile, decode
-from program_flags import CompetitionName, DataFolder
+from program_flags import CompetitionName, DataFolder, files_of
 
 # images a process verifies at a time
 _CHUNK = 32
@@ -323,8 +323,7 @@ def main(competition: CompetitionName = "carvana", data: DataFolder = None, veri
     Args:
         verify: read every file; otherwise only their names are compared.
     """
-    facts = find_competition(competition)
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(*files_of(competition, data))
     found = list(faults(training)) if verify else []
     for sentence in found[:20]:
         print(sentence)

@@ -9,15 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from tqdm import tqdm
 
 from command_line import UserError, check_seed, duration, program
-from competition import Competition, find_competition
-from cores import core_count
+from competition import Competition
 from folds import split
 from folds.complete import complete_fold, is_complete
+from folds.devices import folds_at_once, threads_each
 from folds.images import find_training_set
 from folds.inputs import checked
 from folds.leave_out import read_left_out
@@ -40,19 +39,11 @@ from folds.soft_targets import check_student
 from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
-from folds.workers import check_address, process_count, run_all
+from folds.workers import check_address, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models.build import build
 from models.variants import Variant
-from program_flags import CompetitionName, DataFolder
-
-
-def _jobs(asked: int, tasks: int, devices: int) -> int:
-    """Folds to train at once: as many as asked, else as the GPUs, or else the cores, are enough for."""
-    if asked:
-        return min(process_count(asked), tasks)
-    available = torch.cuda.device_count() or core_count()
-    return max(1, min(available // devices, tasks))
+from program_flags import CompetitionName, DataFolder, Folds, places
 
 
 def _done_line(manifest: dict[str, Any]) -> str:
@@ -95,9 +86,7 @@ def _refuse_what_is_trained(tasks: Iterable[FoldTask]) -> None:
 
 def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
     """Train folds: one after the other in this process, or side by side in others; one that is killed goes on."""
-    # each process its share of the cores: two threads for one core slow each other down; the share does not depend on
-    # how many folds are left, as the last bits of sums depend on it
-    threads = 0 if cluster or jobs == 1 else max(1, core_count() // jobs)
+    threads = 0 if cluster else threads_each(jobs)
     tasks = [replace(task, threads=threads) for task in tasks]
     start = time.perf_counter()
     if not cluster:
@@ -180,7 +169,7 @@ def _unfinished(tasks: Iterable[FoldTask]) -> list[FoldTask]:
 def main(
     competition: CompetitionName = "carvana",
     variant: str = "",
-    fold: str = "all",
+    fold: Folds = "all",
     data: DataFolder = None,
     runs: Path = Path("runs"),
     recipe: str = "",
@@ -210,7 +199,6 @@ def main(
 
     Args:
         variant: a name, a comma list, or all that suit the competition.
-        fold: 0, or 0,2, or 0..4, or all.
         runs: where results go.
         recipe: how to train, instead of each variant's own recipe.
         epochs: instead of the recipe's.
@@ -245,7 +233,7 @@ def main(
     if workers < -1:
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     check_seed(seed)
-    facts: Competition = find_competition(competition)
+    facts, data, root = places(competition, data, runs)
     series = parse_series(tag, init_from, seed)
     wanted = [(with_weights(each, weights), one) for each in variants_for(variant, facts) for one in series]
     variants = [with_tag(each, one.tag) for each, one in wanted]
@@ -267,13 +255,11 @@ def main(
         digest = labels.record["digest"]
         changes |= {"pseudo": digest, "pseudo_share": pseudo_share, "pseudo_weight": pseudo_weight}
     plans = [plan_of(each, recipe, changes) for each in variants]
-    data = data or facts.default_data()
     if cluster:
         check_address(cluster)
         # other machines have other working folders
-        runs, data = runs.resolve(), data.resolve()
+        root, data = root.resolve(), data.resolve()
         wanted = [(each, one.resolved()) for each, one in wanted]
-    root = runs / facts.name
     _refuse_what_cannot_work(variants, plans, facts, root, devices, starts=bool(init_from))
 
     # 2) the images, their masks, the split
@@ -297,7 +283,7 @@ def main(
     if waiting:
         whole = {id(task.inputs): checked(task.inputs) for task in waiting}
         waiting = [replace(task, inputs=whole[id(task.inputs)]) for task in waiting]
-        _run(waiting, _jobs(jobs, len(tasks), devices), cluster)
+        _run(waiting, folds_at_once(jobs, len(tasks), devices), cluster)
     _print_table(variants, root, count, find_metric(facts.metric))
 
 

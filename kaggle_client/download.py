@@ -18,12 +18,13 @@ from pydantic import Field
 
 import atomic
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import Competition
 from json_file import Schema
 from kaggle_client import archive
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials, find_credentials
 from kaggle_client.verify_download import verify
+from program_flags import CompetitionName, files_of
 
 LEDGER_FILE = ".download.json"
 STAGING_DIR = ".download"
@@ -260,7 +261,7 @@ def prepare(
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     data: Path | None = None,
     hq: bool = False,
     only: str = "",
@@ -271,7 +272,6 @@ def main(
     """Fetch a competition's files from Kaggle, unpack them into a folder, and verify every one.
 
     Args:
-        competition: a name from competition.py.
         data: the folder; data/<competition> by default.
         hq: also the high-quality images (large).
         only: parts to fetch, comma-separated, such as train,train_masks; all by default.
@@ -279,8 +279,7 @@ def main(
         keep_archives: leave the downloaded archives in the folder's .download.
         jobs: processes that verify, as joblib counts them.
     """
-    facts = find_competition(competition)
-    folder = data or facts.default_data()
+    facts, folder = files_of(competition, data)
     parts = prepare(facts, folder, hq=hq, only=only, source=source, keep_archives=keep_archives, jobs=jobs)
     print(f"{folder} is complete and verified: {', '.join(part.name for part in parts)}")
 

@@ -16,7 +16,6 @@ from typing import Any
 import tyro
 
 from command_line import UserError, program
-from competition import find_competition
 from ensemble.blend_file import SUBMISSION_FILE, blend_folder
 from folds.run_layout import SENT_FILE
 from kaggle_client import cli as kaggle_cli
@@ -24,7 +23,7 @@ from kaggle_client.credentials import Credentials, find_credentials
 from kaggle_client.fault import KaggleError, fault
 from kaggle_client.sent import Sent, SentLedger
 from kernels.metrics import Metric, find_metric
-from program_flags import CompetitionName, DataFolder
+from program_flags import CompetitionName, DataFolder, places
 from submit.check import check, sample_names
 from submit.submission_file import compressed, digests, read_manifest
 
@@ -176,21 +175,21 @@ def main(
         dry_run: do everything but send.
         scores: send nothing; list what was sent, with Kaggle's scores beside those of cross-validation.
     """
-    facts = find_competition(competition)
+    facts, data, root = places(competition, data, runs)
     slug = kaggle_cli.find_slug(facts)
     credentials = find_credentials()
     metric = find_metric(facts.metric)
-    ledger = SentLedger(runs / facts.name / SENT_FILE)
+    ledger = SentLedger(root / SENT_FILE)
     if scores:
         _say_scores(ledger, slug, credentials, metric)
         return
-    path = file or blend_folder(runs / facts.name, name) / SUBMISSION_FILE
+    path = file or blend_folder(root, name) / SUBMISSION_FILE
     file_sha256, content_sha256 = digests(path)
     manifest: Mapping[str, Any] = read_manifest(path, file_sha256, needed=file is None) or {}
     before = ledger.find(content_sha256)
     if not again:
         _refuse_second(before, path, slug, ledger, credentials)
-    names = sample_names(data or facts.default_data(), facts)
+    names = sample_names(data, facts)
     report = check(path, competition=facts, names=names, expected=manifest.get("blend", {}).get("foreground"))
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)

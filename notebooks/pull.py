@@ -16,6 +16,7 @@ from kaggle_client.credentials import find_credentials
 from notebooks.merge import merge
 from notebooks.record import Pushed, read_all
 from notebooks.remote import Remote
+from program_flags import CompetitionName
 
 
 def pull(job: Pushed, remote: Remote, runs: Path, competition: str) -> None:
@@ -38,11 +39,12 @@ def pull(job: Pushed, remote: Remote, runs: Path, competition: str) -> None:
 
 
 @program
-def main(competition: str = "carvana", runs: Path = Path("runs"), kernel: str = "", poll_s: float = 30.0) -> None:
+def main(
+    competition: CompetitionName = "carvana", runs: Path = Path("runs"), kernel: str = "", poll_s: float = 30.0
+) -> None:
     """Fetch the results of pushed jobs.
 
     Args:
-        competition: a name from competition.py.
         runs: the folder they go to.
         kernel: its name, or owner/name; by default every pushed job that was not fetched yet.
         poll_s: time between two looks at a job that still runs.

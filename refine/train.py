@@ -11,20 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 import tyro
 from tqdm import tqdm
 
 import atomic
 from command_line import UserError, check_seed, duration, program
-from competition import find_competition
-from cores import core_count
 from ensemble.blend_file import BLEND_FILE, REFINER_DIR, REFINER_FILE, FittedBlend, blend_folder, read_blend
 from ensemble.boundary import NAME, Boundary, boundary_for, check_boundary
 from ensemble.boundary_file import REFINER, after_refiner, coarse_digest, digest_of, entries_of
 from ensemble.intervals import figures, mean_interval
 from ensemble.oof_data import OofData, find_oof_data
 from folds import split
+from folds.devices import folds_at_once, threads_each
 from folds.images import TrainingSet, find_training_set
 from folds.inputs import checked, load_inputs
 from folds.lock import alone_with
@@ -33,9 +31,10 @@ from folds.plan import check_batch, plan_of
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, fold_folder
 from folds.task import FoldTask, read_manifest
-from folds.workers import process_count, run_all
+from folds.workers import run_all
 from kernels.metrics import Metric
 from models.losses import find_loss
+from program_flags import BlendName, CompetitionName, DataFolder, Folds, RunsFolder, places
 from refine.coarse import Coarse, used_members
 from refine.fold import RefinerTask, check_same, complete_refiner, is_done, read_scores
 from refine.planes import CoarsePlanes, forget_others, kept_of_all
@@ -109,10 +108,8 @@ def _run(tasks: list[RefinerTask], jobs: int, metric: Metric, folder: Path) -> N
     start = time.perf_counter()
     waiting = [task for task in tasks if not is_done(task)]
     alone = jobs == 1 or len(tasks) == 1
-    # the share does not depend on how many folds are left, as the last bits of sums depend on it
-    threads = 0 if alone else max(1, core_count() // jobs)
     shown = alone and sys.stdout.isatty()
-    waiting = [replace(task, fold=replace(task.fold, threads=threads, bar=shown)) for task in waiting]
+    waiting = [replace(task, fold=replace(task.fold, threads=threads_each(jobs), bar=shown)) for task in waiting]
     if waiting:
         whole = checked(waiting[0].fold.inputs)
         wanted = [(task.planes, [*task.fold.train, *task.validated]) for task in waiting]
@@ -173,11 +170,11 @@ def judge(folder: Path, fitted: FittedBlend, tasks: list[RefinerTask], metric: M
 
 @program
 def main(
-    competition: str = "carvana",
-    name: str = "blend",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
-    fold: str = "all",
+    competition: CompetitionName = "carvana",
+    name: BlendName = "blend",
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
+    fold: Folds = "all",
     size: tuple[int, int] = (0, 0),
     reach_px: float = 8.0,
     tile_px: int = 96,
@@ -197,11 +194,6 @@ def main(
     them says what they gain, and blend.json whether they are used: then `make submission` and `make predict` use them.
 
     Args:
-        competition: a name from competition.py.
-        name: of the blend (make fit).
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
-        fold: 0, or 0,2, or 0..4, or all.
         size: height and width at which the refiner sees an image; half of full size by default.
         reach_px: how far from the blend's boundary it may change anything, in pixels of the full image.
         tile_px: side of the tiles that it sees, in pixels of its size.
@@ -216,7 +208,7 @@ def main(
     """
     # 1) what cannot be meant is refused before anything is read
     check_seed(seed)
-    facts = find_competition(competition)
+    facts, data, root = places(competition, data, runs)
     if tiles < 1:
         raise UserError(f"--tiles {tiles} cannot work: give 1 or more.")
     given = {"reach_px": reach_px, "tile_px": tile_px, **({"size": size} if any(size) else {})}
@@ -228,12 +220,11 @@ def main(
     changes = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "loss": loss, "precision": precision}
     recipe = plan_of(boundary.variant(), "", {key: value for key, value in changes.items() if value})
     find_loss(recipe.loss)
-    root = runs / facts.name
     folder = blend_folder(root, name)
     fitted = read_blend(folder)
 
     # 2) the blend's out-of-fold logits, as it was chosen without each fold
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     oof = find_oof_data(root, training, used_members(fitted))
     for key, now in (("data_digest", training.digest), ("folds_digest", oof.members[0].folds_digest)):
         if fitted[key] != now:  # type: ignore[literal-required]
@@ -247,12 +238,9 @@ def main(
         check_same(task)
 
     # 3) the folds that are not done
-    at_once = (
-        min(process_count(jobs), len(tasks)) if jobs else min(torch.cuda.device_count() or core_count(), len(tasks))
-    )
     kept_in = root / CACHE_DIR / training.digest / f"coarse-{name}"
     forget_others(kept_in, planes)
-    _run(tasks, max(1, at_once), oof.metric, kept_in)
+    _run(tasks, folds_at_once(jobs, len(tasks)), oof.metric, kept_in)
 
     # 4) what they gain together
     if len(chosen) == count:

@@ -17,7 +17,6 @@ import tyro
 from tqdm import tqdm
 
 from command_line import UserError, program
-from competition import find_competition
 from ensemble.blend import find_blend
 from ensemble.photograph_files import list_photographs
 from folds.run_layout import fold_number
@@ -27,6 +26,7 @@ from models.frame import Frame, frame_of
 from models.image_file import decode
 from models.network_input import normalise
 from models.variants import Variant
+from program_flags import RunsFolder, places
 from report import page
 from report.pictures import picture_uri
 
@@ -179,7 +179,7 @@ def main(
     background: Path | None = None,
     channels: int = 16,
     out: Path | None = None,
-    runs: Path = Path("runs"),
+    runs: RunsFolder = Path("runs"),
 ) -> None:
     """Write a page of what each stage of a network answers to images, and where the evidence of an output lies.
 
@@ -194,10 +194,9 @@ def main(
         background: the empty background of the images, for networks that take it beside them.
         channels: of each stage that are shown.
         out: the page; runs/<competition>/activations/<variant>.html by default.
-        runs: where trained variants and the blend are.
     """
-    facts = find_competition(competition)
-    chosen = find_blend(runs / facts.name, blend, variant)
+    facts, _, root = places(competition, None, runs)
+    chosen = find_blend(root, blend, variant)
     member = chosen.members[int(np.argmax(chosen.weights))]
     member.require_network()
     folders = {fold_number(folder): folder for folder in member.folds}
@@ -225,7 +224,7 @@ def main(
             raise UserError(f"{folder / name} and {background} differ in size: give the background of that image.")
         pixels = network_input([*under, image], frame)
         sections.append(_section(name, network, trained, pixels, score, plane, channels))
-    path = out or runs / facts.name / PAGES_DIR / f"{member.folder.name}.html"
+    path = out or root / PAGES_DIR / f"{member.folder.name}.html"
     page.write(
         path,
         "activations.html.j2",

@@ -17,7 +17,7 @@ import tyro
 
 import atomic
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import Competition
 from folds.composites import CompositeSet
 from folds.depth import DEPTH_METRICS, nearness
 from folds.heads import DEPTH_HEAD, MASK_HEAD
@@ -29,6 +29,7 @@ from kernels.dice import counts
 from kernels.metrics import METRICS
 from models.frame import Frame, frame_of
 from models.variants import Variant
+from program_flags import places
 from report import page
 from report.pictures import Album, Case, error_picture
 
@@ -148,13 +149,12 @@ def _line(name: str, row: Mapping[str, float], more: str = "") -> str:
 
 def tell(competition: str, data: Path | None, runs: Path, images: int = 400) -> None:
     """What `main` does."""
-    facts = find_competition(competition)
-    training = find_training_set(facts, data or facts.default_data())
+    facts, data, root = places(competition, data, runs)
+    training = find_training_set(facts, data)
     if not isinstance(training, CompositeSet):
         raise UserError(
             f"{facts.name} has no composites: give --competition composites, or make report C={facts.name}."
         )
-    root = runs / facts.name
     rows: dict[str, dict[str, float]] = {}
     best: tuple[Trained, Sequence[str], np.ndarray] | None = None
     trained = find_trained(root, training)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import Competition
 from ensemble.blend import find_blend
 from folds.csv_table import read_table
 from folds.images import TrainingSet, find_training_set
@@ -29,6 +29,7 @@ from folds.seen import Seen
 from models import checkpoint
 from models.features import encoder_of, pooled_features
 from predict.members import Member
+from program_flags import CompetitionName, DataFolder, RunsFolder, places
 from report import page
 from report.charts import Chart, drawn
 from report.label_classifier import TOP, Judged, cross_fitted
@@ -219,36 +220,33 @@ def _write(folder: Path, judged: Judged, what: str, member: Member, images: int)
 
 @program
 def main(
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     blend: str = "blend",
     variant: str = "",
     label: str = "",
-    data: Path | None = None,
-    runs: Path = Path("runs"),
+    data: DataFolder = None,
+    runs: RunsFolder = Path("runs"),
     images: int = 8,
     out: Path | None = None,
 ) -> None:
     """Tell a label of groups from their images, by features of a trained network, and say how well that goes.
 
     Args:
-        competition: a name from competition.py.
         blend: the fitted blend whose heaviest member is asked where no variant is named.
         variant: the trained variant.
         label: a column of the competition's metadata; by default the one that reports break scores down by.
-        data: the competition's files; data/<competition> by default.
-        runs: where trained variants and the blend are.
         images: of each group, at most, evenly spread; 0 takes all.
         out: folder for page and table; runs/<competition>/labels by default.
     """
     if images < 0:
         raise UserError(f"--images {images} is below 0: give 0 (all) or more.")
-    facts = find_competition(competition)
-    chosen = find_blend(runs / facts.name, blend, variant)
+    facts, data, root = places(competition, data, runs)
+    chosen = find_blend(root, blend, variant)
     member = chosen.members[int(np.argmax(chosen.weights))]
     member.require_network()
     if len(member.folds) < 2:
         raise UserError(f"{member.folder} has one fold: train more (make folds), as each judges what it has not seen.")
-    training = find_training_set(facts, data or facts.default_data())
+    training = find_training_set(facts, data)
     known = labels_of(training, label)
     fold_of = folds_of(training, member)
     positions = drawn_images(training, sorted(known), images)
@@ -261,7 +259,7 @@ def main(
                 "the groups outside one fold have fewer than two labels: take more groups, or --label another."
             )
     judged = cross_fitted(features_of(member, training, positions), folds, groups, labels)
-    folder = out or runs / facts.name / LABELS_DIR
+    folder = out or root / LABELS_DIR
     what = label or str(facts.metadata_breakdown)
     _write(folder, judged, what, member, len(positions))
     print(f"{what}: {len(judged.labels)} of {len(set(groups.tolist()))} groups, {len(positions)} images")

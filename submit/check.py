@@ -12,10 +12,11 @@ import numpy as np
 import tyro
 
 from command_line import UserError, program
-from competition import Competition, find_competition
+from competition import Competition
 from ensemble.blend_file import Foreground
 from kernels.rle import parse
 from path_names import shown, why_not
+from program_flags import CompetitionName, files_of
 from submit.submission_file import manifest_beside
 from submit.writer import open_rows, split_row
 
@@ -206,7 +207,7 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
 @program
 def main(
     file: Annotated[Path, tyro.conf.Positional],
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     data: Path | None = None,
     images: Path | None = None,
 ) -> None:
@@ -214,17 +215,16 @@ def main(
 
     Args:
         file: the submission, .csv, .csv.gz or .zip.
-        competition: a name from competition.py.
         data: the folder of the sample submission; data/<competition> by default.
         images: a folder of images instead: the submission must have a row for each, sorted by name.
     """
-    facts = find_competition(competition)
+    facts, data = files_of(competition, data)
     if images is not None:
         if not images.is_dir():
             raise UserError(f"{images} is not a folder: name the folder of the images that were predicted.")
         names = sorted(p.name for p in images.iterdir() if p.suffix.lower() == facts.image_suffix)
     else:
-        names = sample_names(data or facts.default_data(), facts)
+        names = sample_names(data, facts)
     report = check(file, competition=facts, names=names, expected=expected_of(file))
     print(report)
     if not report.ok:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import atomic
 import provenance
 from command_line import UserError, program
-from competition import Competition, Size, find_competition
+from competition import Competition, Size
 from ensemble.blend import Blend, find_blend
 from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, FittedBlend, blend_folder, read_blend
 from folds.images import list_images
@@ -31,7 +31,7 @@ from predict import blocks
 from predict.blocks import UnreadableImagesError
 from predict.predictor import predict
 from predict.presence import said_of
-from program_flags import CompetitionName, DataFolder, RunsFolder
+from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
 from submit.check import check, sample_names
 from submit.direct import drop_empty_rows, write_direct
 from submit.score import score
@@ -199,7 +199,7 @@ def _finish(rows: SubmissionStream, path: Path, facts: Competition, fitted: Fitt
 @program
 def main(
     competition: CompetitionName = "carvana",
-    name: str = "blend",
+    name: BlendName = "blend",
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
     images: Path | None = None,
@@ -213,7 +213,6 @@ def main(
     """Write the submission of a blend: runs/<competition>/<blend>/submission.csv.gz, checked, with its manifest.
 
     Args:
-        name: of the blend (ensemble.fit).
         images: a folder of images to predict instead of the competition's test set.
         on_missing: what becomes of images that are lacking or cannot be read: refuse to make a submission, or give
             them an empty row.
@@ -226,15 +225,14 @@ def main(
             fast. auto takes OpenVINO where it is installed and the images are many, or what a run has begun with.
     """
     # 1) which images, by which blend
-    facts = find_competition(competition)
-    data = data or facts.default_data()
+    facts, data, root = places(competition, data, runs)
     if cluster:
         check_address(cluster)
         # the workers have working folders of their own
-        data, runs, images = data.resolve(), runs.resolve(), images and images.resolve()
-    home = blend_folder(runs / facts.name, name)
+        data, root, images = data.resolve(), root.resolve(), images and images.resolve()
+    home = blend_folder(root, name)
     fitted = read_blend(home)
-    blend = find_blend(runs / facts.name, name)
+    blend = find_blend(root, name)
     if stream:
         for member in blend.members:
             member.require_network()

@@ -19,6 +19,7 @@ from folds.images import read_mask
 from kernels.dice import counts_runs
 from kernels.metrics import Metric, find_metric
 from kernels.rle import encode, parse
+from program_flags import CompetitionName
 from submit.writer import open_rows, split_row
 
 _AHEAD = 64
@@ -113,7 +114,7 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
 def main(
     file: Annotated[Path, tyro.conf.Positional],
     truth: Path,
-    competition: str = "carvana",
+    competition: CompetitionName = "carvana",
     per_image: Path | None = None,
 ) -> None:
     """Print the mean score of a submission against known masks.
@@ -121,7 +122,6 @@ def main(
     Args:
         file: the submission, .csv, .csv.gz or .zip, or a folder of masks from make predict.
         truth: folder of masks, or a CSV in the submission's own format.
-        competition: a name from competition.py.
         per_image: write every image's score to this CSV.
     """
     result = score(file, truth, competition=find_competition(competition))

@@ -216,7 +216,7 @@ def test_the_bytes_of_a_fold_do_not_depend_on_how_many_are_left(
     flags = {**tiny_flags(monkeypatch), "fold": "0,1,2", "epochs": 1, "data": ellipses}
     given: dict[Path, list[int]] = {}
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(train, "core_count", lambda: 6)
+    monkeypatch.setattr("folds.devices.core_count", lambda: 6)
     monkeypatch.setattr("folds.devices.thread_count", lambda: 6)
 
     def begin(task: FoldTask) -> dict[str, Any]:

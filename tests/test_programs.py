@@ -15,6 +15,7 @@ from tests.test_documents import programs as every_program
 PROGRAMS = every_program()
 # what they are given beside data and runs, so that they get as far as these
 NEEDED = {
+    "benchmarks.few_labels": ["--out", "PATH"],
     "ensemble.photographs": ["--images", "PATH", "--out", "PATH"],
     "ensemble.tta_gain": ["--measure", "average-mask"],
     "folds.augment": ["--show", "strong"],
