@@ -31,7 +31,7 @@ from program_flags import CompetitionName, DataFolder, places
 
 KNOWN, UNLABELLED, UNSEEN = "known", "unlabelled", "unseen"
 # rounds beside the networks that they all start from, and whose labels they take
-ROUNDS: Mapping[str, str] = {"control": "", "own-fold": "--own-fold", "blend": "--no-own-fold"}
+ROUNDS: Mapping[str, str] = {"control": "", "ownfold": "--own-fold", "blend": "--no-own-fold"}
 _BASE, _BLEND = "base", "blend"
 
 
@@ -168,7 +168,7 @@ def main(
     epochs: int = 12,
     more: int = 4,
     views: int = 2,
-    rounds: str = "control,own-fold",
+    rounds: str = "control,ownfold",
 ) -> None:
     """Withhold the labels of all groups but a few, and tell what pseudo-labels give back.
 
@@ -181,7 +181,7 @@ def main(
         epochs: of the first training.
         more: epochs of a round; without labels it takes twice as many, which are as many steps.
         views: images of each group that are scored.
-        rounds: control (no labels), own-fold, blend; a comma list.
+        rounds: control (no labels), ownfold, blend; a comma list.
     """
     facts, data, _ = places(competition, data, out)
     asked = rounds.split(",")

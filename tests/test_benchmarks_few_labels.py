@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.few_labels import KNOWN, UNLABELLED, UNSEEN, Trial, main, table_lines
+from benchmarks.few_labels import KNOWN, ROUNDS, UNLABELLED, UNSEEN, Trial, main, table_lines
 from command_line import UserError
 from competition import COMPETITIONS
 from folds.images import find_training_set
+from folds.plan import with_tag
+from models.variants import find_variant
 from studio.render import render_competition
 
 STUDIO = COMPETITIONS["studio"]
@@ -48,7 +50,7 @@ def test_no_group_is_in_two_parts_and_only_known_labels_are_laid_out(data: Path,
 def test_more_known_groups_than_there_are_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ask for 5 or fewer"):
         trial(data, tmp_path, 0).draw(find_training_set(STUDIO, data).names, known=6)
-    with pytest.raises(SystemExit, match="'best' is not a round: take of control, own-fold, blend"):
+    with pytest.raises(SystemExit, match="'best' is not a round: take of control, ownfold, blend"):
         main(tmp_path, competition="studio", data=data, rounds="control,best")
 
 
@@ -67,3 +69,7 @@ def test_the_gain_is_told_with_its_interval_by_what_was_known() -> None:
         low, high = (float(end) for end in interval.strip("()").split(".."))
         assert low < float(found) < high
         assert low - 0.002 < gain < high + 0.002
+
+
+def test_every_round_can_be_trained_beside_the_others() -> None:
+    assert len({with_tag(find_variant("unet-mobilenetv3"), name).name for name in ROUNDS}) == len(ROUNDS)
