@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import cv2
-import joblib
 import numpy as np
-from tqdm import tqdm
 
 from ensemble.oof_data import OofData
 from ensemble.voting import vote_mask
+from folds.parallel import cut, in_parallel
 from folds.scoring import full_size_score
 from kernels.blend import disagreement, open_counts
 from kernels.metrics import DICE, Metric
@@ -51,17 +51,11 @@ def _score_chunk(oof: OofData, positions: range) -> np.ndarray:
 def single_scores(oof: OofData, *, jobs: int = -1) -> np.ndarray:
     """(N, M) float64 full-size scores of each network alone on each image; `jobs` processes, as joblib counts them."""
     count = len(oof.images)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (joblib.delayed(_score_chunk)(oof, range(s, min(s + _CHUNK, count))) for s in range(0, count, _CHUNK))
-    chunks = []
-    with tqdm(total=count, desc="score networks", unit="image", disable=None) as bar:
-        for chunk in parallel(calls):
-            chunks.append(chunk)
-            bar.update(len(chunk))
-    return np.concatenate(chunks)
+    score, parts = partial(_score_chunk, oof), cut(range(count), _CHUNK)
+    return np.concatenate(list(in_parallel(score, parts, count, label="score networks", few=0, jobs=jobs)))
 
 
-def _entries(oof: OofData, positions: range, band: tuple[float, float]) -> list[Entry]:
+def _entries(oof: OofData, band: tuple[float, float], positions: range) -> list[Entry]:
     cv2.setNumThreads(1)
     planes = np.empty((len(oof.stores), *oof.full), np.float32)
     entries = []
@@ -111,13 +105,9 @@ class DisagreementIndex:
             jobs: processes, as joblib counts them.
         """
         count = len(oof.images)
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-        calls = (joblib.delayed(_entries)(oof, range(s, min(s + _CHUNK, count)), band) for s in range(0, count, _CHUNK))
-        entries: list[Entry] = []
-        with tqdm(total=count, desc="index disagreement", unit="image", disable=None) as bar:
-            for chunk in parallel(calls):
-                entries += chunk
-                bar.update(len(chunk))
+        find, parts = partial(_entries, oof, band), cut(range(count), _CHUNK)
+        found = in_parallel(find, parts, count, label="index disagreement", few=0, jobs=jobs)
+        entries = [entry for part in found for entry in part]
         return DisagreementIndex(
             agreed=np.array([e[0] for e in entries], np.int64),
             logits=[e[1] for e in entries],

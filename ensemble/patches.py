@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
-import joblib
 import numpy as np
-from tqdm import tqdm
 
 from competition import Size
 from ensemble.oof_data import OofData
 from folds.inputs import Inputs
+from folds.parallel import cut, in_parallel
 from kernels import rle
 from models.frame import Frame
 
@@ -50,7 +50,7 @@ class Patches:
 
 
 def _windows(
-    oof: OofData, positions: range, each: int, side_px: int, seed: int, pictures: Inputs | None
+    oof: OofData, each: int, side_px: int, seed: int, pictures: Inputs | None, positions: range
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cv2.setNumThreads(1)
     grid = grid_of(oof.frames)
@@ -101,15 +101,8 @@ def gather(
     """
     count = len(oof.images)
     each = int(np.clip(total // count, 1, 16))
-    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (joblib.delayed(_windows)(oof, chunk, each, side_px, seed, pictures) for chunk in chunks)
-    inputs, targets, images = [], [], []
-    with tqdm(total=count, desc="draw windows", unit="image", disable=None) as bar:
-        for chunk, (some, their, seen) in zip(chunks, parallel(calls), strict=True):
-            inputs.append(some)
-            targets.append(their)
-            images.append(seen)
-            bar.update(len(chunk))
+    draw, parts = partial(_windows, oof, each, side_px, seed, pictures), cut(range(count), _CHUNK)
+    drawn = in_parallel(draw, parts, count, label="draw windows", few=0, jobs=jobs)
+    inputs, targets, images = zip(*drawn, strict=True)
     shown = None if pictures is None else np.concatenate(images)
     return Patches(np.concatenate(inputs), np.concatenate(targets), np.repeat(np.arange(count), each), shown)

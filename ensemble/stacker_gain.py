@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, TypeVar
 
 import cv2
-import joblib
 import numpy as np
-from tqdm import tqdm
 
 from ensemble.conv_stacker import NAME
 from ensemble.oof_data import OofData
@@ -16,6 +15,7 @@ from ensemble.patches import Patches, gather
 from ensemble.selection import Candidate
 from ensemble.voting import Combination
 from folds.inputs import Inputs
+from folds.parallel import cut, in_parallel
 from folds.scoring import score_of
 
 _CHUNK = 8
@@ -58,6 +58,12 @@ def _starts(linear: Candidate) -> dict[frozenset[int], np.ndarray]:
     return starts
 
 
+def _fit(patches: Patches, begun: tuple[Stacker, np.ndarray, np.ndarray]) -> Stacker:
+    """An unfitted stacker after it has learned from some images' windows; beside it, which images, and its weights."""
+    stacker, images, weights = begun
+    return stacker.fit(patches, images, weights)
+
+
 def evaluate_stacker(
     linear: Candidate,
     oof: OofData,
@@ -85,20 +91,13 @@ def evaluate_stacker(
     fold, count = oof.fold, len(oof.images)
     patches = gather(oof, pictures=pictures, jobs=jobs)
     starts = _starts(linear)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (
-        joblib.delayed(make().fit)(patches, np.flatnonzero(~np.isin(fold, list(left_out))), weights)
-        for left_out, weights in starts.items()
-    )
-    fits = tqdm(parallel(calls), total=len(starts), desc="fit stacker", unit="fit", disable=None)
-    fitted: dict[frozenset[int], Made] = dict(zip(starts, fits, strict=True))
-    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    calls = (joblib.delayed(_scores)(fitted, oof, pictures, chunk) for chunk in chunks)
-    scores: list[dict[frozenset[int], float]] = []
-    with tqdm(total=count, desc="score stacker", unit="image", disable=None) as bar:
-        for chunk in parallel(calls):
-            scores += chunk
-            bar.update(len(chunk))
+    begun = ((make(), np.flatnonzero(~np.isin(fold, list(left_out))), w) for left_out, w in starts.items())
+    fit, one = partial(_fit, patches), lambda _: 1
+    fits = in_parallel(fit, begun, len(starts), label="fit stacker", unit="fit", size=one, few=0, jobs=jobs)
+    fitted = dict(zip(starts, fits, strict=True))
+    score, parts = partial(_scores, fitted, oof, pictures), cut(range(count), _CHUNK)
+    scored = in_parallel(score, parts, count, label="score stacker", few=0, jobs=jobs)
+    scores = [each for part in scored for each in part]
 
     def stacked(linear: Candidate, left_out: frozenset[int]) -> Candidate:
         there = [p for p in range(count) if int(fold[p]) not in left_out]

@@ -10,19 +10,19 @@ import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import google_crc32c
-import joblib
 import numpy as np
 import pandas as pd
 import tyro
 from PIL import Image
-from tqdm import tqdm
 
 from command_line import UserError, program
 from competition import Competition, Size
+from folds.parallel import cut, in_parallel
 from models.frame import Frame
 from models.image_file import ImageFile, decode
 from program_flags import CompetitionName, DataFolder, files_of
@@ -304,16 +304,10 @@ def faults(training: TrainingSet, *, jobs: int = -1) -> Iterable[str]:
         training: what `find_training_set` found.
         jobs: processes, as joblib counts them.
     """
-    count = len(training.names)
-    chunks = [training.names[start : start + _CHUNK] for start in range(0, count, _CHUNK)]
-    # a handful is done before processes have started; threads would take turns (models/codec_warnings.py)
-    parallel = joblib.Parallel(n_jobs=jobs if count > 4 * _CHUNK else 1, return_as="generator")
-    with tqdm(total=count, desc="verify", unit="image", disable=None) as bar:
-        for names, found in zip(
-            chunks, parallel(joblib.delayed(_faults)(training, chunk) for chunk in chunks), strict=True
-        ):
-            yield from found
-            bar.update(len(names))
+    names = training.names
+    # threads would take turns (models/codec_warnings.py)
+    for found in in_parallel(partial(_faults, training), cut(names, _CHUNK), len(names), label="verify", jobs=jobs):
+        yield from found
 
 
 @program

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +16,28 @@ from competition import Size
 from folds.derived import derive, new_array
 from folds.heads import HeadTruth, targets, targets_of
 from folds.images import Draws, TrainingSet
-from folds.truth import Listed, in_chunks
+from folds.parallel import cut, in_parallel
 from models import codec_warnings
 from models.frame import Frame
 
+# images that a process takes at a time
+_CHUNK = 16
 # inputs above this size are decoded anew every epoch instead
 CACHE_LIMIT_BYTES = 24 * 2**30
 MASK = ("mask",)
 # of a .npy file
 _HEADER_BYTES = 128
+
+
+class Listed(Protocol):
+    """Images by name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Theirs, in order."""
+
+    def image_path(self, name: str) -> Path:
+        """Where one is."""
 
 
 class Inputs(Protocol):
@@ -114,11 +128,12 @@ class DrawnInputs:
         return image, targets_of(self.heads, truths, self.frame, self.full)
 
 
-def _input_chunk(listed: Listed, start: int, stop: int, decoded: Decoded, folder: Path) -> None:
+def _decode(decoded: Decoded, folder: Path, positions: Sequence[int]) -> None:
     cv2.setNumThreads(1)
+    listed = decoded.listed
     images = np.load(folder / "images.npy", mmap_mode="r+")
     masks = np.load(folder / "masks.npy", mmap_mode="r+")
-    for position in range(start, stop):
+    for position in positions:
         # half a frame of grey would be learned from, and never be noticed
         with codec_warnings.refused(listed.image_path(listed.names[position])):
             images[position] = decoded.image(position)
@@ -188,7 +203,8 @@ def _cached(folder: Path, decoded: Decoded, jobs: int, *, content: bool) -> Cach
         for array, shape in shapes.items():
             new_array(temporary / f"{array}.npy", shape)
         label = f"reduce to {height}x{width}" if frame.fit == "resize" else f"pad to {height}x{width}"
-        for _ in in_chunks(_input_chunk, decoded.listed, decoded, temporary, label=label, jobs=jobs):
+        decode = partial(_decode, decoded, temporary)
+        for _ in in_parallel(decode, cut(range(count), _CHUNK), count, label=label, jobs=jobs):
             pass
 
     needed_bytes = sum(math.prod(shape) + _HEADER_BYTES for shape in shapes.values())

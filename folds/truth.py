@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
-import joblib
 import numpy as np
-from tqdm import tqdm
 
 from folds.derived import derive
 from folds.images import TrainingSet
+from folds.parallel import cut, in_parallel
 from kernels import rle
 
 _CHUNK = 16
-
-
-class Listed(Protocol):
-    """Images by name."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Theirs, in order."""
-
-    def image_path(self, name: str) -> Path:
-        """Where one is."""
-
-
-def in_chunks(task: Callable[..., Any], training: Listed, *arguments: Any, label: str, jobs: int) -> Iterator[Any]:
-    """Run `task(training, start, stop, *arguments)` over the images in parallel; results come in order."""
-    count = len(training.names)
-    starts = range(0, count, _CHUNK)
-    # a handful of images is done before the workers have started
-    parallel = joblib.Parallel(n_jobs=jobs if count > 4 * _CHUNK else 1, return_as="generator")
-    calls = (joblib.delayed(task)(training, s, min(s + _CHUNK, count), *arguments) for s in starts)
-    with tqdm(total=count, desc=label, unit="image", disable=None) as bar:
-        for start, result in zip(starts, parallel(calls), strict=True):
-            yield result
-            bar.update(min(_CHUNK, count - start))
 
 
 @dataclass(frozen=True)
@@ -61,8 +36,8 @@ class Truth:
         return np.asarray(self.runs[self.offsets[position] : self.offsets[position + 1]])
 
 
-def _truth_chunk(training: TrainingSet, start: int, stop: int) -> list[np.ndarray]:
-    return [rle.encode(training.mask(name)) for name in training.names[start:stop]]
+def _runs_of(training: TrainingSet, names: Sequence[str]) -> list[np.ndarray]:
+    return [rle.encode(training.mask(name)) for name in names]
 
 
 def load_truth(training: TrainingSet, cache: Path, *, jobs: int = -1) -> Truth:
@@ -79,7 +54,8 @@ def load_truth(training: TrainingSet, cache: Path, *, jobs: int = -1) -> Truth:
     folder = cache / training.digest / "truth"
 
     def fill(temporary: Path) -> None:
-        chunks = list(in_chunks(_truth_chunk, training, label="read masks", jobs=jobs))
+        read, names = partial(_runs_of, training), training.names
+        chunks = in_parallel(read, cut(names, _CHUNK), len(names), label="read masks", jobs=jobs)
         runs = [image for chunk in chunks for image in chunk]
         np.save(temporary / "runs.npy", np.concatenate(runs))
         np.save(temporary / "offsets.npy", np.cumsum([0, *(len(r) for r in runs)]))

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import joblib
 import numpy as np
-from tqdm import tqdm
 
 import atomic
 from command_line import UserError
 from competition import Competition
 from folds.images import list_images, read_mask
+from folds.parallel import in_parallel
 from json_file import Count, Schema, closed
 from kernels import rle
 from models.image_file import ImageFile
@@ -25,8 +24,8 @@ LEDGER_FILE = ".verified.json"
 _AGAIN = "remove what is wrong, and run the same command again."
 _CHUNK = 64
 _SAVE_EVERY = 32
-# below this, starting processes takes longer than looking
-_SERIAL = 256
+# of so many, starting processes takes longer than looking
+_FEW = 255
 
 
 @dataclass(frozen=True)
@@ -129,17 +128,15 @@ def _open_all(looks: Sequence[Look], ledger: _Ledger, jobs: int) -> Iterator[str
     total = sum(len(look.names) for look in looks)
     if not total:
         return
-    parallel = joblib.Parallel(n_jobs=1 if total < _SERIAL else jobs, return_as="generator")
-    with tqdm(total=total, desc="verify", unit="file", disable=None) as bar:
-        for i, (look, faults) in enumerate(
-            zip(looks, parallel(joblib.delayed(look.faults)() for look in looks), strict=True)
-        ):
-            bad = {name for name, _ in faults}
-            ledger.add(look.folder, (name for name in look.names if name not in bad))
-            bar.update(len(look.names))
-            if i % _SAVE_EVERY == _SAVE_EVERY - 1:
-                ledger.save()
-            yield from (sentence for _, sentence in faults)
+    looked = in_parallel(
+        Look.faults, looks, total, label="verify", unit="file", size=lambda look: len(look.names), few=_FEW, jobs=jobs
+    )
+    for i, (look, faults) in enumerate(zip(looks, looked, strict=True)):
+        bad = {name for name, _ in faults}
+        ledger.add(look.folder, (name for name in look.names if name not in bad))
+        if i % _SAVE_EVERY == _SAVE_EVERY - 1:
+            ledger.save()
+        yield from (sentence for _, sentence in faults)
     ledger.save()
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,10 +19,13 @@ import numpy as np
 import atomic
 from folds.inputs import CACHE_LIMIT_BYTES
 from folds.logit_code import DTYPE, rounded
+from folds.parallel import cut, in_parallel
 from folds.store import LogitStore
-from folds.truth import in_chunks
 from models.frame import Frame
 from refine.coarse import Coarse
+
+# images that a process takes at a time
+_CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -59,24 +63,9 @@ class CoarsePlanes:
         return rounded(self.frame.apply(self.coarse.logits(position)))
 
 
-@dataclass(frozen=True)
-class _Lacking:
-    """The images whose logits are still to be computed; `folds.truth.Listed`."""
-
-    coarse: Coarse
-    positions: Sequence[int]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.coarse.oof.images[position] for position in self.positions)
-
-    def image_path(self, name: str) -> Path:
-        return self.coarse.training.image_path(name)
-
-
-def _compute(lacking: _Lacking, start: int, stop: int, planes: CoarsePlanes, store: LogitStore) -> None:
+def _compute(planes: CoarsePlanes, store: LogitStore, wanted: Sequence[tuple[str, int]]) -> None:
     cv2.setNumThreads(1)
-    for name, position in zip(lacking.names[start:stop], lacking.positions[start:stop], strict=True):
+    for name, position in wanted:
         store.write(name, planes.of(position)[None])
 
 
@@ -101,12 +90,10 @@ def kept(planes: CoarsePlanes, positions: Collection[int], folder: Path, *, jobs
     wanted = {images[position]: position for position in sorted(positions)}
     # a damaged one counts as missing from here on
     store.verify(list(wanted))
-    lacking = _Lacking(planes.coarse, [wanted[name] for name in store.missing_of(list(wanted))])
-    if lacking.positions:
-        computed = replace(planes, store=None)
-        label = f"blend at {height}x{width}"
-        for _ in in_chunks(_compute, lacking, computed, store, label=label, jobs=jobs):
-            pass
+    lacking = [(name, wanted[name]) for name in store.missing_of(list(wanted))]
+    compute, label = partial(_compute, replace(planes, store=None), store), f"blend at {height}x{width}"
+    for _ in in_parallel(compute, cut(lacking, _CHUNK), len(lacking), label=label, jobs=jobs):
+        pass
     return replace(planes, store=store)
 
 

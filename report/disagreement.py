@@ -6,14 +6,13 @@ Reads the stored test logits; writes a table of all images and a page of the wor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
@@ -25,6 +24,7 @@ from ensemble.blend_file import (
     blend_folder,
     read_blend,
 )
+from folds.parallel import cut, in_parallel
 from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
 from kernels.metrics import score_in
@@ -67,14 +67,9 @@ def measure(reader: StoredMasks, images: Sequence[str], *, jobs: int = -1) -> pd
         which the masks are not all the same; disagreement_of_object, the same pixels as a share of those that any
         network calls foreground (0 where none does).
     """
-    starts = range(0, len(images), _CHUNK)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (joblib.delayed(_counts)(reader, images[s : s + _CHUNK]) for s in starts)
-    counts: list[tuple[int, int]] = []
-    with tqdm(total=len(images), desc="compare networks", unit="image", disable=None) as bar:
-        for chunk in parallel(calls):
-            counts += chunk
-            bar.update(len(chunk))
+    count, parts = partial(_counts, reader), cut(images, _CHUNK)
+    counted = in_parallel(count, parts, len(images), label="compare networks", few=0, jobs=jobs)
+    counts = [pair for part in counted for pair in part]
     every, some = np.array(counts, np.int64).reshape(-1, 2).T
     disputed = some - every
     return pd.DataFrame(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
-import joblib
 import numpy as np
-from tqdm import tqdm
 
+from folds.parallel import cut, in_parallel
 from folds.truth import Truth
 from kernels import rle
 from kernels.metrics import DICE, Metric
@@ -78,11 +78,11 @@ Row = tuple[int, float, int, np.ndarray, np.ndarray]
 
 
 def _rows(
-    reader: StoredMasks, images: Sequence[str], truths: Sequence[np.ndarray], trusted: np.ndarray, metric: Metric
+    reader: StoredMasks, trusted: np.ndarray, metric: Metric, part: Sequence[tuple[str, np.ndarray]]
 ) -> list[Row]:
     cv2.setNumThreads(1)
     rows = []
-    for image, runs in zip(images, truths, strict=True):
+    for image, runs in part:
         planes = reader.planes(image)
         truth = rle.decode(runs, reader.full).astype(bool)
         each = reader.each(planes)
@@ -117,23 +117,11 @@ def scan(
         metric: the competition's.
         jobs: processes, as joblib counts them.
     """
-    starts = range(0, len(images), _CHUNK)
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    calls = (
-        joblib.delayed(_rows)(
-            reader,
-            images[s : s + _CHUNK],
-            [np.array(truth.of(i)) for i in range(s, min(s + _CHUNK, len(images)))],
-            trusted,
-            metric,
-        )
-        for s in starts
-    )
-    rows: list[Row] = []
-    with tqdm(total=len(images), desc="compare networks", unit="image", disable=None) as bar:
-        for chunk in parallel(calls):
-            rows += chunk
-            bar.update(len(chunk))
+    # read from the disk when a process is about to need them
+    pairs = ([(images[i], np.array(truth.of(i))) for i in part] for part in cut(range(len(images)), _CHUNK))
+    read = partial(_rows, reader, trusted, metric)
+    found = in_parallel(read, pairs, len(images), label="compare networks", few=0, jobs=jobs)
+    rows = [row for part in found for row in part]
     return Scan(
         disagreement_px=np.array([r[0] for r in rows]),
         agreement=np.array([r[1] for r in rows]),

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
-import joblib
 import numpy as np
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
 from folds.images import TrainingSet, find_training_set
+from folds.parallel import cut, in_parallel
 from folds.run_layout import (
     CONFIDENCE_FILE,
     SUSPECTS_DIR,
@@ -150,13 +150,9 @@ def rank(witnesses: Witnesses, training: TrainingSet, *, jobs: int = -1) -> pd.D
         network, each weighed by how sure it is; and the region's box in pixels of the image.
     """
     names = training.names
-    parts = [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]
-    parallel = joblib.Parallel(n_jobs=jobs if len(names) > 4 * _CHUNK else 1, return_as="generator")
-    found: list[LabelConfidence] = []
-    with tqdm(total=len(names), desc="ask networks", unit="label", disable=None) as bar:
-        for part in parallel(joblib.delayed(_ask)(witnesses, training, part) for part in parts):
-            found += part
-            bar.update(len(part))
+    ask, parts = partial(_ask, witnesses, training), cut(names, _CHUNK)
+    asked = in_parallel(ask, parts, len(names), label="ask networks", unit="label", jobs=jobs)
+    found = [confidence for part in asked for confidence in part]
     rows: list[tuple[Any, ...]] = []
     for name, own in zip(names, found, strict=True):
         first = own.regions[0] if own.regions else None

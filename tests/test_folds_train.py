@@ -183,13 +183,14 @@ def test_a_cluster_waits_for_a_fold_that_another_process_trains(
 PARENT = """
 import sys, time
 from pathlib import Path
-import joblib
 from command_line import program
+from folds.parallel import in_parallel
 from tests.dying import tell_who_and_sleep
 
 @program
 def main():
-    list(joblib.Parallel(n_jobs=2)(joblib.delayed(tell_who_and_sleep)(Path(sys.argv[1])) for _ in range(2)))
+    folder = Path(sys.argv[1])
+    list(in_parallel(tell_who_and_sleep, [folder] * 2, 2, label="sleep", size=lambda _: 1, few=0, jobs=2))
 
 main()
 """

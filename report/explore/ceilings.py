@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
-import joblib
 import numpy as np
-from tqdm import tqdm
 
 from command_line import UserError
 from competition import Competition, Size
 from ensemble.intervals import mean_interval
+from folds.parallel import cut, in_parallel
 from kernels.dice import counts
 from kernels.metrics import find_metric
 from models.frame import Frame
@@ -72,7 +72,7 @@ def back_and_forth(mask: np.ndarray, size: Size) -> np.ndarray:
     return frame.invert(logits, (mask.shape[0], mask.shape[1])) > 0
 
 
-def _scores(pictures: Pictures, names: Sequence[str], metric: str, sizes: Sequence[Size]) -> list[list[float] | None]:
+def _scores(pictures: Pictures, metric: str, sizes: Sequence[Size], names: Sequence[str]) -> list[list[float] | None]:
     cv2.setNumThreads(1)
     assert pictures.training is not None
     found: list[list[float] | None] = []
@@ -97,17 +97,12 @@ def ceilings(pictures: Pictures, competition: Competition, *, jobs: int = -1) ->
     """
     wanted = sizes(competition)
     picked = np.unique(np.linspace(0, len(pictures.names) - 1, min(_MASKS, len(pictures.names))).round().astype(int))
-    parts = [picked[start : start + _CHUNK] for start in range(0, len(picked), _CHUNK)]
-    parallel = joblib.Parallel(n_jobs=jobs if len(picked) > 4 * _CHUNK else 1, return_as="generator")
-    calls = (
-        joblib.delayed(_scores)(pictures, [pictures.names[i] for i in part], competition.metric, list(wanted))
-        for part in parts
+    names = [pictures.names[i] for i in picked]
+    score = partial(_scores, pictures, competition.metric, list(wanted))
+    scored = in_parallel(
+        score, cut(names, _CHUNK), len(names), label="ceilings", unit="mask", few=4 * _CHUNK, jobs=jobs
     )
-    rows: list[list[float] | None] = []
-    with tqdm(total=len(picked), desc="ceilings", unit="mask", disable=None) as bar:
-        for part in parallel(calls):
-            rows += part
-            bar.update(len(part))
+    rows = [row for part in scored for row in part]
     groups = np.array([pictures.groups[i] for i, row in zip(picked, rows, strict=True) if row is not None])
     scores = np.array([row for row in rows if row is not None])
     found = [

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
-import joblib
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from command_line import UserError
 from competition import Competition, Size
+from folds.parallel import in_parallel
 from kernels import rle
 from kernels.dice import counts_runs
 from kernels.topology import pieces_and_holes
@@ -207,8 +207,9 @@ def _compare_views(found: _Found, group: str, views: list[tuple[str, np.ndarray]
         found.pairs.append((group, views[i][0], views[j][0], iou, dice))
 
 
-def _chunk(pictures: Pictures, competition: Competition, start: int, stop: int, small: Size) -> _Found:
+def _look(competition: Competition, small: Size, some: tuple[Pictures, int, int]) -> _Found:
     cv2.setNumThreads(1)
+    pictures, start, stop = some
     found, frame = _Found(), Frame(small)
     views: dict[str, list[tuple[str, np.ndarray]]] = {}
     for name, group in zip(pictures.names[start:stop], pictures.groups[start:stop], strict=True):
@@ -267,23 +268,20 @@ def survey(sets: list[Pictures], competition: Competition, *, jobs: int = -1) ->
         jobs: processes, as joblib counts them.
     """
     small = small_size(competition.size)
-    tasks = [(pictures, start, stop) for pictures in sets for start, stop in _chunks(pictures)]
+    parts = [(pictures, start, stop) for pictures in sets for start, stop in _chunks(pictures)]
     total = sum(len(pictures.names) for pictures in sets)
-    parallel = joblib.Parallel(n_jobs=jobs if total > 4 * _CHUNK else 1, return_as="generator")
-    calls = (joblib.delayed(_chunk)(p, competition, start, stop, small) for p, start, stop in tasks)
+    look = partial(_look, competition, small)
     whole = _Found()
     views: dict[tuple[str, str], View] = {}
     faults: dict[str, list[str]] = {}
-    with tqdm(total=total, desc="read images", unit="image", disable=None) as bar:
-        for (_, start, stop), found in zip(tasks, parallel(calls), strict=True):
-            whole.rows += found.rows
-            whole.hashes += found.hashes
-            whole.thumbnails += found.thumbnails
-            whole.pairs += found.pairs
-            for _, fault in found.faults:
-                faults.setdefault("cannot be used", []).append(fault)
-            _add(views, found)
-            bar.update(stop - start)
+    for found in in_parallel(look, parts, total, label="read images", size=lambda part: part[2] - part[1], jobs=jobs):
+        whole.rows += found.rows
+        whole.hashes += found.hashes
+        whole.thumbnails += found.thumbnails
+        whole.pairs += found.pairs
+        for _, fault in found.faults:
+            faults.setdefault("cannot be used", []).append(fault)
+        _add(views, found)
     images = pd.DataFrame(whole.rows)
     if not len(images):
         raise UserError("no image can be read: see what is wrong with each by python -m folds.images.")
