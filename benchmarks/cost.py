@@ -6,6 +6,7 @@ The figures are those of EXPERIMENTS.md, gathered in experiments/cost.csv; a pic
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -44,7 +45,8 @@ def draw(table: pd.DataFrame) -> Figure:
     axes = figure.add_subplot()
     errors = 1 - table["dice"]
     kinds = list(dict.fromkeys(table["variant"].map(kind)))
-    for number, row in enumerate(table.sort_values("cpu_minutes").itertuples(), 1):
+    rows: list[Any] = list(table.sort_values("cpu_minutes").itertuples())
+    for number, row in enumerate(rows, 1):
         name = kind(row.variant)
         label = f"{number}  {name}, {row.height}x{row.width}\n    {row.training}: {row.dice:.4f}"
         at = (row.cpu_minutes, 1 - row.dice)

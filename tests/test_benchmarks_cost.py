@@ -1,7 +1,9 @@
 """The picture of Dice against cost: every training is in it, and the committed one is of the committed figures."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -28,11 +30,11 @@ def test_a_better_training_is_drawn_higher_and_none_is_left_out() -> None:
     low, high = axes.get_ylim()
     assert low > high, "better is up"
     assert len(axes.collections) == len(table)
-    points = [tuple(own.get_offsets()[0]) for own in axes.collections]
-    by_cost = table.sort_values("cpu_minutes")
-    assert points == [(row.cpu_minutes, pytest.approx(1 - row.dice)) for row in by_cost.itertuples()]
+    points = [tuple(np.asarray(own.get_offsets())[0]) for own in axes.collections]
+    by_cost: list[Any] = list(table.sort_values("cpu_minutes").itertuples())
+    assert points == [(row.cpu_minutes, pytest.approx(1 - row.dice)) for row in by_cost]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    for row, label in zip(by_cost.itertuples(), labels, strict=True):
+    for row, label in zip(by_cost, labels, strict=True):
         assert f"{row.dice:.4f}" in label
         assert row.training in label
 
