@@ -28,7 +28,8 @@ from kernels.metrics import DICE
 from models.frame import Frame, frame_of
 from models.losses import find_loss
 from models.network_input import normalise
-from models.variants import Variant, find_variant
+from models.variant import Variant
+from models.variants import find_variant
 from program_flags import files_of
 from report.group_labels import drawn_images, labels_of
 

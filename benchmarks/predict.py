@@ -30,7 +30,8 @@ from models.build import build
 from models.image_file import ImageFile
 from models.openvino_runtime import is_installed
 from models.runtimes import RUNTIMES, TORCH
-from models.variants import Variant, find_variant
+from models.variant import Variant
+from models.variants import find_variant
 from predict.members import Member, find_members
 from predict.predictor import predict
 from predict.replicas import ReplicaPool

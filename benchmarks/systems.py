@@ -27,7 +27,8 @@ from folds.store import LogitStore
 from folds.task import mean_over_images, read_manifest
 from folds.truth import load_truth
 from models.frame import frame_of
-from models.variants import Variant, find_variant
+from models.variant import Variant
+from models.variants import find_variant
 
 
 @dataclass(frozen=True)

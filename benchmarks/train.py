@@ -42,7 +42,8 @@ from models.build import build, parameter_count
 from models.frame import frame_of
 from models.losses import find_loss
 from models.network_input import normalise
-from models.variants import Variant, find_variant
+from models.variant import Variant
+from models.variants import find_variant
 
 _WARM = 3
 

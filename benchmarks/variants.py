@@ -33,7 +33,7 @@ from models.build import build, parameter_count
 from models.frame import frame_of
 from models.losses import find_loss
 from models.network_input import normalise
-from models.variants import Variant
+from models.variant import Variant
 from program_flags import files_of
 
 

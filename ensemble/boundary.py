@@ -20,7 +20,7 @@ from json_file import closed
 from models.build import build, divisor
 from models.frame import Frame
 from models.precision import inference
-from models.variants import IMAGENET_MEAN, IMAGENET_STD, Variant
+from models.variant import IMAGENET_MEAN, IMAGENET_STD, Variant
 
 NAME = "boundary"
 # image, and the blend's logits

@@ -21,7 +21,7 @@ from folds.store import LogitStore
 from folds.truth import Truth, load_truth
 from kernels.metrics import DICE, Metric, find_metric
 from models.frame import Frame
-from models.variants import PRESENCE_HEAD
+from models.variant import PRESENCE_HEAD
 from predict.members import Member, find_members
 from predict.presence import said_by_plane
 

@@ -20,7 +20,7 @@ from folds.truth import load_truth
 from kernels import rle
 from kernels.metrics import DICE, Metric
 from models.frame import Frame
-from models.variants import PRESENCE_HEAD, Variant
+from models.variant import PRESENCE_HEAD, Variant
 
 
 class HeadTruth(Protocol):

@@ -21,7 +21,7 @@ from models.depthwise import in_float32
 from models.frame import Frame
 from models.losses import find_loss
 from models.network_input import normalise
-from models.variants import Variant
+from models.variant import Variant
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

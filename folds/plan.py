@@ -18,7 +18,8 @@ from folds.heads import MASK_HEAD, check_heads
 from folds.recipes import Keep, Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
 from models.build import at_size_of, check_size
 from models.losses import find_loss
-from models.variants import VARIANTS, Variant, parse_variants
+from models.variant import Variant
+from models.variants import VARIANTS, parse_variants
 
 # field: the least and the highest value that works, both included
 _RANGES: dict[str, tuple[float, float]] = {

@@ -33,7 +33,7 @@ from folds.store import LogitStore
 from folds.task import read_manifest
 from json_file import Count, Digest, FolderName, Interval, Schema, extensible
 from models.frame import Frame, frame_of
-from models.variants import Variant
+from models.variant import Variant
 
 PSEUDO_FILE = "pseudo.json"
 PSEUDO_TABLE_FILE = "pseudo.csv"

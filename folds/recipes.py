@@ -1,4 +1,4 @@
-"""The registry of recipes: how a network is trained. What it is, is a `Variant` (models/variants.py)."""
+"""The registry of recipes: how a network is trained. What it is, is a `Variant` (models/variant.py)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ import re
 from pathlib import Path
 
 # a network's own two files are models.checkpoint's, which lies below this package
-from models.variants import VARIANT_FILE, WEIGHTS_FILE
+from models.variant import VARIANT_FILE, WEIGHTS_FILE
 
 FOLDS_FILE = "folds.csv"
 CACHE_DIR = "cache"

@@ -18,7 +18,7 @@ from folds.inputs import Inputs, checked, folder_name, kept
 from folds.pseudo_set import PSEUDO_FILE, Labeller, PseudoSet
 from folds.recipes import Recipe
 from models.frame import Frame, frame_of
-from models.variants import PRESENCE_HEAD, Variant
+from models.variant import PRESENCE_HEAD, Variant
 
 _ALL = 255
 

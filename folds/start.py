@@ -19,7 +19,7 @@ from folds.seen import Seen
 from folds.task import FoldTask, read_manifest, read_recipe
 from models import checkpoint
 from models.build import build
-from models.variants import Variant
+from models.variant import Variant
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from folds.seen import Seen
 from json_file import Count, Schema, closed, extensible, holding
 from kernels.metrics import Metric, check_scores, find_metric
 from models.frame import frame_of
-from models.variants import VARIANT, Variant
+from models.variant import VARIANT, Variant
 
 _HINT = "put a good copy back, or remove the folder that it is in and train the fold again"
 

@@ -25,7 +25,7 @@ from folds.start import Start, find_starts
 from folds.store import LogitStore
 from folds.task import FoldTask, check_frame, read_manifest, read_recipe
 from models.frame import frame_of
-from models.variants import Variant
+from models.variant import Variant
 
 
 def make_tasks(

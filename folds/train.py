@@ -42,7 +42,7 @@ from folds.truth import load_truth
 from folds.workers import check_address, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models.build import build
-from models.variants import Variant
+from models.variant import Variant
 from program_flags import CompetitionName, DataFolder, Folds, places
 
 

@@ -20,7 +20,7 @@ from models.networks.smp_heads import SmpHeads
 from models.networks.spread_labels import SpreadLabels
 from models.networks.unet import UNet
 from models.pretrained import with_weights
-from models.variants import ENLARGED, IMPORTED, PRESENCE_HEAD, Variant
+from models.variant import ENLARGED, IMPORTED, PRESENCE_HEAD, Variant
 
 
 @dataclass(frozen=True)

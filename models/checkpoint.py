@@ -11,7 +11,7 @@ import torch
 import atomic
 from command_line import UserError
 from models.build import build
-from models.variants import VARIANT, VARIANT_FILE, WEIGHTS_FILE, Variant
+from models.variant import VARIANT, VARIANT_FILE, WEIGHTS_FILE, Variant
 
 
 def save(folder: Path, network: torch.nn.Module, variant: Variant) -> None:

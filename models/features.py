@@ -10,7 +10,7 @@ import torch
 from command_line import UserError
 from models.network_input import normalise
 from models.precision import inference
-from models.variants import Variant
+from models.variant import Variant
 
 
 def encoder_of(network: torch.nn.Module, name: str) -> torch.nn.Module:

@@ -22,7 +22,7 @@ import numpy as np
 from command_line import UserError
 from competition import Size
 from models.image_file import ImageFile, reduction
-from models.variants import ENLARGED, Fit, Variant
+from models.variant import ENLARGED, Fit, Variant
 
 # of the geometry between a full frame and a network's input. 1: a JPEG decoded at 1/4 or 1/8 was resized as if it
 # covered the image, which it exceeds by some pixels wherever the size is no multiple of 4 or 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.variants import Variant
+from models.variant import Variant
 
 # of red, green and blue, ITU-R BT.601: what a grey image is
 _LUMA = (0.299, 0.587, 0.114)

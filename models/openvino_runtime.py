@@ -16,7 +16,7 @@ from cores import thread_count
 from models.precision import has_bf16
 from models.prediction import PredictingNetwork
 from models.tta import Batch
-from models.variants import Variant
+from models.variant import Variant
 
 
 def is_installed() -> bool:

@@ -17,7 +17,7 @@ import torch
 from models.network_input import normalise
 from models.precision import inference
 from models.tta import Batch, Transform, mean_logits, transformed_logits
-from models.variants import Variant
+from models.variant import Variant
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from command_line import UserError
-from models.variants import Variant
+from models.variant import Variant
 
 # the hub's own client retries for up to 48 s before it gives up
 PROBE_S = 3.0

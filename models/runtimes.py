@@ -10,7 +10,7 @@ import torch
 from command_line import UserError
 from models.openvino_runtime import is_installed, openvino_network
 from models.prediction import PredictingNetwork, float32_network, torch_network
-from models.variants import Variant
+from models.variant import Variant
 
 TORCH, FLOAT32, OPENVINO = "torch", "torch-float32", "openvino"
 # what --backend takes: "auto", and every key of `RUNTIMES`

@@ -26,7 +26,8 @@ from folds.task import read_manifest
 from folds.truth import load_truth
 from kernels.metrics import find_metric
 from models.frame import Frame
-from models.variants import IMPORTED, VARIANTS, Fit, Variant
+from models.variant import IMPORTED, Fit, Variant
+from models.variants import VARIANTS
 from path_names import inside
 from predict.foreign import Predictions, Values, open_predictions
 from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places

@@ -26,7 +26,8 @@ from folds.verdict import why_left_out
 from models import checkpoint
 from models.frame import Frame, frame_of
 from models.runtimes import TORCH
-from models.variants import IMPORTED, VARIANTS, Variant
+from models.variant import IMPORTED, Variant
+from models.variants import VARIANTS
 from path_names import inside
 
 

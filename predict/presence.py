@@ -8,7 +8,7 @@ import numpy as np
 
 from folds.logit_code import rounded
 from folds.store import LogitStore
-from models.variants import PRESENCE_HEAD, Variant
+from models.variant import PRESENCE_HEAD, Variant
 
 # of each network, the logit that there is something in an image; None of a network without such a head
 Said = Sequence[float | None]

@@ -16,7 +16,7 @@ from models import checkpoint
 from models.prediction import PredictingNetwork
 from models.runtimes import RUNTIMES, TORCH
 from models.tta import find_transforms
-from models.variants import Variant
+from models.variant import Variant
 from predict.members import Member
 from predict.memory_backoff import MemoryBackoff
 

@@ -25,7 +25,7 @@ from models.activations import Score, Stage, foreground_score, look_inside, pixe
 from models.frame import Frame, frame_of
 from models.image_file import decode
 from models.network_input import normalise
-from models.variants import Variant
+from models.variant import Variant
 from program_flags import RunsFolder, places
 from report import page
 from report.pictures import picture_uri

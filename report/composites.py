@@ -28,7 +28,7 @@ from folds.task import read_manifest
 from kernels.dice import counts
 from kernels.metrics import METRICS
 from models.frame import Frame, frame_of
-from models.variants import Variant
+from models.variant import Variant
 from program_flags import places
 from report import page
 from report.pictures import Album, Case, error_picture

@@ -25,7 +25,7 @@ from folds.run_layout import MANIFEST_FILE
 from models import checkpoint
 from models.build import build
 from models.frame import frame_of
-from models.variants import Variant
+from models.variant import Variant
 from predict.members import Member, find_members
 
 UNET = Variant(

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from folds.recipes import RECIPES
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (

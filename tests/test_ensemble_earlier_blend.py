@@ -15,7 +15,7 @@ from ensemble.blend_file import BLEND
 from folds.run_layout import MANIFEST_FILE, OOF_STORE
 from folds.store import LogitStore
 from folds.train import main as train
-from models.variants import VARIANT_FILE
+from models.variant import VARIANT_FILE
 from tests.conftest import write_ellipses
 from tests.synthetic_runs import forget_logits_digests
 

@@ -32,7 +32,8 @@ from kernels import rle
 from kernels.metrics import find_metric
 from models.build import build
 from models.frame import Frame
-from models.variants import VARIANTS, Head, Variant
+from models.variant import Head, Variant
+from models.variants import VARIANTS
 from submit import make
 from tests import naive
 from tests.conftest import write_mask

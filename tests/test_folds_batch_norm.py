@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from folds.batch_norm import share_statistics
 from folds.ranks import Rank, run_ranks
 from models.build import build
-from models.variants import Variant
+from models.variant import Variant
 from tests.test_folds_resume import families
 
 # torch's own batch norm; timm's, which holds an activation, beside it

@@ -25,7 +25,8 @@ from folds.states import load_state
 from folds.store import LogitStore
 from folds.task_list import is_done
 from models.frame import frame_of
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 from tests.tiny_folds import QUICK, TINY, Make, maker
 
 CARVANA = COMPETITIONS["carvana"]

@@ -22,7 +22,8 @@ from folds.truth import load_truth
 from models.frame import Frame, frame_of
 from models.losses import LOSSES
 from models.network_input import normalise
-from models.variants import VARIANTS, Head
+from models.variant import Head
+from models.variants import VARIANTS
 from predict.members import find_members
 from predict.predictor import predict
 from tests.tiny_folds import QUICK, TINY

@@ -21,7 +21,8 @@ from folds.fold import run_fold
 from folds.plan import check_devices
 from folds.samples import EpochSampler, Samples, loader
 from folds.store import LogitStore
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 from tests.test_folds_fold import curve
 from tests.tiny_folds import QUICK, TINY, Make, maker
 

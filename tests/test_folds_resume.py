@@ -18,7 +18,8 @@ import torch
 from folds.fold import run_fold
 from folds.module import SegmentationModule
 from folds.randomness import SeededEpochs, epoch_seed
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 from tests.conftest import write_ellipses
 from tests.tiny_folds import QUICK, Make, maker
 

@@ -16,7 +16,8 @@ import atomic
 from command_line import UserError
 from folds.logit_code import DTYPE, KNEE, LIMIT, SCALE, dequantise, quantise, rounded
 from folds.store import LogitStore
-from models.variants import VARIANTS, Head
+from models.variant import Head
+from models.variants import VARIANTS
 from tests import naive
 
 NAMES = [f"{i}.jpg" for i in range(6)]
@@ -99,7 +100,8 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from folds.store import LogitStore
-from models.variants import VARIANTS, Head
+from models.variant import Head
+from models.variants import VARIANTS
 Path.replace = lambda self, other: os.kill(os.getpid(), 9)
 LogitStore.open(Path(sys.argv[1])).write("1.jpg", np.zeros((2, 12, 20), np.float32))
 """

@@ -15,7 +15,8 @@ from folds.store import LogitStore
 from folds.task import check_frame
 from folds.truth import load_truth
 from models.frame import Frame
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 from predict.members import find_members
 from tests.synthetic_runs import UNET, save_member
 

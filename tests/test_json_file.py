@@ -101,7 +101,7 @@ GOOD: dict[str, Any] = {
     "kaggle_client.sent:_ENTRY": {**SENT, "cv_score": 0.9, "metric": "iou"},
     "kaggle_client.sent:_SENT": [{**SENT, "cv_iou": 0.9}],
     "kaggle_client.verify_download:_VERIFIED": {"size": [1280, 1918], "good": {"train/a.jpg": [3, 10, 11]}},
-    "models.variants:VARIANT": VARIANT,
+    "models.variant:VARIANT": VARIANT,
     "notebooks.merge:_OBJECT": {},
     "notebooks.record:_PUSHED": {"kernel": "o/s", "when": "w", "git_commit": "c", "code_sha256": SHA, "fetched": False},
     "notebooks.remote:_DATASET": {"status": "ready", "current_version_number": 2},
@@ -119,7 +119,7 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 
 # what may be anything: arguments of networks' constructors
-FREE = {("models.variants:VARIANT", "options"), ("folds.task:MANIFEST", "variant", "options")}
+FREE = {("models.variant:VARIANT", "options"), ("folds.task:MANIFEST", "variant", "options")}
 NO_JSON = [b"", b"{", b"\xff\xfe\x00", b"\x00" * 64, b"[" * 10_000, b"{'a': 1}"]
 
 BLEND = "ensemble.blend_file:BLEND"
@@ -141,10 +141,10 @@ OUT_OF_RANGE = [
     ("ensemble.boundary_file:REFINER", "before", {**FIGURES, "dice": 2.0}, r"dice is 2\.0, expected"),
     ("folds.task:MANIFEST", "dice", 1.5, r"dice is 1\.5, expected a number from 0 to 1"),
     ("folds.task:MANIFEST", "fold", -1, r"fold is -1, expected"),
-    ("models.variants:VARIANT", "size", [0, 64], r"below 1"),
-    ("models.variants:VARIANT", "fit", "crop", r"fit is 'crop', expected 'resize', 'pad'"),
-    ("models.variants:VARIANT", "depth", 3, r"depth is no field of it"),
-    ("models.variants:VARIANT", "name", "../a", r"name: '\.\./a' names no folder"),
+    ("models.variant:VARIANT", "size", [0, 64], r"below 1"),
+    ("models.variant:VARIANT", "fit", "crop", r"fit is 'crop', expected 'resize', 'pad'"),
+    ("models.variant:VARIANT", "depth", 3, r"depth is no field of it"),
+    ("models.variant:VARIANT", "name", "../a", r"name: '\.\./a' names no folder"),
     ("submit.submission_file:_MANIFEST", "sha256", "0f", r"sha256 is '0f', expected"),
 ]  # fmt: skip
 

@@ -13,7 +13,8 @@ import torch
 from command_line import UserError
 from models.activations import foreground_score, look_inside, pixel_score
 from models.build import build, divisor
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 
 
 def small(variant: Variant) -> Variant:

@@ -12,7 +12,8 @@ from models.network_input import normalise
 from models.openvino_runtime import is_installed
 from models.runtimes import OPENVINO, RUNTIMES, Backend, choose_runtime
 from models.tta import IDENTITY
-from models.variants import VARIANTS, Head
+from models.variant import Head
+from models.variants import VARIANTS
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

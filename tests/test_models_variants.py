@@ -10,7 +10,8 @@ from command_line import UserError
 from competition import COMPETITIONS, Size
 from models import checkpoint
 from models.build import at_size_of, build, check_size, divisor, parameter_count
-from models.variants import VARIANTS, Head, Variant, find_variant, parse_variants
+from models.variant import Head, Variant
+from models.variants import VARIANTS, find_variant, parse_variants
 
 SMALL = ("average-mask", "unet-mobilenetv3", "fpn-regnetx", "unet-resnet18", "a-cnn-128")
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from models.frame import Frame
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 from report.activations import channel_grid, main, network_input
 from tests.synthetic_runs import UNET, save_blend, save_member, write_photograph
 

@@ -18,7 +18,8 @@ from folds.images import find_training_set
 from folds.seen import Seen
 from models.build import build
 from models.features import encoder_of, pooled_features
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 from predict.members import Member
 from report import group_labels
 from report.label_classifier import Judged, cross_fitted

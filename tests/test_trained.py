@@ -5,7 +5,8 @@ from pathlib import Path
 from competition import COMPETITIONS
 from ensemble.photographs import main as mask_photographs
 from folds.fold import read_manifest
-from models.variants import Variant, find_variant
+from models.variant import Variant
+from models.variants import find_variant
 from studio.render import render_competition
 from submit.score import score
 

@@ -19,7 +19,8 @@ from folds.store import LogitStore
 from folds.task import FoldTask
 from folds.truth import load_truth
 from models.frame import frame_of
-from models.variants import VARIANTS, Variant
+from models.variant import Variant
+from models.variants import VARIANTS
 
 # a few steps at a high rate: enough to see the loss fall
 QUICK = replace(
