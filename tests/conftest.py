@@ -21,6 +21,9 @@ from PIL import Image
 
 from competition import COMPETITIONS
 
+# fixtures that several test files share without all of them importing what they need
+pytest.register_assert_rewrite("tests.kaggle_shop")
+
 # a first call compiles a kernel: no time limit an example
 hypothesis.settings.register_profile("compiled", deadline=None)
 hypothesis.settings.load_profile("compiled")
