@@ -23,14 +23,12 @@ from folds.spent import Spent
 from folds.start import record_seen, starting_network
 from folds.states import settle_states
 from folds.store import LogitStore
-from folds.task import FoldTask, begin_with_threads, begun_with_threads, read_manifest, read_recipe
+from folds.task import FoldTask, begin_with_threads, begun_with_threads, read_recipe
 from models import checkpoint
 from models.build import parameter_count
 from models.frame import frame_of
 from models.prediction import torch_network
 from models.tta import find_transforms
-
-__all__ = ["FoldTask", "read_manifest", "run_fold"]
 
 
 def begin(task: FoldTask) -> None:

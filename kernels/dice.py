@@ -136,15 +136,6 @@ def counts_runs(a: np.ndarray, b: np.ndarray) -> Counts:
     return int(both), int(first), int(second)
 
 
-def dice_runs(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice of two run lists, 0..1; two empty ones score 1.
-
-    >>> dice_runs(np.array([[1, 2]]), np.array([[2, 2]]))
-    0.5
-    """
-    return from_counts(counts_runs(a, b))
-
-
 def counts_logits_runs(logits: np.ndarray, truth_runs: np.ndarray, *, threshold: float = 0.0) -> Counts:
     """(intersection_px, predicted_px, truth_px) of thresholded logits and a true mask, in one pass, without a mask.
 

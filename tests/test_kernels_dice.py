@@ -37,7 +37,7 @@ def test_masks_and_runs_agree_with_the_obvious_count(pair: tuple[np.ndarray, np.
     for order in ("row", "column"):
         runs_a, runs_b = encode(a, order=order), encode(b, order=order)
         assert dice.counts_runs(runs_a, runs_b) == expected
-        assert dice.dice_runs(runs_a, runs_b) == naive.dice(a, b)
+        assert dice.from_counts(dice.counts_runs(runs_a, runs_b)) == naive.dice(a, b)
 
 
 @given(pairs())
@@ -46,7 +46,7 @@ def test_dice_is_symmetric_and_bounded(pair: tuple[np.ndarray, np.ndarray]) -> N
     assert dice.dice(a, b) == dice.dice(b, a)
     assert 0 <= dice.dice(a, b) <= 1
     assert dice.dice(a, a) == 1
-    assert dice.dice_runs(encode(a), encode(a)) == 1
+    assert dice.from_counts(dice.counts_runs(encode(a), encode(a))) == 1
     if a.any():
         assert dice.dice(a, ~a) == 0
 
@@ -72,8 +72,8 @@ def test_narrow_sums_do_not_overflow(length: int) -> None:
 def test_empty_masks() -> None:
     empty, full = np.zeros((3, 4), bool), np.ones((3, 4), bool)
     none = encode(empty)
-    assert dice.dice(empty, empty) == dice.dice_runs(none, none) == 1
-    assert dice.dice(empty, full) == dice.dice_runs(none, encode(full)) == 0
+    assert dice.dice(empty, empty) == dice.from_counts(dice.counts_runs(none, none)) == 1
+    assert dice.dice(empty, full) == dice.from_counts(dice.counts_runs(none, encode(full))) == 0
     assert dice.counts_logits_runs(np.full((3, 4), -1, np.float32), none) == (0, 0, 0)
     assert dice.counts_logits_runs(np.full((3, 4), 1, np.float32), none) == (0, 12, 0)
 
@@ -94,7 +94,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="bool"):
         dice.counts(two, np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="shape"):
-        dice.dice_runs(np.array([1, 2]), np.array([[1, 2]]))
+        dice.from_counts(dice.counts_runs(np.array([1, 2]), np.array([[1, 2]])))
     with pytest.raises(ValueError, match="floats"):
         dice.counts_logits_runs(np.zeros((2, 2), np.int16), encode(two))
     for runs in ([[4, 2]], [[0, 1]]):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from competition import COMPETITIONS
 from ensemble.photographs import main as mask_photographs
-from folds.fold import read_manifest
+from folds.task import read_manifest
 from models.variant import Variant
 from models.variants import find_variant
 from studio.render import render_competition

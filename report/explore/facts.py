@@ -39,11 +39,6 @@ class Fact:
     outside: int = 0
     numbers: bool = False
 
-    @property
-    def only_in_train(self) -> list[str]:
-        """Values that no test group has."""
-        return [value for value, train, test in self.counts if train and not test]
-
 
 def _keys(pictures: Pictures, competition: Competition) -> list[str]:
     """What the metadata know of a set, each once."""
