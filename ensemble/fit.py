@@ -16,7 +16,8 @@ import atomic
 import provenance
 from command_line import UserError, plain, program
 from ensemble import conv_stacker as conv
-from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file, table_lines
+from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file
+from ensemble.blend_table import table_lines
 from ensemble.boundary_file import entries_of
 from ensemble.conv_stacker import ConvStacker
 from ensemble.earlier_blend import check_left_out, earlier_blend, poorer_lines

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from competition import Competition
-from ensemble.blend_file import FittedBlend, nested_in, scores_file
+from ensemble.blend_file import FittedBlend, scores_file
+from ensemble.blend_table import nested_in
 from folds.csv_table import read_table
 from folds.run_layout import WEIGHTS_FILE
 from folds.task import read_manifest

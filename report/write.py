@@ -20,13 +20,11 @@ from ensemble.blend_file import (
     SUBMISSION_FILE,
     TEST_SCORE,
     FittedBlend,
-    averaged_folds_note,
     blend_folder,
-    nested_in,
     read_blend,
     scores_file,
-    table_lines,
 )
+from ensemble.blend_table import averaged_folds_note, nested_in, table_lines
 from folds.csv_table import read_table
 from folds.images import TrainingSet, find_training_set, read_mask
 from folds.run_layout import CACHE_DIR

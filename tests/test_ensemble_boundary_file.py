@@ -18,7 +18,8 @@ from command_line import UserError
 from competition import COMPETITIONS
 from ensemble import photographs
 from ensemble.blend import find_blend
-from ensemble.blend_file import read_blend, table_lines
+from ensemble.blend_file import read_blend
+from ensemble.blend_table import table_lines
 from ensemble.boundary_file import coarse_digest, entries_of
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore

@@ -17,7 +17,7 @@ import pytest
 from competition import COMPETITIONS
 from ensemble import fit
 from ensemble.blend import find_blend
-from ensemble.blend_file import table_lines
+from ensemble.blend_table import table_lines
 from ensemble.conv_stacker import ConvStacker
 from ensemble.repairs import apply_kept
 from ensemble.voting import combination_of
