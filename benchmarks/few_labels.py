@@ -47,6 +47,7 @@ class Trial:
         folds: how many.
         epochs: of the first training.
         more: epochs of a round; without labels twice as many, which are as many steps.
+        least: expected score of a label that is taken; below 0 as `make pseudo` chooses it.
         seed: of draw, split and training.
     """
 
@@ -57,6 +58,7 @@ class Trial:
     folds: int
     epochs: int
     more: int
+    least: float
     seed: int
 
     @property
@@ -108,7 +110,8 @@ class Trial:
                 continue
             labels = self._root / _BLEND / name
             if not (labels / PSEUDO_FILE).exists():
-                self._call("report.pseudo", "--images", str(self.folder / UNLABELLED), flag, "--out", name)
+                which = ("--images", str(self.folder / UNLABELLED), "--least", str(self.least))
+                self._call("report.pseudo", *which, flag, "--out", name)
             self._train(name, self.more, *start, "--pseudo", str(labels), "--pseudo-share", "0.5")
 
     def score(self, drawn: Mapping[str, Sequence[str]], rounds: Sequence[str], views: int) -> pd.DataFrame:
@@ -167,6 +170,7 @@ def main(
     folds: int = 3,
     epochs: int = 12,
     more: int = 4,
+    least: float = -1.0,
     views: int = 2,
     rounds: str = "control,ownfold",
 ) -> None:
@@ -180,6 +184,7 @@ def main(
         folds: of the known groups.
         epochs: of the first training.
         more: epochs of a round; without labels it takes twice as many, which are as many steps.
+        least: expected score of a label that is taken; by default the first networks' own, out of fold.
         views: images of each group that are scored.
         rounds: control (no labels), ownfold, blend; a comma list.
     """
@@ -192,7 +197,7 @@ def main(
     training = find_training_set(facts, data)
     done = []
     for seed in range(seeds):
-        trial = Trial(facts, data, out / f"seed{seed}", variant, folds, epochs, more, seed)
+        trial = Trial(facts, data, out / f"seed{seed}", variant, folds, epochs, more, least, seed)
         path = trial.folder / f"scores-{'-'.join(asked)}.csv"
         if not path.exists():
             drawn = trial.draw(training.names, known)

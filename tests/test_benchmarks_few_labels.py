@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trial(data: Path, folder: Path, seed: int) -> Trial:
-    return Trial(STUDIO, data, folder, "unet-mobilenetv3", folds=2, epochs=1, more=1, seed=seed)
+    return Trial(STUDIO, data, folder, "unet-mobilenetv3", folds=2, epochs=1, more=1, least=-1.0, seed=seed)
 
 
 def test_no_group_is_in_two_parts_and_only_known_labels_are_laid_out(data: Path, tmp_path: Path) -> None:
