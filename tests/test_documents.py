@@ -24,6 +24,7 @@ from models.variants import VARIANTS
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "FORMATS.md", "CHANGELOG.md", "notebooks/README.md",
+    "trained/carvana/README.md",
     "trained/salt/README.md",
 )  # fmt: skip
 LAYERS = [
