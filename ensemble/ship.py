@@ -71,20 +71,40 @@ def _halved(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Te
     return halved
 
 
+def _without_places(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rounds of self-training, their sets named by blend, set and file: whose disk they lay on is nobody's business.
+
+    >>> _without_places([{"run": "unet-round1", "set": "/home/me/runs/salt/blend/pseudo/pseudo.json"}])
+    [{'run': 'unet-round1', 'set': 'blend/pseudo/pseudo.json'}]
+    """
+    told = []
+    for own in rounds:
+        teachers = [
+            {**teacher, "rounds": _without_places(teacher["rounds"])} if "rounds" in teacher else teacher
+            for teacher in own.get("teachers", [])
+        ]
+        place = "/".join(Path(own["set"]).parts[-3:])
+        told.append({**own, "set": place, **({"teachers": teachers} if teachers else {})})
+    return told
+
+
 def _copy_fold(source: Path, target: Path, *, half: bool) -> None:
     """One network with what tells what it is: its files are copied, in float16 its weights and their digest are new."""
     target.mkdir(parents=True)
     for name in (*TRAINED_FILES, METRICS_FILE, SEEN_FILE):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
-    if not half:
-        return
-    weights = target / WEIGHTS_FILE
-    state = _halved(checkpoint.parse_weights(weights.read_bytes(), source), source / WEIGHTS_FILE)
-    safetensors.torch.save_file(state, weights)
     manifest = read_manifest(source) or {}
-    manifest |= {WEIGHTS_DIGEST: digest(weights.read_bytes()), "stored": "float16"}
-    atomic.write_json(target / MANIFEST_FILE, manifest)
+    changed: dict[str, Any] = {}
+    if manifest.get("rounds"):
+        changed["rounds"] = _without_places(manifest["rounds"])
+    if half:
+        weights = target / WEIGHTS_FILE
+        state = _halved(checkpoint.parse_weights(weights.read_bytes(), source), source / WEIGHTS_FILE)
+        safetensors.torch.save_file(state, weights)
+        changed |= {WEIGHTS_DIGEST: digest(weights.read_bytes()), "stored": "float16"}
+    if changed:
+        atomic.write_json(target / MANIFEST_FILE, {**manifest, **changed})
 
 
 def _copy_refiner(source: Path, target: Path, fitted: Mapping[str, Any], *, half: bool) -> str:

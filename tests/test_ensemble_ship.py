@@ -164,3 +164,20 @@ def test_nothing_is_overwritten(root: Path) -> None:
     shipped = _ship(root)
     with pytest.raises(SystemExit, match=f"{shipped} is there already: remove it"):
         _ship(root)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, half: bool) -> None:
+    manifests = [root / UNET.name / f"fold{k}" / "manifest.json" for k in range(2)]
+    before = {"run": "tiny-unet-round1", "set": "/home/me/runs/studio/blend/first/pseudo.json", "digest": "0" * 16}
+    teacher = {"name": "tiny-unet-round1", "weights_digest": "1" * 16, "rounds": [before]}
+    own = {**before, "run": "tiny-unet-round2", "set": "elsewhere/mean/second/pseudo.json", "teachers": [teacher]}
+    for path in manifests:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "rounds": [before, own]}))
+    shipped = _ship(root, half=half)
+    for path in manifests:
+        text = (shipped / path.relative_to(root)).read_text()
+        assert "/home" not in text and "elsewhere" not in text
+        first, second = json.loads(text)["rounds"]
+        assert first == {**before, "set": "blend/first/pseudo.json"}
+        assert second == {**own, "set": "mean/second/pseudo.json", "teachers": [{**teacher, "rounds": [first]}]}
