@@ -76,6 +76,31 @@ def _members(fitted: FittedBlend, members: Sequence[Member], manifests: Sequence
     return lines
 
 
+# whose labels a round's images have, in words
+_LABELLED = {
+    "own-fold": "for each fold by its own networks",
+    "blend": "by the networks of all folds, so that figures out of fold are too high",
+    "out-of-fold": "each by the networks that had not seen it",
+}
+_SOURCE = {"test": "test images", "folder": "images from outside", "training": "training images"}
+
+
+def _before(members: Sequence[Member], manifests: Sequence[dict[str, Any]]) -> str:
+    """What members learned beside the training images in their last training, as sentences; empty where nothing."""
+    told = []
+    for member, manifest in zip(members, manifests, strict=True):
+        if start := manifest.get("recipe", {}).get("init_from", ""):
+            told.append(f"`{member.name}` started from `{start.split(' fold ')[0]}`.")
+        rounds = [
+            f"`{own['run']}`: {own['images']:,} {_SOURCE.get(own['source'], own['source'])} in fold 0, labelled "
+            f"{_LABELLED.get(own['labels'], own['labels'])}"
+            for own in manifest.get("rounds", [])
+        ]
+        if rounds:
+            told.append(f"Pseudo-labels taught it, too: {'; '.join(rounds)}.")
+    return " ".join(told)
+
+
 def card(
     competition: Competition,
     fitted: FittedBlend,
@@ -99,6 +124,7 @@ def card(
     metric = metric_in(fitted["cv"])
     low, high = fitted["cv"]["interval"]
     images = sum(manifests[0]["images"].values())
+    before = _before(members, manifests)
     chosen = ", ".join(name for name, _ in fitted.get("postprocess_kept", [])) or "none"
     lines = [
         f"# {competition.title}: the blend `{fitted['name']}`",
@@ -118,7 +144,7 @@ def card(
         "",
         f"{images:,} training images of {competition.title} (data digest {fitted['data_digest']}), split into "
         f"{len(members[0].folds)} folds (digest {fitted['folds_digest']}); each fold's network has seen the others. "
-        "Each fold's manifest.json tells its recipe, versions and commit, seen.json the images.",
+        f"Each fold's manifest.json tells its recipe, versions and commit, seen.json the images. {before}".rstrip(),
         "",
         "## How good it is",
         "",

@@ -158,8 +158,9 @@ def test_a_forced_way_is_no_choice_and_two_folds_nest_none(trained: tuple[Path, 
 
 def test_a_blend_of_before_is_tabled_and_says_less() -> None:
     blend = json.loads((TRAINED / "carvana" / "blend" / "blend.json").read_text())
-    assert "nested" not in blend["cv"]
-    lines = table_lines(blend)
+    # as they were written before there was an outer loop
+    del blend["cv"]["nested"]
+    lines = table_lines({**blend, "expected": None})
     assert "the blend, chosen without the fold that is scored: weights" in lines
     assert not any("averages" in line for line in lines)
 

@@ -19,6 +19,7 @@ from ensemble.blend import find_blend
 from ensemble.blend_file import BLEND_FILE, REFINER_DIR, REFINER_FILE
 from ensemble.mask_agreement import whole_masks
 from ensemble.ship import CARD_FILE, main
+from folds.recipes import find_recipe
 from folds.run_layout import OOF_STORE, WEIGHTS_FILE
 from predict.members import find_members
 from studio.render import render_competition
@@ -170,10 +171,13 @@ def test_nothing_is_overwritten(root: Path) -> None:
 def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, half: bool) -> None:
     manifests = [root / UNET.name / f"fold{k}" / "manifest.json" for k in range(2)]
     before = {"run": "tiny-unet-round1", "set": "/home/me/runs/studio/blend/first/pseudo.json", "digest": "0" * 16}
+    before |= {"images": 1234, "source": "test", "labels": "own-fold"}
     teacher = {"name": "tiny-unet-round1", "weights_digest": "1" * 16, "rounds": [before]}
     own = {**before, "run": "tiny-unet-round2", "set": "elsewhere/mean/second/pseudo.json", "teachers": [teacher]}
     for path in manifests:
-        path.write_text(json.dumps({**json.loads(path.read_text()), "rounds": [before, own]}))
+        manifest = json.loads(path.read_text())
+        manifest["recipe"] = {**find_recipe("demo").to_json(), "init_from": "tiny-unet-round1 fold 0 0123"}
+        path.write_text(json.dumps({**manifest, "rounds": [before, own]}))
     shipped = _ship(root, half=half)
     for path in manifests:
         text = (shipped / path.relative_to(root)).read_text()
@@ -181,3 +185,6 @@ def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, ha
         first, second = json.loads(text)["rounds"]
         assert first == {**before, "set": "blend/first/pseudo.json"}
         assert second == {**own, "set": "mean/second/pseudo.json", "teachers": [{**teacher, "rounds": [first]}]}
+    card = (shipped / CARD_FILE).read_text()
+    assert "`tiny-unet` started from `tiny-unet-round1`." in card
+    assert "`tiny-unet-round1`: 1,234 test images in fold 0, labelled for each fold by its own networks" in card
