@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -170,7 +171,8 @@ def test_nothing_is_overwritten(root: Path) -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, half: bool) -> None:
     manifests = [root / UNET.name / f"fold{k}" / "manifest.json" for k in range(2)]
-    before = {"run": "tiny-unet-round1", "set": "/home/me/runs/studio/blend/first/pseudo.json", "digest": "0" * 16}
+    place = "/home/me/runs/studio/blend/first/pseudo.json"
+    before: dict[str, Any] = {"run": "tiny-unet-round1", "set": place, "digest": "0" * 16}
     before |= {"images": 1234, "source": "test", "labels": "own-fold"}
     teacher = {"name": "tiny-unet-round1", "weights_digest": "1" * 16, "rounds": [before]}
     own = {**before, "run": "tiny-unet-round2", "set": "elsewhere/mean/second/pseudo.json", "teachers": [teacher]}
