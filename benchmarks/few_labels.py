@@ -19,7 +19,7 @@ import tyro
 
 import atomic
 from benchmarks.averaging import dice_of_folds
-from command_line import UserError, check_seed, program
+from command_line import UserError, program
 from competition import Competition
 from ensemble.blend_file import BLEND_FILE
 from ensemble.intervals import mean_interval
@@ -42,7 +42,8 @@ class Trial:
     Attributes:
         facts: the competition.
         data: its files, with all labels.
-        folder: of this draw.
+        out: under which each draw of each settings has a folder.
+        known: groups whose labels are known.
         variant: the name of what is trained.
         folds: how many.
         epochs: of the first training.
@@ -53,7 +54,8 @@ class Trial:
 
     facts: Competition
     data: Path
-    folder: Path
+    out: Path
+    known: int
     variant: str
     folds: int
     epochs: int
@@ -62,11 +64,19 @@ class Trial:
     seed: int
 
     @property
+    def folder(self) -> Path:
+        """Of this draw; named by the settings, so that what others left is neither taken for its own nor mixed in."""
+        least = f"-least{self.least:g}" if self.least >= 0 else ""
+        settings = f"{self.known}known-{self.folds}folds-{self.epochs}and{self.more}epochs{least}"
+        return self.out / f"{self.variant}-{settings}-seed{self.seed}"
+
+    @property
     def _root(self) -> Path:
         return self.folder / "runs" / self.facts.name
 
-    def draw(self, names: Sequence[str], known: int) -> dict[str, list[str]]:
+    def draw(self, names: Sequence[str]) -> dict[str, list[str]]:
         """The images by what is known of them: their labels, themselves, nothing."""
+        known = self.known
         groups = sorted({self.facts.group(name) for name in names})
         if len(groups) < known + 2:
             raise UserError(f"{self.data} has {len(groups)} groups: ask for {len(groups) - 2} or fewer (--known).")
@@ -93,7 +103,7 @@ class Trial:
             raise UserError(f"{' '.join(command[1:])} ended with {done.returncode}: see above, then run this again.")
 
     def _train(self, tag: str, epochs: int, *flags: str) -> None:
-        common = ("--variant", self.variant, "--fold", "all", "--precision", "bf16", "--epochs", str(epochs))
+        common = ("--variant", self.variant, "--fold", "all", "--epochs", str(epochs))
         self._call("folds.train", *common, "--tag", tag, *flags)
 
     def run(self, rounds: Sequence[str]) -> None:
@@ -193,14 +203,16 @@ def main(
     for name in asked:
         if name not in ROUNDS:
             raise UserError(f"{name!r} is not a round: take of {', '.join(ROUNDS)} (--rounds).")
-    check_seed(seeds)
+    for flag, value in {"known": known, "seeds": seeds, "views": views}.items():
+        if value < 1:
+            raise UserError(f"--{flag} is {value}: give 1 or more.")
     training = find_training_set(facts, data)
     done = []
     for seed in range(seeds):
-        trial = Trial(facts, data, out / f"seed{seed}", variant, folds, epochs, more, least, seed)
-        path = trial.folder / f"scores-{'-'.join(asked)}.csv"
+        trial = Trial(facts, data, out, known, variant, folds, epochs, more, least, seed)
+        path = trial.folder / f"scores-{'-'.join(asked)}-{views}views.csv"
         if not path.exists():
-            drawn = trial.draw(training.names, known)
+            drawn = trial.draw(training.names)
             trial.lay_out(drawn)
             trial.run(asked)
             with atomic.replacing(path) as temporary:

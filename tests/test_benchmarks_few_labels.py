@@ -1,6 +1,8 @@
 """What pseudo-labels are worth where few labels are known: how labels are withheld, and how the gain is told."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,16 +26,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trial(data: Path, folder: Path, seed: int) -> Trial:
-    return Trial(STUDIO, data, folder, "unet-mobilenetv3", folds=2, epochs=1, more=1, least=-1.0, seed=seed)
+def trial(data: Path, out: Path, seed: int, known: int = 3) -> Trial:
+    return Trial(STUDIO, data, out, known, "unet-mobilenetv3", folds=2, epochs=1, more=1, least=-1.0, seed=seed)
 
 
 def test_no_group_is_in_two_parts_and_only_known_labels_are_laid_out(data: Path, tmp_path: Path) -> None:
     names = find_training_set(STUDIO, data).names
     draws = []
     for seed in range(3):
-        own = trial(data, tmp_path / str(seed), seed)
-        drawn = own.draw(names, known=3)
+        own = trial(data, tmp_path, seed)
+        drawn = own.draw(names)
         assert sorted(name for part in drawn.values() for name in part) == sorted(names)
         groups = [{STUDIO.group(name) for name in drawn[what]} for what in (KNOWN, UNLABELLED, UNSEEN)]
         assert [len(each) for each in groups] == [3, 2, 2]
@@ -49,9 +51,26 @@ def test_no_group_is_in_two_parts_and_only_known_labels_are_laid_out(data: Path,
 
 def test_more_known_groups_than_there_are_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ask for 5 or fewer"):
-        trial(data, tmp_path, 0).draw(find_training_set(STUDIO, data).names, known=6)
+        trial(data, tmp_path, 0, known=6).draw(find_training_set(STUDIO, data).names)
     with pytest.raises(SystemExit, match="'best' is not a round: take of control, ownfold, blend"):
         main(tmp_path, competition="studio", data=data, rounds="control,best")
+    with pytest.raises(SystemExit, match="--views is 0: give 1 or more"):
+        main(tmp_path, competition="studio", data=data, views=0)
+
+
+def test_other_settings_have_another_folder(data: Path, tmp_path: Path) -> None:
+    own = trial(data, tmp_path, 0)
+    others: dict[str, Any] = {
+        "known": 4,
+        "variant": "fpn-regnetx",
+        "folds": 3,
+        "epochs": 2,
+        "more": 2,
+        "least": 0.9,
+        "seed": 1,
+    }
+    folders = {own.folder, *(replace(own, **{name: value}).folder for name, value in others.items())}
+    assert len(folders) == 1 + len(others)
 
 
 def test_the_gain_is_told_with_its_interval_by_what_was_known() -> None:
