@@ -26,6 +26,7 @@ from folds.divergence import LossWatch
 from folds.failures import explained
 from folds.heads import MASK_HEAD
 from folds.inputs import CachedInputs, DrawnInputs
+from folds.interrupt import InterruptBetweenBatches
 from folds.module import SegmentationModule
 from folds.progress import Bar, EpochRecord
 from folds.randomness import SeededEpochs
@@ -186,16 +187,18 @@ def train_module(
         mask_plane=task.variant.planes_of(MASK_HEAD).start if pictures else None,
         metric=task.metric,
     )
-    trainer = make_trainer(task, gpus, [best, record])
+    interrupt = InterruptBetweenBatches()
+    trainer = make_trainer(task, gpus, [best, record, interrupt])
     state = task.last_state
     try:
-        trainer.fit(
-            module,
-            batches,
-            validation,
-            ckpt_path=str(state) if state.exists() else None,
-            weights_only=True,
-        )
+        with interrupt:
+            trainer.fit(
+                module,
+                batches,
+                validation,
+                ckpt_path=str(state) if state.exists() else None,
+                weights_only=True,
+            )
     except SystemExit:
         # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
