@@ -164,16 +164,21 @@ def test_a_fold_is_refused_at_once_while_another_process_trains_it_and_not_after
 
 
 def test_a_cluster_waits_for_a_fold_that_another_process_trains(
-    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "_DYING_S", 0.2)
+    # what a thread prints while capsys is read may be lost
+    said: list[str] = []
+    monkeypatch.setattr(lock, "print", lambda text, **_: said.append(text), raising=False)
     task = maker(ellipses, tmp_path)(TINY, QUICK)
     trained: list[str] = []
     monkeypatch.setattr(train, "complete_fold", lambda each: trained.append(each.label))
     with ThreadPoolExecutor(1) as pool, held_by_another(task.folder) as holder:
         other = pool.submit(train._train_when_free, task)
-        while f"trained by process {holder.pid}" not in capsys.readouterr().out:
+        while not said:
             assert not other.done()
+            time.sleep(0.01)
+        assert f"trained by process {holder.pid}" in said[0]
         assert trained == []
         holder.kill()
         other.result()
