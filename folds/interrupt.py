@@ -12,10 +12,13 @@ import models.torchvision_compat  # noqa: F401
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
 from lightning.pytorch.callbacks import Callback
+
+from command_line import UserError
 
 
 class InterruptBetweenBatches(Callback):
@@ -38,7 +41,8 @@ class InterruptBetweenBatches(Callback):
         if self._previous is not None:
             # Lightning leaves Ctrl-C ignored
             signal.signal(signal.SIGINT, self._previous)
-        if kind is None:
+        # a terminal's Ctrl-C also ends processes that are about to load images, which is told in many ways
+        if kind is None or (issubclass(kind, Exception) and not issubclass(kind, UserError)):
             self._check()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -47,8 +51,9 @@ class InterruptBetweenBatches(Callback):
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._asked = True
-        # not through a buffer, which the interrupted code may be writing to
-        os.write(2, b"\nstopping after this batch (Ctrl-C again: now)\n")
+        # not through a buffer, which the interrupted code may be writing to; its reader may have ended, as `tee` does
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this batch (Ctrl-C again: now)\n")
 
     def _check(self) -> None:
         if self._asked:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import cv2
 import numpy as np
@@ -119,8 +121,15 @@ class Samples(torch.utils.data.Dataset[Sample]):
         return np.array(image), np.array(target), position
 
 
-def _one_thread(_: int) -> None:
+def _default_from_now_on(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _begin(_: int) -> None:
+    """Set up a process that loads samples."""
     cv2.setNumThreads(1)
+    # Ctrl-C comes to all processes of a terminal: the one that trains ends its batch first, and a second one ends all
+    signal.signal(signal.SIGINT, _default_from_now_on)
 
 
 def loader(
@@ -145,5 +154,5 @@ def loader(
         multiprocessing_context=context,
         persistent_workers=workers > 0,
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin,
     )

@@ -5,18 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from command_line import UserError
 from folds.fold import run_fold
 from folds.inputs import Inputs
 from folds.interrupt import InterruptBetweenBatches
 from folds.task import FoldTask
 from tests.tiny_folds import QUICK, TINY, maker, train_in_child
+
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass
@@ -67,6 +75,44 @@ def test_a_second_one_ends_the_process(ellipses: Path, tmp_path: Path) -> None:
     child.start()
     child.join(60)
     assert child.exitcode == -signal.SIGINT
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, 130), (2, -signal.SIGINT)])
+def test_a_terminal_sends_it_to_loading_processes_too(times: int, status: int, ellipses: Path, tmp_path: Path) -> None:
+    flags = (
+        f"--variant unet-mobilenetv3 --fold 0 --folds 3 --batch 4 --epochs 500 --jobs 1 --workers 1 --data {ellipses}"
+    )
+    command = [sys.executable, "-m", "folds.train", *flags.split(), "--runs", str(tmp_path / "runs")]
+    begin = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=begin, **pipes) as process:
+        assert process.stdout is not None
+        while "epoch 1/" not in process.stdout.readline():
+            assert process.poll() is None
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.05)
+        # it is closed when the last process has ended
+        told = process.communicate(timeout=60)[0]
+    assert process.returncode == status
+    assert ("interrupted: run the same command again" in told) == (times == 1)
+    assert "memory" not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(EOFError(), KeyboardInterrupt), (UserError("diverged"), UserError), (SystemExit(1), SystemExit)],
+)
+def test_what_fails_since_it_ended_other_processes_is_no_fault(error: BaseException, raised: type) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(raised), InterruptBetweenBatches():
+            signal.raise_signal(signal.SIGINT)
+            raise error
+        with pytest.raises(type(error)), InterruptBetweenBatches():
+            raise error
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_one_after_the_last_batch_is_not_lost() -> None:
