@@ -171,7 +171,7 @@ pseudo: setup  ## choose test images whose labels by the blend can be trusted, t
 activations: setup  ## what each stage of a network (V, or the blend's heaviest) answers to the photographs in IMAGES, and where its evidence lies
 	$(PY) -m report.activations --images $(call quoted,IMAGES) --competition $(call quoted,C) --variant $(call quoted,V) $(if $(call typed,OUT),--out $(call quoted,OUT)) $(MORE)
 
-ship: setup  ## the blend and its networks as a folder to hand on, with a card; ARGS="--half --out FOLDER"
+ship: setup  ## the blend and its networks as a folder to hand on, with a card; ARGS="--bits 16 --out FOLDER"
 	$(PY) -m ensemble.ship $(WHERE) $(MORE)
 
 export: .venv/.installed-export  ## the blend (or V=one variant) as one ONNX and one torch.export file, from image to mask

@@ -36,11 +36,13 @@ class Agreement:
     Attributes:
         mean, worst: Dice of each mask with its other one.
         changed: largest share (0..1) of an image's pixels that differ.
+        changed_mean: mean over images of that share.
     """
 
     mean: float
     worst: float
     changed: float
+    changed_mean: float
 
     @staticmethod
     def of(masks: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Agreement:
@@ -48,12 +50,12 @@ class Agreement:
 
         >>> some = np.array([[True, True, False, False]])
         >>> Agreement.of([some, some], [some, np.array([[True, False, False, False]])])
-        Agreement(mean=0.8333333333333333, worst=0.6666666666666666, changed=0.25)
+        Agreement(mean=0.8333333333333333, worst=0.6666666666666666, changed=0.25, changed_mean=0.125)
         """
         pairs = list(zip(masks, others, strict=True))
         dice = [DICE.of((int((one & other).sum()), int(one.sum()), int(other.sum()))) for one, other in pairs]
-        changed = max(float((one != other).mean()) for one, other in pairs)
-        return Agreement(float(np.mean(dice)), min(dice), changed)
+        changed = [float((one != other).mean()) for one, other in pairs]
+        return Agreement(float(np.mean(dice)), min(dice), max(changed), float(np.mean(changed)))
 
 
 def example_images(images: Path | None, data: Path, facts: Competition, count: int) -> list[Path]:

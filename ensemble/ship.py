@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 import tyro
 
 import atomic
@@ -47,28 +46,16 @@ from folds.run_layout import (
     fold_folder,
 )
 from folds.task import read_manifest
-from models import checkpoint
+from models import checkpoint, weight_code
+from models.weight_code import Bits
 from predict.members import Member, find_members
 from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
 
 CARD_FILE = "README.md"
-# share of an image's pixels; where more change, half the bits were too few (Dice would judge small masks by one pixel)
+# share of an image's pixels; where more change, the bits were too few (Dice would judge small masks by one pixel). In 8
+# bits an image whose mask hangs on little may change: that is their mean
 _MOST_CHANGED = 5e-4
-
-
-def _halved(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Weights in float16, where they are floating-point numbers.
-
-    Raises:
-        UserError: one of them is too large for it.
-    """
-    halved = {}
-    for name, tensor in state.items():
-        small = tensor.half() if tensor.is_floating_point() else tensor
-        if not torch.isfinite(small).all():
-            raise UserError(f"{name} of {path} is too large for float16: leave --half out.")
-        halved[name] = small.contiguous()
-    return halved
+_STORED = {16: "float16", 8: "8 bits"}
 
 
 def _without_places(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,8 +75,12 @@ def _without_places(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return told
 
 
-def _copy_fold(source: Path, target: Path, *, half: bool) -> None:
-    """One network with what tells what it is: its files are copied, in float16 its weights and their digest are new."""
+def _copy_fold(source: Path, target: Path, *, bits: Bits) -> None:
+    """One network with what tells what it is: its files; in fewer bits, weights and their digest are new.
+
+    Raises:
+        UserError: float16 cannot hold a weight.
+    """
     target.mkdir(parents=True)
     for name in (*TRAINED_FILES, METRICS_FILE, SEEN_FILE):
         if (source / name).exists():
@@ -98,26 +89,31 @@ def _copy_fold(source: Path, target: Path, *, half: bool) -> None:
     changed: dict[str, Any] = {}
     if manifest.get("rounds"):
         changed["rounds"] = _without_places(manifest["rounds"])
-    if half:
+    if bits in _STORED:
         weights = target / WEIGHTS_FILE
-        state = _halved(checkpoint.parse_weights(weights.read_bytes(), source), source / WEIGHTS_FILE)
+        try:
+            state = weight_code.stored(checkpoint.parse_weights(weights.read_bytes(), source), bits)
+        except OverflowError as error:
+            raise UserError(
+                f"{error} of {source / WEIGHTS_FILE} is too large for float16: use --bits 8, or 32."
+            ) from None
         safetensors.torch.save_file(state, weights)
-        changed |= {WEIGHTS_DIGEST: digest(weights.read_bytes()), "stored": "float16"}
+        changed |= {WEIGHTS_DIGEST: digest(weights.read_bytes()), "stored": _STORED[bits]}
     if changed:
         atomic.write_json(target / MANIFEST_FILE, {**manifest, **changed})
 
 
-def _copy_refiner(source: Path, target: Path, fitted: Mapping[str, Any], *, half: bool) -> str:
+def _copy_refiner(source: Path, target: Path, fitted: Mapping[str, Any], *, bits: Bits) -> str:
     """The refiner of a blend, whose blend.json is to be `fitted`; returns its digest.
 
-    In float16 it is another one, and is applied to other logits than it learned from: its record says so.
+    In fewer bits it is another one, and is applied to other logits than it learned from: its record says so.
     """
     target.mkdir(parents=True)
     record = REFINER.read(source / REFINER_FILE)
     folds = [fold_folder(target, k) for k in range(len(record["weights_digests"]))]
     for fold in folds:
-        _copy_fold(source / fold.name, fold, half=half)
-    if not half:
+        _copy_fold(source / fold.name, fold, bits=bits)
+    if bits not in _STORED:
         shutil.copyfile(source / REFINER_FILE, target / REFINER_FILE)
         return record["digest"]
     anew = stored_anew(record, [digest((fold / WEIGHTS_FILE).read_bytes()) for fold in folds], fitted)
@@ -125,7 +121,7 @@ def _copy_refiner(source: Path, target: Path, fitted: Mapping[str, Any], *, half
     return str(anew["digest"])
 
 
-def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[Member], *, half: bool) -> FittedBlend:
+def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[Member], *, bits: Bits) -> FittedBlend:
     """The blend's own files, its blend.json over the members as they were copied.
 
     Of members that it was fitted with and does not have, which stay behind, it keeps the digests: a refiner's record
@@ -138,7 +134,7 @@ def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[M
     digests = {**fitted["weights_digests"], **{member.name: member.weights_digest for member in members}}
     copied: Any = {**fitted, "weights_digests": digests}
     if fitted.get("refiners"):
-        refiner = _copy_refiner(source / REFINER_DIR, target / REFINER_DIR, copied, half=half)
+        refiner = _copy_refiner(source / REFINER_DIR, target / REFINER_DIR, copied, bits=bits)
         copied["refiners"] = [{**entry, "digest": refiner} for entry in fitted["refiners"]]
     atomic.write_json(target / BLEND_FILE, copied)
     return read_blend(target)
@@ -153,7 +149,7 @@ def main(
     competition: CompetitionName = "carvana",
     name: BlendName = "blend",
     out: Path = Path("trained"),
-    half: bool = False,
+    bits: Bits = 32,
     images: ComparedImages = None,
     check: ComparedCount = 8,
     data: DataFolder = None,
@@ -163,7 +159,8 @@ def main(
 
     Args:
         out: folder that `--runs` will name; it must have nothing of this competition yet.
-        half: store weights in float16, half the bytes; the masks are compared with the blend's own first.
+        bits: of a stored weight. 16 is float16, half the bytes; 8 is a quarter, with a scale for each output channel.
+            The masks are compared with the blend's own first.
     """
     facts, data, root = places(competition, data, runs)
     target = out / facts.name
@@ -173,35 +170,39 @@ def main(
     fitted = read_blend(blend_folder(root, name))
     for member in blend.members:
         member.require_network()
-    paths = example_images(images, data, facts, check) if half else []
+    paths = example_images(images, data, facts, check) if bits in _STORED else []
     with atomic.building(target) as folder:
         for member in blend.members:
             for fold in member.folds:
-                _copy_fold(fold, folder / member.name / fold.name, half=half)
+                _copy_fold(fold, folder / member.name / fold.name, bits=bits)
         names = [member.name for member in blend.members]
         members = find_members(folder, names, len(blend.members[0].folds))
-        copied = _copy_blend(blend_folder(root, name), folder / name, fitted, members, half=half)
+        copied = _copy_blend(blend_folder(root, name), folder / name, fitted, members, bits=bits)
         # refused here, and not where it has been handed on
         shipped = find_blend(folder, name)
         agreement = ""
         if paths:
             same = Agreement.of(whole_masks(shipped, paths), whole_masks(blend, paths))
-            if same.changed > _MOST_CHANGED:
+            share = same.changed if bits == 16 else same.changed_mean
+            if share > _MOST_CHANGED:
                 raise UserError(
-                    f"in float16 the blend gives other masks (up to {same.changed:.3%} of the pixels, "
-                    f"of {len(paths)} images): leave --half out."
+                    f"in {_STORED[bits]} the blend gives other masks ({share:.3%} of the pixels "
+                    f"{'of one' if bits == 16 else 'in the mean'} of {len(paths)} images): use --bits {2 * bits}."
                 )
             agreement = (
-                f"Stored in float16 it masks {len(paths)} images as the blend in float32 does: Dice of the two "
-                f"{same.mean:.6f}, at most {same.changed:.3%} of the pixels differ."
+                f"Stored in {_STORED[bits]} it masks {len(paths)} images as the blend in float32 does: "
+                f"Dice of the two {same.mean:.6f}; {same.changed_mean:.3%} of the pixels differ, of no image more than "
+                f"{same.changed:.3%}."
             )
-        stored = "Weights are stored in float16." if half else "Weights are stored as they were trained."
+        stored = (
+            f"Weights are stored in {_STORED[bits]}." if bits in _STORED else "Weights are stored as they were trained."
+        )
         by_view = scores_by_view(blend_folder(root, name), facts, fitted)
         text = card(facts, copied, members, by_view, weights=stored, agreement=agreement)
         atomic.write_text(folder / CARD_FILE, text)
         megabytes = _size(folder) / 1e6
     print(f"{target}: {megabytes:.1f} MB, {networks_of(members)}")
-    if half:
+    if bits in _STORED:
         print(agreement or f"not compared with the blend, {NOT_COMPARED}")
     print(f'next: make predict C={facts.name} IMAGES=photos OUT=masks ARGS="--runs {out} --blend {name}"')
 

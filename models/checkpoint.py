@@ -12,6 +12,7 @@ import atomic
 from command_line import UserError
 from models.build import build
 from models.variant import VARIANT, VARIANT_FILE, WEIGHTS_FILE, Variant
+from models.weight_code import restored
 
 
 def save(folder: Path, network: torch.nn.Module, variant: Variant) -> None:
@@ -36,14 +37,14 @@ def load_variant(folder: Path) -> Variant:
 
 
 def parse_weights(data: bytes, folder: Path) -> dict[str, torch.Tensor]:
-    """A network's state from the bytes of the weights file in `folder`.
+    """A network's state from the bytes of the weights file in `folder`, in whatever bits it is stored.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        return safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+        return restored(safetensors.torch.load(data))
+    except (safetensors.SafetensorError, ValueError) as error:
         path = folder / WEIGHTS_FILE
         raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): train the fold again.") from None
 

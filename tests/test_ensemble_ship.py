@@ -1,4 +1,4 @@
-"""A blend that is handed on masks as it did, from half the bytes where that is asked for."""
+"""A blend that is handed on masks as it did, from half or a quarter of the bytes where that is asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -15,13 +15,15 @@ import pytest
 import safetensors.torch
 
 from competition import COMPETITIONS
-from ensemble import photographs, ship
+from ensemble import photographs
 from ensemble.blend import find_blend
 from ensemble.blend_file import BLEND_FILE, REFINER_DIR, REFINER_FILE
 from ensemble.mask_agreement import whole_masks
 from ensemble.ship import CARD_FILE, main
 from folds.recipes import find_recipe
 from folds.run_layout import OOF_STORE, WEIGHTS_FILE
+from models import weight_code
+from models.weight_code import Bits
 from predict.members import find_members
 from studio.render import render_competition
 from tests.synthetic_runs import (
@@ -74,27 +76,34 @@ def test_what_is_handed_on_is_the_blend_and_nothing_that_predicting_does_not_nee
         assert flags and set(re.findall(r"--(\w+)", flags[1])) <= set(inspect.signature(photographs.main).parameters)
 
 
-def test_half_the_bytes_give_the_same_masks(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("bits", [16, 8])
+def test_fewer_bytes_give_the_same_masks(bits: Bits, root: Path) -> None:
     data = root.parent.parent / "data"
     render_competition(data, cars=1, test_cars=1, seed=3, views=4)
-    shipped = _ship(root, half=True, check=3)
+    shipped = _ship(root, bits=bits, check=3)
     for name in (UNET.name, AVERAGE.name):
         before, after = (folder / name / "fold1" / WEIGHTS_FILE for folder in (root, shipped))
-        assert after.stat().st_size < 0.75 * before.stat().st_size
+        assert after.stat().st_size < {16: 0.75, 8: 0.6}[bits] * before.stat().st_size
         for key, tensor in safetensors.torch.load_file(after).items():
-            assert not tensor.is_floating_point() or tensor.element_size() == 2, key
+            if tensor.is_floating_point():
+                assert tensor.element_size() == 2 if bits == 16 else tensor.ndim < 2, key
     paths = sorted((data / "test").glob("*.jpg"))[:2]
     pairs = zip(*(whole_masks(find_blend(r, "blend"), paths) for r in (root, shipped)), strict=True)
     for ours, theirs in pairs:
         assert np.mean(ours != theirs) < 1e-3
-    assert "Stored in float16 it masks 3 images" in (shipped / CARD_FILE).read_text()
+    told = {16: "float16", 8: "8 bits"}[bits]
+    assert f"Stored in {told} it masks 3 images" in (shipped / CARD_FILE).read_text()
+    assert json.loads((shipped / UNET.name / "fold0" / "manifest.json").read_text())["stored"] == told
 
 
-def test_half_the_bytes_are_refused_where_masks_change(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bits", "advice"), [(16, "32"), (8, "16")])
+def test_fewer_bits_are_refused_where_masks_change(
+    bits: Bits, advice: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
-    monkeypatch.setattr(ship, "_halved", lambda state, path: {k: t * 0 for k, t in state.items()})
-    with pytest.raises(SystemExit, match=r"other masks \(up to .*leave --half out"):
-        _ship(root, half=True, check=2)
+    monkeypatch.setattr(weight_code, "stored", lambda state, bits: {k: t * 0 for k, t in state.items()})
+    with pytest.raises(SystemExit, match=rf"other masks \(.* of 2 images\): use --bits {advice}"):
+        _ship(root, bits=bits, check=2)
     assert not (root.parent.parent / "handed-on" / "studio").exists()
 
 
@@ -106,8 +115,8 @@ def test_what_float16_cannot_hold_is_refused(root: Path) -> None:
     blend = json.loads((root / "blend" / BLEND_FILE).read_text())
     blend["weights_digests"][UNET.name] = find_members(root, [UNET.name], 2)[0].weights_digest
     (root / "blend" / BLEND_FILE).write_text(json.dumps(blend))
-    with pytest.raises(SystemExit, match=f"{name} of .* is too large for float16"):
-        _ship(root, half=True)
+    with pytest.raises(SystemExit, match=f"{name} of .* is too large for float16: use --bits 8"):
+        _ship(root, bits=16)
 
 
 def test_stackers_and_refiners_go_along(tmp_path: Path) -> None:
@@ -125,8 +134,8 @@ def _predicted(root: Path, images: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*.png")}
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_a_refiner_goes_along_whatever_its_blend_was_fitted_with(root: Path, half: bool) -> None:
+@pytest.mark.parametrize("bits", get_args(Bits))
+def test_a_refiner_goes_along_whatever_its_blend_was_fitted_with(root: Path, bits: Bits) -> None:
     # a member that the fit gave no weight: its digest is a part of what the refiner learned from, and it stays behind
     blend = root / "blend" / BLEND_FILE
     fitted = json.loads(blend.read_text())
@@ -135,12 +144,12 @@ def test_a_refiner_goes_along_whatever_its_blend_was_fitted_with(root: Path, hal
     save_refiner(root / "blend", STUDIO.size)
     for k in range(3):
         write_photograph(root.parent.parent / "photos" / f"{k}.png", 200 + 31 * k, 301, seed=k)
-    if half:
+    if bits < 32:
         render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
-    shipped = _ship(root, half=half, check=1)
+    shipped = _ship(root, bits=bits, check=1)
     before, after = (_predicted(each, root.parent.parent / "photos") for each in (root, shipped))
     records = [json.loads((each / "blend" / REFINER_DIR / REFINER_FILE).read_text()) for each in (root, shipped)]
-    if not half:
+    if bits == 32:
         assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
         assert (records[0], before) == (records[1], after) and len(before) == 3
         return
@@ -154,11 +163,11 @@ def test_a_refiner_goes_along_whatever_its_blend_was_fitted_with(root: Path, hal
     assert sizes[1] < 0.75 * sizes[0]
 
 
-def test_half_the_bytes_of_a_stacker_that_sees_the_image(root: Path) -> None:
+def test_fewer_bits_of_a_stacker_that_sees_the_image(root: Path) -> None:
     members = find_members(root, [UNET.name, AVERAGE.name], 2)
     save_stacker(root, members, image=True)
     render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
-    shipped = _ship(root, half=True, check=1)
+    shipped = _ship(root, bits=16, check=1)
     assert "Stored in float16 it masks 1 images" in (shipped / CARD_FILE).read_text()
 
 
@@ -168,8 +177,8 @@ def test_nothing_is_overwritten(root: Path) -> None:
         _ship(root)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, half: bool) -> None:
+@pytest.mark.parametrize("bits", get_args(Bits))
+def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, bits: Bits) -> None:
     manifests = [root / UNET.name / f"fold{k}" / "manifest.json" for k in range(2)]
     place = "/home/me/runs/studio/blend/first/pseudo.json"
     before: dict[str, Any] = {"run": "tiny-unet-round1", "set": place, "digest": "0" * 16}
@@ -180,7 +189,7 @@ def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, ha
         manifest = json.loads(path.read_text())
         manifest["recipe"] = {**find_recipe("demo").to_json(), "init_from": "tiny-unet-round1 fold 0 0123"}
         path.write_text(json.dumps({**manifest, "rounds": [before, own]}))
-    shipped = _ship(root, half=half)
+    shipped = _ship(root, bits=bits)
     for path in manifests:
         text = (shipped / path.relative_to(root)).read_text()
         assert "/home" not in text and "elsewhere" not in text

@@ -1,0 +1,72 @@
+"""How weights are stored in fewer bits: in float16, or as whole numbers of 8 bits with a scale for each output channel.
+
+Whatever reads weights reads all three (`restored`); 8 bits are for files that must be small, a quarter of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+
+Bits = Literal[32, 16, 8]
+# beside the tensor of that name
+_SCALE = ".scale"
+_LARGEST = 127
+
+
+def _in_eight(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes int8 and scales float32 of a tensor whose first dimension is the output channels."""
+    values = tensor.float()
+    scales = values.abs().flatten(1).amax(1) / _LARGEST
+    # channels of zeros only, as pruning or a zero-initialised layer leaves them
+    divisors = torch.where(scales > 0, scales, 1).view(-1, *[1] * (values.ndim - 1))
+    return (values / divisors).round().to(torch.int8), scales
+
+
+def stored(state: Mapping[str, torch.Tensor], bits: Bits) -> dict[str, torch.Tensor]:
+    """A network's state in the bits that it is to be stored with.
+
+    Args:
+        state: tensors by name, finite.
+        bits: 32 leaves everything as it is; 16 makes floating-point numbers float16; 8 makes those of two and more
+            dimensions int8, with `NAME.scale` (C,) float32 beside them, and leaves the others, which are few.
+
+    Returns:
+        Contiguous tensors, for `restored`.
+
+    Raises:
+        OverflowError: float16 cannot hold a tensor, which the message names.
+    """
+    out = {}
+    for name, tensor in state.items():
+        kept = tensor
+        if bits == 16 and tensor.is_floating_point():
+            kept = tensor.half()
+            if not torch.isfinite(kept).all():
+                raise OverflowError(name)
+        elif bits == 8 and tensor.is_floating_point() and tensor.ndim > 1 and tensor.numel():
+            kept, out[name + _SCALE] = _in_eight(tensor)
+        out[name] = kept.contiguous()
+    return out
+
+
+def restored(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `stored`: what was stored in 8 bits as float32, everything else as it is.
+
+    Raises:
+        ValueError: a scale does not fit its tensor.
+    """
+    out = dict(state)
+    for name in [name for name in state if name.endswith(_SCALE)]:
+        of, scales = name.removesuffix(_SCALE), state[name]
+        codes = state.get(of)
+        if codes is None or codes.dtype != torch.int8:
+            # a network may have a parameter of that name itself
+            continue
+        if codes.ndim < 2 or scales.shape != codes.shape[:1]:
+            raise ValueError(f"{name} does not fit {of}")
+        out[of] = codes.float() * scales.view(-1, *[1] * (codes.ndim - 1))
+        del out[name]
+    return out
