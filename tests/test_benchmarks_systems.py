@@ -1,7 +1,9 @@
 """The table of systems holds what was measured and says so of what was not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +11,7 @@ from benchmarks import systems
 
 
 def test_a_row_is_trained_and_tabled_as_its_manifests_say(
-    ellipses: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ellipses: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = tmp_path / "runs"
     systems.main(data=ellipses, runs=runs, train="cpu", variants="average-mask,b-unet-768", arguments="--jobs 1")
@@ -29,6 +31,38 @@ def test_a_row_is_trained_and_tabled_as_its_manifests_say(
     systems.main(data=ellipses, runs=runs, variants="average-mask")
     last = mean - 0.2 * images[0] / sum(images)
     assert f"), the best epoch's; the last one's {last:.4f} |" in capfd.readouterr().out
+    # as if its authors had trained for longer
+    own = next(s for s in systems.SYSTEMS if s.variant == "average-mask")
+    trained = manifests[0]["recipe"]["epochs"]
+    monkeypatch.setattr(systems, "SYSTEMS", (replace(own, epochs=trained + 3),))
+    systems.main(data=ellipses, runs=runs)
+    assert f", {trained} of {trained + 3} epochs, " in capfd.readouterr().out
+
+
+def test_a_cpu_trains_published_networks_for_fewer_epochs(
+    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(systems.subprocess, "run", run)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for train in ("cpu", "gpu", "all"):
+        commands.clear()
+        systems.main(data=ellipses, runs=tmp_path, train=train)
+        trained = {command[command.index("--variant") + 1]: command for command in commands}
+        for system in systems.SYSTEMS:
+            on_cpu = system.needs == "cpu" or system.cpu_epochs > 0
+            assert (system.variant in trained) == (
+                train == "all" or system.needs == train or (train == "cpu" and on_cpu)
+            )
+            if system.variant in trained:
+                command = trained[system.variant]
+                told = int(command[command.index("--epochs") + 1]) if "--epochs" in command else 0
+                assert told == (system.cpu_epochs if train == "cpu" and system.needs == "gpu" else system.epochs)
 
 
 def test_unknown_rows_are_refused(tmp_path: Path) -> None:
