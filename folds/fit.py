@@ -21,6 +21,7 @@ from cores import core_count, thread_count
 from folds import optimisation
 from folds.augment import Augmentation
 from folds.batch_norm import share_statistics
+from folds.boundary_crop import BoundaryCrop, crop_size
 from folds.devices import set_threads
 from folds.divergence import LossWatch
 from folds.failures import explained
@@ -72,7 +73,14 @@ def _loader(task: FoldTask, rank: int, *, train: bool) -> Any:
         drawn = DrawnInputs(task.draws, frame_of(task.variant), heads, task.training.competition.size)
     extra = task.extra if train else None
     inputs = task.inputs if extra is None else extra.after(task.inputs, len(task.training.names))
-    samples = Samples(inputs, Augmentation(task.recipe.augment, seed) if train else None, drawn)
+    augmentation = crop = None
+    if train:
+        augmentation = Augmentation(task.recipe.augment, seed)
+        if task.recipe.crop:
+            crop = BoundaryCrop(
+                crop_size(task.variant, task.recipe.crop), seed, task.variant.planes_of(MASK_HEAD).start
+            )
+    samples = Samples(inputs, augmentation, drawn, crop)
     sampler = EpochSampler(
         task.train if train else task.held_out,
         seed=seed,

@@ -18,7 +18,7 @@ from folds.heads import MASK_HEAD, check_heads
 from folds.recipes import Keep, Monitor, Optimiser, Precision, Recipe, Schedule, find_recipe
 from models.build import at_size_of, check_size
 from models.losses import find_loss
-from models.variant import Variant
+from models.variant import PRESENCE_HEAD, Variant
 from models.variants import VARIANTS, parse_variants
 
 # field: the least and the highest value that works, both included
@@ -36,6 +36,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_delta": (0, 1),
     "pseudo_share": (0, 0.9),
     "pseudo_weight": (0.001, 1000),
+    "crop": (0, 1),
 }
 _WORDS: dict[str, Any] = {
     "optimiser": Optimiser,
@@ -213,6 +214,11 @@ def check_plan(variant: Variant, recipe: Recipe, competition: Competition) -> No
         raise UserError(
             f"recipe {recipe.name} has a loss for the head {stray[0]!r}, and {variant.name} has {', '.join(heads)}: "
             "choose another recipe."
+        )
+    if recipe.crop and PRESENCE_HEAD in heads:
+        raise UserError(
+            f"{variant.name} says whether there is anything in the whole image, which a crop does not show: train it "
+            "without --crop."
         )
     if MASK_HEAD not in heads:
         raise UserError(

@@ -66,6 +66,8 @@ class Recipe:
         pseudo_share: of every batch, 0..0.9, that are images of that set; an epoch stays one pass over the training
             images, and so takes more steps.
         pseudo_weight: what such an image counts in the loss, where a training image counts 1.
+        crop: share of height and of width, 0..1, that every training image is cropped to around a point of its mask's
+            boundary, rounded up to what the network takes; 0 trains on whole images. Scores are of whole images.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Recipe:
     pseudo: str = ""
     pseudo_share: float = 0.0
     pseudo_weight: float = 1.0
+    crop: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping of the fields."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from folds.augment import Augmentation
+from folds.boundary_crop import BoundaryCrop
 from folds.inputs import Inputs
 
 Sample = tuple[np.ndarray, np.ndarray, int]
@@ -101,13 +102,26 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
-    """(image (h, w, C) uint8, target (h, w) or (h, w, K) uint8, position) by (epoch, position)."""
+    """(image (h, w, C) uint8, target (h, w) or (h, w, K) uint8, position) by (epoch, position).
 
-    def __init__(self, inputs: Inputs, augmentation: Augmentation | None, drawn: Drawing | None = None) -> None:
+    Args:
+        inputs: by position.
+        augmentation: of each sample; None leaves them as they are.
+        drawn: what stands for a position in an epoch, where that is not its image.
+        crop: of each sample, after the augmentation; None keeps it whole.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        augmentation: Augmentation | None,
+        drawn: Drawing | None = None,
+        crop: BoundaryCrop | None = None,
+    ) -> None:
         self._inputs = inputs
         self._augmentation = augmentation
-        # what stands for a position in an epoch, where that is not its image
         self._drawn = drawn
+        self._crop = crop
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, position = key
@@ -117,6 +131,8 @@ class Samples(torch.utils.data.Dataset[Sample]):
             image, target = self._inputs.image(position), self._inputs.target(position)
         if self._augmentation is not None:
             image, target = self._augmentation(image, target, epoch=epoch, position=position)
+        if self._crop is not None:
+            image, target = self._crop(image, target, epoch=epoch, position=position)
         # flips give views of negative stride, which torch cannot take; memory maps are read-only
         return np.array(image), np.array(target), position
 

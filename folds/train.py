@@ -188,6 +188,7 @@ def main(
     seed: int = 0,
     jobs: int = 0,
     precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
+    crop: float = 0.0,
     compile: bool = False,
     keep: Literal["", "best", "last"] = "",
     leave_out: Path | None = None,
@@ -219,6 +220,8 @@ def main(
         seed: of the weights, the order and the augmentation; and of the split, unless folds.csv is there already.
         jobs: folds trained at once; by default one a GPU, else one a core.
         precision: what is computed in, instead of the recipe's.
+        crop: train on crops of this share of height and width, around the mask's boundary, instead of the recipe's;
+            scores are of whole images.
         compile: compile the training step (torch.compile); minutes of work before a fold's first
             step, so for long trainings only.
         keep: the weights kept, instead of the recipe's: those of the epoch with the highest score on the held-out
@@ -245,6 +248,7 @@ def main(
             ("accumulate", accumulate),
             ("learning_rate", learning_rate),
             ("precision", precision),
+            ("crop", crop),
             ("compile", compile),
             ("keep", keep),
         )
