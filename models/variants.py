@@ -75,7 +75,9 @@ VARIANTS = {
         _UNET_MOBILENETV3,
         # the same network at twice the resolution, to go on from the one above (--init-from)
         replace(_UNET_MOBILENETV3, name="unet-mobilenetv3-320x512", size=(320, 512), recipe="cpu-higher"),
-        # as many pixels as cost the same in dense convolutions of few planes, which bf16 units multiply fast
+        # as many pixels as cost the same in dense convolutions of few planes, which bf16 units multiply fast; the third
+        # goes on from one of the others
+        replace(_FOLDED_UNET, name="folded-unet-256x384", size=(256, 384)),
         _FOLDED_UNET,
         replace(_FOLDED_UNET, name="folded-unet-640x960", size=(640, 960), recipe="cpu-higher"),
         Variant(
@@ -105,6 +107,13 @@ VARIANTS = {
             (128, 128),
             "reflect",
             options={"widths": (16, 32, 64, 128, 192), "fold": 2},
+        ),
+        _grey(
+            "folded-unet-wide-128",
+            "folded-unet",
+            (128, 128),
+            "reflect",
+            options={"widths": (24, 48, 96, 144, 192), "fold": 2},
         ),
         _grey(
             "folded-unet-256",
