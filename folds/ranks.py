@@ -29,15 +29,20 @@ class Rank:
     port: int
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it has ended.
-
-    A rank that outlived a killed fold would go on writing where the fold, started again, writes too.
-    """
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def end_with_parent() -> None:
+    """From now on, end this process as soon as the one that started it has ended, however it did.
+
+    A rank that outlived a killed fold would go on writing where the fold, started again, writes too; and one that loads
+    images would wait for ever for a request.
+    """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
 def _serve(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], rank: Rank) -> None:
@@ -48,7 +53,7 @@ def _serve(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any,
         "NODE_RANK": "0",
         "LOCAL_RANK": str(rank.index),
     }
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         outcome = function(*arguments, rank)
     except UserError as error:

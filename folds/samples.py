@@ -13,6 +13,7 @@ import torch
 from folds.augment import Augmentation
 from folds.boundary_crop import BoundaryCrop
 from folds.inputs import Inputs
+from folds.ranks import end_with_parent
 
 Sample = tuple[np.ndarray, np.ndarray, int]
 # from (epoch, position) to image and target
@@ -144,6 +145,8 @@ def _default_from_now_on(number: int, _: FrameType | None) -> None:
 def _begin(_: int) -> None:
     """Set up a process that loads samples."""
     cv2.setNumThreads(1)
+    # torch looks whether the process above is there, which is the server that forks these and waits for them in turn
+    end_with_parent()
     # Ctrl-C comes to all processes of a terminal: the one that trains ends its batch first, and a second one ends all
     signal.signal(signal.SIGINT, _default_from_now_on)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -68,6 +69,29 @@ class KillingInputs:
 
     def target(self, position: int) -> np.ndarray:
         return self.inputs.target(position)
+
+
+@dataclass(frozen=True)
+class TellingInputs:
+    """Inputs that print which process reads them."""
+
+    def image(self, position: int) -> np.ndarray:
+        print(os.getpid(), flush=True)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    def target(self, position: int) -> np.ndarray:
+        return np.zeros((8, 8), np.uint8)
+
+
+def load_and_sleep() -> None:
+    """Read images in processes of their own, and sleep for longer than any test takes."""
+    from folds.samples import EpochSampler, Samples, loader
+
+    multiprocessing.set_forkserver_preload(["folds.samples"])
+    sampler = EpochSampler(np.arange(2), seed=0, shuffle=False)
+    batches = loader(Samples(TellingInputs(), None), sampler, 1, workers=2, pin=False)
+    for _ in batches:
+        time.sleep(120)
 
 
 def tell_who_and_sleep(folder: Path) -> None:

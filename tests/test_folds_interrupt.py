@@ -68,6 +68,48 @@ def test_the_batch_is_ended_first(at: int, ellipses: Path, tmp_path: Path) -> No
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        # of a process that loads images, and of the server that starts it
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), KeyboardInterrupt),
+        (EOFError("unexpected EOF"), KeyboardInterrupt),
+        (UserError("diverged"), UserError),
+        (SystemExit(1), SystemExit),
+    ],
+)
+def test_what_fails_since_it_ended_other_processes_is_no_fault(error: BaseException, raised: type) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(raised), InterruptBetweenBatches():
+            signal.raise_signal(signal.SIGINT)
+            raise error
+        with pytest.raises(type(error)), InterruptBetweenBatches():
+            raise error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_nobody_need_read_what_it_says() -> None:
+    # as where it ends `tee`, too, which the messages go to
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    reader, writer = os.pipe()
+    os.close(reader)
+    messages = os.dup(2)
+    os.dup2(writer, 2)
+    reached = False
+    try:
+        with pytest.raises(KeyboardInterrupt), InterruptBetweenBatches():
+            signal.raise_signal(signal.SIGINT)
+            reached = True
+    finally:
+        os.dup2(messages, 2)
+        os.close(messages)
+        os.close(writer)
+        signal.signal(signal.SIGINT, before)
+    assert reached
+
+
 def test_a_second_one_ends_the_process(ellipses: Path, tmp_path: Path) -> None:
     task, _ = interrupted(maker(ellipses, tmp_path)(TINY, QUICK), 3, times=2)
     context = multiprocessing.get_context("forkserver")

@@ -113,15 +113,22 @@ def test_a_failure_on_one_device_is_said(task) -> None:
         run_fold(replace(wild, devices=2))
 
 
-def test_ranks_end_with_the_process_that_started_them() -> None:
-    code = "from folds.ranks import *; from tests.dying import tell_and_sleep; run_ranks(tell_and_sleep, count=2)"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from folds.ranks import *; from tests.dying import tell_and_sleep; run_ranks(tell_and_sleep, count=2)",
+        "from tests.dying import load_and_sleep; load_and_sleep()",
+    ],
+    ids=["ranks", "loaders"],
+)
+def test_processes_end_with_the_one_that_started_them(code: str) -> None:
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        ranks = {parent.stdout.readline() for _ in range(2)}
+        others = {parent.stdout.readline() for _ in range(2)}
         parent.kill()
         # the pipe is closed when the last of them has ended
         assert parent.communicate(timeout=60)[0] == ""
-    assert len(ranks) == 2
+    assert len(others) == 2
 
 
 def test_devices_must_share_batches_alike(monkeypatch: pytest.MonkeyPatch) -> None:
