@@ -22,10 +22,10 @@ from ensemble.intervals import figures
 from folds import split
 from folds.images import find_training_set
 from folds.recipes import find_recipe
-from folds.run_layout import CACHE_DIR, FOLDS_FILE, OOF_STORE, fold_folder
+from folds.run_layout import CACHE_DIR, FOLDS_FILE, OOF_STORE, begun_folds, fold_folder
 from folds.scoring import full_size_score
 from folds.store import LogitStore
-from folds.task import mean_over_images, read_manifest
+from folds.task import mean_over_images, read_manifest, read_recipe
 from folds.truth import load_truth
 from models.frame import frame_of
 from models.variant import Variant
@@ -89,6 +89,12 @@ def _train(system: System, competition: str, data: Path, runs: Path, train: str,
         raise UserError(
             f"{system.name} was not trained, for the reason above: fix that, or leave it out with --variants."
         )
+
+
+def _begun_for(run: Path) -> int:
+    """The epochs that a run's folds were begun for, the most of them; 0 where none was begun."""
+    recipes = [read_recipe(fold) for fold in begun_folds(run)]
+    return max((recipe["epochs"] for recipe in recipes if recipe), default=0)
 
 
 def _duration(seconds: float) -> str:
@@ -174,7 +180,8 @@ def main(
         competition: a name from competition.py.
         data: its files; data/<competition> by default.
         runs: where results are, and go.
-        train: rows to train first: none, those a CPU can, those that need a GPU, or all.
+        train: rows to train first: none, those a CPU can (some for fewer epochs than published), those that need a
+            GPU, or all.
         variants: only the rows of these variants, comma separated.
         arguments: further ones of folds.train, as one text ("--workers 8").
     """
@@ -189,7 +196,11 @@ def main(
         raise UserError("there is no GPU here that torch can use: --train cpu trains the rows that need none.")
     data = data or find_competition(competition).default_data()
     for system in chosen:
-        if system.trained_by(train):
+        begun = _begun_for(runs / competition / system.variant)
+        if train == "cpu" and system.needs == "gpu" and begun > system.cpu_epochs > 0:
+            # on a GPU: training for fewer epochs would be refused, or drop what is not finished
+            print(f"{system.name} was begun for {begun} epochs, and is left as it is")
+        elif system.trained_by(train):
             _train(system, competition, data, runs, train, arguments.split())
     table = Table(competition, data, runs / competition)
     print("\n| system | published | ours: Dice (95 % over cars) | measured on |\n|---|---|---|---|")

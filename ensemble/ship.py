@@ -6,7 +6,7 @@ Everything that predicts takes the folder with `--runs`. Logits, states of train
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ CARD_FILE = "README.md"
 # bits an image whose mask hangs on little may change: that is their mean
 _MOST_CHANGED = 5e-4
 _STORED = {16: "float16", 8: "8 bits"}
+_AS_TRAINED = "float32"
 
 
 def _without_places(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -73,6 +74,12 @@ def _without_places(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
         place = "/".join(Path(own["set"]).parts[-3:])
         told.append({**own, "set": place, **({"teachers": teachers} if teachers else {})})
     return told
+
+
+def _stored_in(members: Sequence[Member]) -> str:
+    """What members' weights are stored in, such as "float16": "float32" unless they were handed on in fewer bits."""
+    manifests = [read_manifest(fold) or {} for member in members for fold in member.folds]
+    return " and ".join(sorted({manifest.get("stored", _AS_TRAINED) for manifest in manifests}))
 
 
 def _copy_fold(source: Path, target: Path, *, bits: Bits) -> None:
@@ -170,6 +177,12 @@ def main(
     fitted = read_blend(blend_folder(root, name))
     for member in blend.members:
         member.require_network()
+    before = _stored_in(blend.members)
+    if bits == 16 and _STORED[8] in before:
+        raise UserError(
+            f"{root} has weights in 8 bits already, which float16 makes larger and no better: use --bits 8, or leave "
+            "--bits out."
+        )
     paths = example_images(images, data, facts, check) if bits in _STORED else []
     with atomic.building(target) as folder:
         for member in blend.members:
@@ -190,13 +203,12 @@ def main(
                     f"{'of one' if bits == 16 else 'in the mean'} of {len(paths)} images): use --bits {2 * bits}."
                 )
             agreement = (
-                f"Stored in {_STORED[bits]} it masks {len(paths)} images as the blend in float32 does: "
+                f"Stored in {_STORED[bits]} it masks {len(paths)} images as the blend in {before} does: "
                 f"Dice of the two {same.mean:.6f}; {same.changed_mean:.3%} of the pixels differ, of no image more than "
                 f"{same.changed:.3%}."
             )
-        stored = (
-            f"Weights are stored in {_STORED[bits]}." if bits in _STORED else "Weights are stored as they were trained."
-        )
+        now = _stored_in(members)
+        stored = f"Weights are stored {'as they were trained' if now == _AS_TRAINED else f'in {now}'}."
         by_view = scores_by_view(blend_folder(root, name), facts, fitted)
         text = card(facts, copied, members, by_view, weights=stored, agreement=agreement)
         atomic.write_text(folder / CARD_FILE, text)

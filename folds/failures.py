@@ -11,8 +11,10 @@ import torch
 import atomic
 from command_line import UserError
 from folds import optimisation
+from folds.boundary_crop import crop_size
 from folds.task import FoldTask
 from models.build import divisor
+from models.variant import PRESENCE_HEAD
 
 
 def _smaller_batch(batch: int, accumulate: int, devices: int) -> tuple[int, int]:
@@ -25,10 +27,20 @@ def _smaller_batch(batch: int, accumulate: int, devices: int) -> tuple[int, int]
     return smaller, max(1, round(step / smaller))
 
 
+def _smaller_crop(task: FoldTask) -> str:
+    """Crops of half the height and width, as the beginning of an advice; empty where there are none."""
+    now = task.recipe.crop or 1.0
+    larger, smaller = crop_size(task.variant, now), crop_size(task.variant, now / 2)
+    if smaller == larger or PRESENCE_HEAD in [head.name for head in task.variant.heads]:
+        return ""
+    return f"train on crops (--crop {now / 2:g}), or "
+
+
 def out_of_memory(task: FoldTask) -> str:
     """The sentence for a fold whose batch does not fit the memory, with values that would need half of it."""
     variant, recipe = task.variant, task.recipe
-    (height, width), batch = variant.size, recipe.batch
+    batch = recipe.batch
+    height, width = crop_size(variant, recipe.crop) if recipe.crop else variant.size
     where = "the memory"
     if torch.cuda.is_available():
         free_bytes, total_bytes = torch.cuda.mem_get_info()
@@ -42,10 +54,11 @@ def out_of_memory(task: FoldTask) -> str:
         )
     step = divisor(variant)
     half = [max(step, round(side / 2 / step) * step) for side in variant.size]
+    times = variant.size[0] * variant.size[1] / half[0] / half[1]
     precision = ", or train with --precision bf16" if optimisation.precision(recipe) == "32-true" else ""
     return (
-        f"{fault}, and no smaller batch exists: give the variant the size {half[0]}x{half[1]} in models/variants.py, "
-        f"which needs about {height * width / half[0] / half[1]:.0f} times less{precision}."
+        f"{fault}, and no smaller batch exists: {_smaller_crop(task)}give the variant the size {half[0]}x{half[1]} in "
+        f"models/variants.py, which needs about {times:.0f} times less{precision}."
     )
 
 

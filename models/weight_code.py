@@ -17,7 +17,8 @@ _LARGEST = 127
 
 
 def _in_eight(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes int8 and scales float32 of a tensor whose first dimension is the output channels."""
+    """Codes int8 of the tensor's shape (C, ...), and scales (C,) float32: a layer's output channels, or those of the
+    input where it is a transposed convolution."""
     values = tensor.float()
     scales = values.abs().flatten(1).amax(1) / _LARGEST
     # channels of zeros only, as pruning or a zero-initialised layer leaves them

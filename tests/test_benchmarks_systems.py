@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import systems
+from folds.recipes import RECIPES
 
 
 def test_a_row_is_trained_and_tabled_as_its_manifests_say(
@@ -68,3 +69,24 @@ def test_a_cpu_trains_published_networks_for_fewer_epochs(
 def test_unknown_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="unet-of-dreams; those there are: average-mask"):
         systems.main(runs=tmp_path, variants="average-mask,unet-of-dreams")
+
+
+def test_a_cpu_leaves_alone_what_was_begun_for_more_epochs(
+    ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        trained.append(command[command.index("--variant") + 1])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(systems.subprocess, "run", run)
+    (system,) = (s for s in systems.SYSTEMS if s.variant == "a-unet-128")
+    folder = tmp_path / "carvana" / system.variant / "fold0"
+    folder.mkdir(parents=True)
+    for epochs, left in ((system.cpu_epochs + 1, True), (system.cpu_epochs, False)):
+        trained.clear()
+        (folder / "recipe.json").write_text(json.dumps(replace(RECIPES["a-unet"], epochs=epochs).to_json()))
+        systems.main(data=ellipses, runs=tmp_path, train="cpu", variants=system.variant)
+        assert trained == ([] if left else [system.variant])
+        assert (f"{system.name} was begun for {epochs} epochs, and is left as it is" in capsys.readouterr().out) == left

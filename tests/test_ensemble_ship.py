@@ -107,6 +107,23 @@ def test_fewer_bits_are_refused_where_masks_change(
     assert not (root.parent.parent / "handed-on" / "studio").exists()
 
 
+def test_what_is_stored_in_few_bits_already_is_said_to_be(root: Path) -> None:
+    def again(source: Path, bits: Bits, to: str) -> str:
+        out = root.parent.parent / to
+        data = root.parent.parent / "data"
+        main(competition="studio", runs=source.parent, data=data, out=out, bits=bits, check=1)
+        return (out / "studio" / CARD_FILE).read_text()
+
+    render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
+    shipped = _ship(root, bits=16, check=1)
+    assert "as the blend in float32 does" in (shipped / CARD_FILE).read_text()
+    assert "as the blend in float16 does" in again(shipped, 8, "smaller")
+    smaller = root.parent.parent / "smaller" / "studio"
+    assert "Weights are stored in 8 bits." in again(smaller, 32, "copied")
+    with pytest.raises(SystemExit, match=r"in 8 bits already.* use --bits 8, or leave --bits out"):
+        again(smaller, 16, "larger")
+
+
 def test_what_float16_cannot_hold_is_refused(root: Path) -> None:
     path = root / UNET.name / "fold1" / WEIGHTS_FILE
     state = safetensors.torch.load_file(path)

@@ -26,6 +26,7 @@ from folds.module import SegmentationModule
 from folds.recipes import Recipe
 from folds.store import LogitStore
 from folds.task import FoldTask, read_manifest
+from models.variant import PRESENCE_HEAD, Head
 from tests.tiny_folds import DROPPING, QUICK, TINY, DyingInputs, Make, maker, train_in_child
 
 
@@ -102,11 +103,23 @@ def test_dice_that_stays_at_0_is_an_alarm(
         (replace(QUICK, batch=1, precision="float32"), 1, "size 16x24 .* 4 times less, or train with --precision bf16"),
         (replace(QUICK, batch=1, precision="bf16"), 1, r"the size 16x24 .* 4 times less\.$"),
         (replace(QUICK, batch=4), 4, "no smaller batch"),
+        (replace(QUICK, batch=1), 1, r"train on crops \(--crop 0\.5\), or give .* the size 16x24 .* 4 times less"),
+        (replace(QUICK, batch=16, crop=0.5), 1, "batch of 16 at 16x24 .*--batch 8 "),
+        (replace(QUICK, batch=1, crop=0.5), 1, r"batch of 1 at 16x24 .*\(--crop 0\.25\), or .* 16x24 .* 4 times less"),
     ],
 )
 def test_out_of_memory_computes_what_fits(task, recipe: Recipe, devices: int, words: str) -> None:
     made = replace(task(TINY, recipe), devices=devices)
     assert re.search(words, out_of_memory(made)), out_of_memory(made)
+
+
+def test_crops_are_no_advice_where_they_are_refused_or_no_smaller(task) -> None:
+    presence = replace(TINY, heads=(*TINY.heads, Head(PRESENCE_HEAD, 1)))
+    for made in (
+        replace(task(TINY, replace(QUICK, batch=1)), variant=presence),
+        task(TINY, replace(QUICK, batch=1, crop=0.01), "small"),
+    ):
+        assert "no smaller batch" in out_of_memory(made) and "--crop" not in out_of_memory(made)
 
 
 def test_out_of_memory_while_training_is_said(task, monkeypatch: pytest.MonkeyPatch) -> None:
