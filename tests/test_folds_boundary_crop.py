@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,19 @@ import pytest
 
 from command_line import UserError
 from competition import COMPETITIONS
+from folds.augment import Augmentation
 from folds.boundary_crop import BoundaryCrop, crop_size
+from folds.extra_rows import ExtraRows, PickedInputs
 from folds.fit import train_loader
 from folds.fold import run_fold
 from folds.plan import check_plan, check_recipe, plan_of
 from folds.recipes import RECIPES
+from folds.run_layout import WEIGHTS_FILE
 from folds.store import LogitStore
 from models.build import divisor
 from models.variants import VARIANTS
-from tests.tiny_folds import QUICK, TINY, maker
+from tests.test_folds_interrupt import interrupted
+from tests.tiny_folds import DROPPING, QUICK, TINY, maker
 
 TRAINED = [name for name, variant in VARIANTS.items() if not variant.fitted]
 
@@ -80,6 +85,37 @@ def test_training_sees_crops_and_everything_else_whole_images(ellipses: Path, tm
     # what it has learned from crops is of use on whole images
     whole = run_fold(make(TINY, replace(QUICK, epochs=3), "whole"))
     assert manifest["dice"] > 0.8 * whole["dice"]
+
+
+def test_pseudo_labels_are_cropped_too(ellipses: Path, tmp_path: Path) -> None:
+    task = maker(ellipses, tmp_path)(TINY, replace(QUICK, batch=4, crop=0.5))
+    extra = ExtraRows(("a.jpg", "b.jpg", "c.jpg"), PickedInputs(task.inputs, (9, 10, 11)), 0.25)
+    first, seen = len(task.training.names), []
+    for images, targets, positions in train_loader(replace(task, workers=0, extra=extra)):
+        assert images.shape == (4, 16, 24, 3) and targets.shape == (4, 16, 24)
+        assert sum(int(position) >= first for position in positions) == 1
+        seen += [(int(p) - first, t) for p, t in zip(positions, targets, strict=True) if p >= first]
+    for which, target in seen:
+        crop = BoundaryCrop((16, 24), task.seed)
+        image, mask = task.inputs.image(9 + which), task.inputs.target(9 + which)
+        augmented = Augmentation(task.recipe.augment, task.seed)(image, mask, epoch=0, position=first + which)
+        np.testing.assert_array_equal(target, crop(*augmented, epoch=0, position=first + which)[1])
+
+
+def test_a_training_on_crops_goes_on_as_if_nothing_had_been(ellipses: Path, tmp_path: Path) -> None:
+    make, recipe = maker(ellipses, tmp_path), replace(QUICK, epochs=3, crop=0.5)
+    whole = make(DROPPING, recipe, "whole")
+    run_fold(whole)
+    begun = make(DROPPING, recipe, "begun")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_fold(interrupted(begun, 18)[0])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert begun.last_state.exists()
+    run_fold(begun)
+    assert (begun.folder / WEIGHTS_FILE).read_bytes() == (whole.folder / WEIGHTS_FILE).read_bytes()
 
 
 def test_what_cannot_be_cropped_is_refused() -> None:

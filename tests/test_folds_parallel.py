@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from command_line import UserError
 from folds import fit
 from folds.augment import Augmentation
+from folds.boundary_crop import BoundaryCrop
 from folds.fold import run_fold
 from folds.plan import check_devices
 from folds.samples import EpochSampler, Samples, loader
@@ -46,7 +47,7 @@ def test_loading_processes_change_no_sample(task) -> None:
     inputs = task(TINY, QUICK).inputs
 
     def epochs(workers: int) -> list[torch.Tensor]:
-        samples = Samples(inputs, Augmentation("flip-affine-hsv", 3))
+        samples = Samples(inputs, Augmentation("flip-affine-hsv", 3), crop=BoundaryCrop((16, 24), 3))
         sampler = EpochSampler(np.arange(9), seed=3, shuffle=True, batch=2)
         batches = loader(samples, sampler, 2, workers=workers, pin=False)
         seen = []
