@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import lightning
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -125,6 +126,7 @@ class EpochRecord(Callback):
         self._metric = metric
         self._start = self._drawn = time.perf_counter()
         self._begun = Spent.so_far()
+        self._spent = Spent()
         self._resumed_at = 0
         self.earlier = Spent()
         self.rows: list[Row] = []
@@ -132,8 +134,7 @@ class EpochRecord(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        spent = Spent.so_far().since(self._begun).after(self.earlier)
-        return {"rows": self.rows, "alarms": self.alarms, "spent": tuple(spent)}
+        return {"rows": self.rows, "alarms": self.alarms, "spent": tuple(self._spent.after(self.earlier))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
@@ -179,6 +180,10 @@ class EpochRecord(Callback):
         columns = (*known, *sorted(key for key in metrics if key.startswith("val_") and key not in known))
         row |= {key: float(metrics[key]) for key in columns[2:]}
         self.rows.append(row)
+        spent = Spent.so_far().since(self._begun)
+        # of all devices' processes
+        used = trainer.strategy.reduce(torch.tensor(spent.cpu_seconds, device=pl_module.device), reduce_op="sum")
+        self._spent = spent._replace(cpu_seconds=float(used))
         if not trainer.is_global_zero:
             return
         with atomic.replacing(self._folder / METRICS_FILE) as temporary, temporary.open("w", newline="") as file:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import time
+from contextlib import suppress
 from typing import NamedTuple
+
+import psutil
 
 
 class Spent(NamedTuple):
-    """Seconds elapsed, and seconds of processors: of this process and of those that it has started and seen end."""
+    """Seconds elapsed, and seconds of processors: of this process and of all that it has started, and they in turn."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -16,8 +18,13 @@ class Spent(NamedTuple):
     @staticmethod
     def so_far() -> Spent:
         """Up to now; only differences mean anything."""
-        used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return Spent(time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used))
+        own = psutil.Process()
+        used = 0.0
+        # those that have ended are told by the one that they belonged to, those that load images live on to the end
+        for process in (own, *own.children(recursive=True)):
+            with suppress(psutil.Error):
+                used += sum(process.cpu_times()[:4])
+        return Spent(time.perf_counter(), used)
 
     def since(self, start: Spent) -> Spent:
         """What lies between."""

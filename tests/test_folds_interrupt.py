@@ -141,22 +141,6 @@ def test_a_terminal_sends_it_to_loading_processes_too(times: int, status: int, e
     assert "memory" not in told
 
 
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [(EOFError(), KeyboardInterrupt), (UserError("diverged"), UserError), (SystemExit(1), SystemExit)],
-)
-def test_what_fails_since_it_ended_other_processes_is_no_fault(error: BaseException, raised: type) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(raised), InterruptBetweenBatches():
-            signal.raise_signal(signal.SIGINT)
-            raise error
-        with pytest.raises(type(error)), InterruptBetweenBatches():
-            raise error
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def test_one_after_the_last_batch_is_not_lost() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -21,11 +21,13 @@ from folds.boundary_crop import BoundaryCrop
 from folds.fold import run_fold
 from folds.plan import check_devices
 from folds.samples import EpochSampler, Samples, loader
+from folds.spent import Spent
+from folds.states import load_state
 from folds.store import LogitStore
 from models.variant import Variant
 from models.variants import VARIANTS
 from tests.test_folds_fold import curve
-from tests.tiny_folds import QUICK, TINY, Make, maker
+from tests.tiny_folds import QUICK, TINY, Make, SlowInputs, maker
 
 ROOT = Path(__file__).parent.parent
 # without batch norm; TINY has it
@@ -106,6 +108,25 @@ def test_two_devices_train_as_one_does(variant: Variant, task) -> None:
     assert LogitStore.open(shared.store).missing() == [*shared.training.names[:8], shared.training.names[11]]
     # more epochs of a finished training: none
     assert len(curve(shared.folder, "val_dice")) == 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers", "last"),
+    [
+        # eight images and four to validate, shared by the devices
+        (2, 0, 6),
+        # a process that loads is one of training or of validation
+        (1, 1, 8),
+    ],
+    ids=["devices", "loaders"],
+)
+def test_the_time_of_all_processes_outlives_a_failure(devices: int, workers: int, last: int, task) -> None:
+    stopped = task(TINY, replace(QUICK, batch=4))
+    inputs = SlowInputs(stopped.inputs, 0.25, last)
+    with pytest.raises(Exception, match=r"one too many|go on from the last completed epoch"):
+        run_fold(replace(stopped, inputs=inputs, devices=devices, workers=workers))
+    spent = next(own["spent"] for own in load_state(stopped.last_state)["callbacks"].values() if "spent" in own)
+    assert Spent(*spent).cpu_seconds > 12 * 0.25
 
 
 def test_a_failure_on_one_device_is_said(task) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,28 @@ def maker(data: Path, root: Path) -> Make:
         )
 
     return make
+
+
+@dataclass
+class SlowInputs:
+    """Inputs of which each costs so many processor seconds, and the one after `last` fails."""
+
+    inputs: Inputs
+    seconds: float
+    last: int
+    read: int = 0
+
+    def image(self, position: int) -> np.ndarray:
+        self.read += 1
+        if self.read > self.last:
+            raise ArithmeticError("one too many")
+        end = time.process_time() + self.seconds
+        while time.process_time() < end:
+            pass
+        return self.inputs.image(position)
+
+    def target(self, position: int) -> np.ndarray:
+        return self.inputs.target(position)
 
 
 @dataclass(frozen=True)
