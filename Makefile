@@ -44,6 +44,10 @@ MORE   = $(call typed,ARGS)
 RUNS_OF_ARGS = runs=runs; last=; for word in $(MORE); do \
 	case "$$last" in --runs) runs="$$word";; esac; \
 	case "$$word" in --runs=*) runs="$${word\#*=}";; esac; last="$$word"; done
+# a verb's ARGS are those of its own program; one that is a step of another verb takes of them where the results are
+NAMED_RUNS = $(filter --runs --runs=%,$(MORE))
+first-find = $(if $(filter $1,$(MAKECMDGOALS)),,$(if $(NAMED_RUNS),$(RUNS_OF_ARGS); ))
+args-for   = $(if $(filter $1,$(MAKECMDGOALS)),$(MORE),$(if $(NAMED_RUNS),--runs "$$runs"))
 
 # the embedded competitions
 RENDERED_studio     = studio.render --out $(call quoted,DATA)
@@ -130,7 +134,7 @@ verdict: setup  ## hold rounds of self-training (make folds ARGS='--pseudo ...')
 	$(PY) -m ensemble.rounds $(WHERE) --variant $(call quoted,V) $(MORE)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
-	$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(or $(MEMBERS),$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(if $(filter fit,$(MAKECMDGOALS)),$(MORE))
+	$(call first-find,fit)$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(or $(MEMBERS),$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(call args-for,fit)
 
 refine: setup  ## train the refiner of the blend's boundary (BLEND=the blend's name) on the folds F; kept where it gains
 	$(PY) -m refine.train $(WHERE) --fold $(call quoted,F) $(if $(call given,BLEND),--name $(call quoted,BLEND)) $(MORE)
@@ -160,7 +164,7 @@ classify: setup  ## can the label of a group (the make) be told from its images?
 	$(PY) -m report.group_labels $(WHERE) --variant $(call quoted,V) $(MORE)
 
 report: setup  ## table of figures and a contact sheet of predictions
-	$(PY) -m report $(WHERE) $(if $(filter report,$(MAKECMDGOALS)),$(MORE))
+	$(call first-find,report)$(PY) -m report $(WHERE) $(call args-for,report)
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
 	$(PY) -m report.disagreement $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)

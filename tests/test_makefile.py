@@ -57,7 +57,8 @@ def words(tmp_path: Path) -> Callable[..., list[list[str]]]:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **(environment or {})}
         )
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        # a recipe's last word is for people
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
     return run
 
@@ -169,6 +170,23 @@ def test_a_round_is_judged_where_it_was_trained(words: Words, labels: str, given
     assert words("folds", f"ARGS={labels} --tag r")[1][-2:] == ["--runs", "runs"]
     for plain in ("", "--runs x", "--pseudo-share 0.5"):
         assert len(words("folds", f"ARGS={plain}")) == 1
+
+
+@pytest.mark.parametrize("given", ["--runs 'my $runs' --stream", "--stream --runs='my $runs'"])
+def test_every_step_of_a_verb_finds_the_results_where_they_are(words: Words, given: str) -> None:
+    fit, submit = words("ensemble", "C=studio", "DATA=my data", "V=a,b", f"ARGS={given}")
+    assert fit == [
+        *("-m", "ensemble.fit", "--competition", "studio", "--data", "my data", "--members", "a,b"),
+        *("--runs", "my $runs"),
+    ]
+    assert submit[:2] == ["-m", "submit.make"]
+    assert "my $runs" in " ".join(submit)
+    assert "--stream" in submit
+    *_, fit, submit, report = words("demo", f"ARGS={given}")
+    for program in (fit, report):
+        assert program[-2:] == ["--runs", "my $runs"]
+    # a program that is asked for by name takes all
+    assert words("report", "ARGS=--images 3 --runs x")[0][-4:] == ["--images", "3", "--runs", "x"]
 
 
 def test_help_survives_any_value() -> None:
