@@ -117,8 +117,9 @@ def test_two_devices_train_as_one_does(variant: Variant, task) -> None:
         (2, 0, 6),
         # a process that loads is one of training or of validation
         (1, 1, 8),
+        (2, 1, 4),
     ],
-    ids=["devices", "loaders"],
+    ids=["devices", "loaders", "devices with loaders"],
 )
 def test_the_time_of_all_processes_outlives_a_failure(devices: int, workers: int, last: int, task) -> None:
     stopped = task(TINY, replace(QUICK, batch=4))
