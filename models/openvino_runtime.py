@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import threading
@@ -17,6 +18,8 @@ from models.precision import has_bf16
 from models.prediction import PredictingNetwork
 from models.tta import Batch
 from models.variant import Variant
+
+_CORE = threading.Lock()
 
 
 def is_installed() -> bool:
@@ -36,11 +39,28 @@ def _openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def _made_core() -> Any:
+    return _openvino().Core()
+
+
+def _core() -> Any:
+    """The one `openvino.Core` of this process, never released.
+
+    Its CPU plugin lends the thread that first compiles a stack for signal handlers, and takes it back when the core is
+    released. Of two cores, the one released last puts back the stack of the other, which is freed by then: the next
+    signal with a handler in Python (Ctrl-C; the end of a child process, once torch has loaded data) ends the process
+    with a segmentation fault and no word.
+    """
+    with _CORE:
+        return _made_core()
+
+
 class _Forward:
     """A compiled network; may be called from several threads, each of which gives the same bits alone."""
 
     def __init__(self, network: torch.nn.Module, variant: Variant) -> None:
-        openvino = _openvino()
+        openvino, core = _openvino(), _core()
         example = torch.zeros(1, variant.in_channels, *variant.size)
         with warnings.catch_warnings():
             # tracing warns of checks of the input's size, which every size that comes has passed
@@ -50,7 +70,7 @@ class _Forward:
         model.reshape([-1, variant.in_channels, -1, -1])
         # a pass has one thread, as in torch; replicas are this object's callers
         threads = thread_count()
-        self._compiled = openvino.Core().compile_model(
+        self._compiled = core.compile_model(
             model,
             "CPU",
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from submit import make
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 
 STUDIO = COMPETITIONS["studio"]
-TRAINED = Path(__file__).parent.parent / "trained"
+ROOT = Path(__file__).parent.parent
+TRAINED = ROOT / "trained"
 NAMES = [f"00000000000{k}_01.jpg" for k in range(5)]
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed (requirements-cpu.txt)")
@@ -95,6 +97,28 @@ def test_what_was_begun_goes_on_with_its_runtime(
         shutil.rmtree(case["runs"] / "studio" / name / "test.zarr")
     submission(case, restart=True)
     assert LogitStore.open(store).attributes["runtime"] == "openvino"
+
+
+SIGNALLED = """
+import os, signal
+import torch
+from models.build import build
+from models.openvino_runtime import openvino_network
+from tests.synthetic_runs import UNET
+
+network = build(UNET, pretrained=False)
+for order in ([0, 1], [1, 0]):
+    compiled = {k: openvino_network(network, UNET, torch.device("cpu")) for k in range(2)}
+    for k in order:
+        del compiled[k]
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_signal_is_handled_after_networks_were_released_in_any_order() -> None:
+    ended = subprocess.run([sys.executable, "-c", SIGNALLED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def test_it_is_chosen_where_it_is_there_and_pays(monkeypatch: pytest.MonkeyPatch) -> None:
