@@ -40,14 +40,15 @@ WHERE  = --competition $(call quoted,C) --data $(call quoted,DATA)
 # words for the shell
 MORE   = $(call typed,ARGS)
 
-# the shell's `runs` becomes what ARGS gives for --runs, or the programs' own default
-RUNS_OF_ARGS = runs=runs; last=; for word in $(MORE); do \
-	case "$$last" in --runs) runs="$$word";; esac; \
-	case "$$word" in --runs=*) runs="$${word\#*=}";; esac; last="$$word"; done
-# a verb's ARGS are those of its own program; one that is a step of another verb takes of them where the results are
-NAMED_RUNS = $(filter --runs --runs=%,$(MORE))
-first-find = $(if $(filter $1,$(MAKECMDGOALS)),,$(if $(NAMED_RUNS),$(RUNS_OF_ARGS); ))
-args-for   = $(if $(filter $1,$(MAKECMDGOALS)),$(MORE),$(if $(NAMED_RUNS),--runs "$$runs"))
+# a verb's ARGS are those of its own program; one that is a step of another verb takes of them where the results are:
+# what ARGS, as the shell reads them, give for --runs, or the programs' own default, quoted
+# which not every version of make takes for itself inside a function
+HASH := \#
+RUNS_OF_ARGS = $(shell runs=runs; last=; for word in $(MORE); do \
+	case "$$last" in (--runs) runs="$$word";; esac; \
+	case "$$word" in (--runs=*) runs="$${word$(HASH)*=}";; esac; last="$$word"; done; \
+	printf "'%s'" "$$(printf %s "$$runs" | sed "s/'/'\\\\''/g")")
+args-for = $(if $(filter $1,$(MAKECMDGOALS)),$(MORE),$(if $(filter --runs --runs=%,$(MORE)),--runs $(RUNS_OF_ARGS)))
 
 # the embedded competitions
 RENDERED_studio     = studio.render --out $(call quoted,DATA)
@@ -128,13 +129,13 @@ fold: setup  ## train V on the folds F
 
 folds: setup  ## train V on every fold
 	$(PY) -m folds.train $(WHERE) --variant $(call quoted,V) --fold all $(TRAINING) $(MORE)
-	$(if $(filter --pseudo --pseudo=%,$(MORE)),$(RUNS_OF_ARGS); $(PY) -m ensemble.rounds $(WHERE) --runs "$$runs")
+	$(if $(filter --pseudo --pseudo=%,$(MORE)),$(PY) -m ensemble.rounds $(WHERE) --runs $(RUNS_OF_ARGS))
 
 verdict: setup  ## hold rounds of self-training (make folds ARGS='--pseudo ...') against the runs before them, and keep what gains
 	$(PY) -m ensemble.rounds $(WHERE) --variant $(call quoted,V) $(MORE)
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
-	$(call first-find,fit)$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(or $(MEMBERS),$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(call args-for,fit)
+	$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(or $(MEMBERS),$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(call args-for,fit)
 
 refine: setup  ## train the refiner of the blend's boundary (BLEND=the blend's name) on the folds F; kept where it gains
 	$(PY) -m refine.train $(WHERE) --fold $(call quoted,F) $(if $(call given,BLEND),--name $(call quoted,BLEND)) $(MORE)
@@ -164,7 +165,7 @@ classify: setup  ## can the label of a group (the make) be told from its images?
 	$(PY) -m report.group_labels $(WHERE) --variant $(call quoted,V) $(MORE)
 
 report: setup  ## table of figures and a contact sheet of predictions
-	$(call first-find,report)$(PY) -m report $(WHERE) $(call args-for,report)
+	$(PY) -m report $(WHERE) $(call args-for,report)
 
 disagreement: setup  ## the test images on which the trained variants disagree most; ARGS=--predict predicts what is missing
 	$(PY) -m report.disagreement $(WHERE) --members $(if $(filter all,$(call given,V)),'',$(call quoted,V)) $(MORE)

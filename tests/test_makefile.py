@@ -158,33 +158,34 @@ def test_arguments_are_words_of_the_shell(words: Words) -> None:
     assert program[-6:] == ["--epochs", "3", "--tag", "s 1", "--runs", "/a"] or program[-2:] == ["/a", "b"]
 
 
-@pytest.mark.parametrize("given", ["--runs 'my $runs' --tag r", "--tag r --runs='my $runs'"])
+# as the shell reads them, "it's $my runs"
+@pytest.mark.parametrize("given", ["--runs 'it'\\''s $my runs' --tag r", "--tag r --runs=it\\''s $my runs'"])
 @pytest.mark.parametrize("labels", ["--pseudo x", "--pseudo=x"])
 def test_a_round_is_judged_where_it_was_trained(words: Words, labels: str, given: str) -> None:
     train, rounds = words("folds", "C=studio", "DATA=my data", f"ARGS={labels} {given}")
     assert train[:2] == ["-m", "folds.train"]
     assert rounds == [
         *("-m", "ensemble.rounds", "--competition", "studio", "--data", "my data"),
-        *("--runs", "my $runs"),
+        *("--runs", "it's $my runs"),
     ]
     assert words("folds", f"ARGS={labels} --tag r")[1][-2:] == ["--runs", "runs"]
     for plain in ("", "--runs x", "--pseudo-share 0.5"):
         assert len(words("folds", f"ARGS={plain}")) == 1
 
 
-@pytest.mark.parametrize("given", ["--runs 'my $runs' --stream", "--stream --runs='my $runs'"])
+@pytest.mark.parametrize("given", ["--runs 'it'\\''s $my runs' --stream", "--stream --runs=it\\''s $my runs'"])
 def test_every_step_of_a_verb_finds_the_results_where_they_are(words: Words, given: str) -> None:
     fit, submit = words("ensemble", "C=studio", "DATA=my data", "V=a,b", f"ARGS={given}")
     assert fit == [
         *("-m", "ensemble.fit", "--competition", "studio", "--data", "my data", "--members", "a,b"),
-        *("--runs", "my $runs"),
+        *("--runs", "it's $my runs"),
     ]
     assert submit[:2] == ["-m", "submit.make"]
-    assert "my $runs" in " ".join(submit)
+    assert "it's $my runs" in " ".join(submit)
     assert "--stream" in submit
     *_, fit, submit, report = words("demo", f"ARGS={given}")
     for program in (fit, report):
-        assert program[-2:] == ["--runs", "my $runs"]
+        assert program[-2:] == ["--runs", "it's $my runs"]
     # a program that is asked for by name takes all
     assert words("report", "ARGS=--images 3 --runs x")[0][-4:] == ["--images", "3", "--runs", "x"]
 
