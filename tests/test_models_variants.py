@@ -10,6 +10,7 @@ from command_line import UserError
 from competition import COMPETITIONS, Size
 from models import checkpoint
 from models.build import at_size_of, build, check_size, divisor, parameter_count
+from models.tta import find_transforms
 from models.variant import Head, Variant
 from models.variants import VARIANTS, find_variant, parse_variants
 
@@ -51,7 +52,9 @@ def test_a_variant_that_pads_has_the_size_of_the_frames_at_hand(name: str) -> No
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_gives_logits_for_other_planes_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_gives_logits_for_other_planes_and_augmented_sizes_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # on the meta device nothing is computed, only shapes; one encoder reads numbers from a linspace while it is built
     monkeypatch.setattr(torch, "linspace", functools.partial(torch.linspace, device="cpu"))
     variant = VARIANTS[name]
@@ -60,9 +63,11 @@ def test_every_variant_gives_logits_for_other_planes_too(name: str, monkeypatch:
         variant = replace(variant, in_channels=6, heads=(Head("mask"), Head("depth", 2)))
     with torch.device("meta"):
         network = build(variant, pretrained=False).eval()
-        with torch.inference_mode():
-            logits = network(torch.empty(1, variant.in_channels, *variant.size))
-    assert logits.shape == (1, variant.out_channels, *variant.size)
+        for transform in find_transforms(() if variant.fitted else ("scale0.9*rot90", "scale1.1")):
+            size = transform.resized(variant.size)
+            with torch.inference_mode():
+                logits = network(torch.empty(1, variant.in_channels, *size))
+            assert logits.shape == (1, variant.out_channels, *size)
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if divisor(variant) > 1])

@@ -77,7 +77,9 @@ class FoldedUNet(torch.nn.Module):
         x = kept.pop()
         centre = x
         for block in self.up:
-            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), kept.pop()], 1))
+            beside = kept.pop()
+            # twice the size, but where scales of test-time augmentation make one that pooling does not divide
+            x = block(torch.cat([F.interpolate(x, size=beside.shape[-2:]), beside], 1))
         masks = F.pixel_shuffle(self.logits(x), self.fold)
         if self.labels is None:
             return masks
