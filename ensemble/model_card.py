@@ -59,6 +59,7 @@ def _members(fitted: FittedBlend, members: Sequence[Member], manifests: Sequence
         figures = fitted["member_cv"][member.name]
         low, high = figures["interval"]
         height, width = member.variant.size
+        epochs = manifest.get("epochs_run", "-")
         lines.append(
             _row(
                 [
@@ -69,7 +70,7 @@ def _members(fitted: FittedBlend, members: Sequence[Member], manifests: Sequence
                     str(len(member.folds)),
                     f"{_megabytes(member):.1f}",
                     f"{score_in(figures):.4f} ({low:.4f}..{high:.4f})",
-                    f"{manifest.get('recipe', {}).get('name', '-')}, {manifest.get('epochs_run', '-')} epochs",
+                    f"{manifest.get('recipe', {}).get('name', '-')}, {epochs} epoch{'s' * (epochs != 1)}",
                 ]
             )
         )

@@ -75,11 +75,13 @@ VARIANTS = {
         _UNET_MOBILENETV3,
         # the same network at twice the resolution, to go on from the one above (--init-from)
         replace(_UNET_MOBILENETV3, name="unet-mobilenetv3-320x512", size=(320, 512), recipe="cpu-higher"),
-        # as many pixels as cost the same in dense convolutions of few planes, which bf16 units multiply fast; the third
-        # goes on from one of the others
+        # as many pixels as cost the same in dense convolutions of few planes, which bf16 units multiply fast; the
+        # third goes on from one of the others
         replace(_FOLDED_UNET, name="folded-unet-256x384", size=(256, 384)),
         _FOLDED_UNET,
         replace(_FOLDED_UNET, name="folded-unet-640x960", size=(640, 960), recipe="cpu-higher"),
+        # an epoch from the one before it, at a lower learning rate
+        replace(_FOLDED_UNET, name="folded-unet-768x1152", size=(768, 1152), recipe="cpu-higher"),
         Variant(
             name="fpn-regnetx",
             network="smp",

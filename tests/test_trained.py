@@ -1,32 +1,51 @@
-"""The network that comes with the repository: it loads, and it knows a car that it has not seen."""
+"""The networks that come with the repository: they load, and know cars that they have not seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from competition import COMPETITIONS
+from ensemble.blend import find_blend
 from ensemble.photographs import main as mask_photographs
 from folds.task import read_manifest
 from models.variant import Variant
-from models.variants import find_variant
+from models.variants import VARIANTS
 from studio.render import render_competition
 from submit.score import score
 
 TRAINED = Path(__file__).parent.parent / "trained"
+FOLDS = sorted(path.parent for path in TRAINED.glob("*/*/fold*/manifest.json"))
 STUDIO = COMPETITIONS["studio"]
+# of a competition's folder
+MOST_BYTES = 40e6
 
 
-def test_the_variant_is_the_registrys() -> None:
-    manifest = read_manifest(TRAINED / "carvana" / "unet-mobilenetv3-320x512" / "fold0")
+@pytest.mark.parametrize("folder", FOLDS, ids=lambda folder: folder.relative_to(TRAINED).as_posix())
+def test_a_networks_variant_is_the_registrys(folder: Path) -> None:
+    manifest = read_manifest(folder)
     assert manifest is not None
-    assert Variant.from_json(manifest["variant"]) == find_variant("unet-mobilenetv3-320x512")
+    variant = Variant.from_json(manifest["variant"])
+    # a run's tag follows the variant's name
+    name = max((name for name in VARIANTS if f"{variant.name}-".startswith(f"{name}-")), key=len)
+    assert variant == replace(VARIANTS[name], name=variant.name)
 
 
-def test_it_masks_a_car_it_was_not_trained_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", sorted(TRAINED.iterdir()), ids=lambda folder: folder.name)
+def test_what_is_handed_on_is_a_blend_with_a_card_and_small(folder: Path) -> None:
+    blend = find_blend(folder, "blend")
+    card = (folder / "README.md").read_text()
+    assert all(f"| `{member.name}` |" in card for member in blend.members)
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+# the blend, and the networks that the demo starts from
+@pytest.mark.parametrize("variant", ["", "unet-mobilenetv3-320x512"])
+def test_cars_that_they_were_not_trained_on_are_masked(tmp_path: Path, variant: str) -> None:
     # trained on photographs, asked about rendered cars
     render_competition(tmp_path / "studio", cars=1, test_cars=1, seed=11, views=4, jobs=1)
     images = tmp_path / "studio" / STUDIO.train_dir
-    mask_photographs(
-        images=images, out=tmp_path / "masks", competition="carvana", variant="unet-mobilenetv3-320x512", runs=TRAINED
-    )
+    mask_photographs(images=images, out=tmp_path / "masks", competition="carvana", variant=variant, runs=TRAINED)
     result = score(tmp_path / "masks", tmp_path / "studio" / STUDIO.masks_dir, competition=STUDIO)
     assert result.names == sorted(path.name for path in images.iterdir())
     assert result.mean > 0.9, result.scores
