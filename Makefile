@@ -40,14 +40,14 @@ WHERE  = --competition $(call quoted,C) --data $(call quoted,DATA)
 # words for the shell
 MORE   = $(call typed,ARGS)
 
-# a verb's ARGS are those of its own program; one that is a step of another verb takes of them where the results are:
-# what ARGS, as the shell reads them, give for --runs, or the programs' own default, quoted
-# which not every version of make takes for itself inside a function
+# not every version of make takes it for itself inside a function
 HASH := \#
+# what ARGS, as the shell reads them, give for --runs, or the programs' own default; quoted
 RUNS_OF_ARGS = $(shell runs=runs; last=; for word in $(MORE); do \
 	case "$$last" in (--runs) runs="$$word";; esac; \
 	case "$$word" in (--runs=*) runs="$${word$(HASH)*=}";; esac; last="$$word"; done; \
 	printf "'%s'" "$$(printf %s "$$runs" | sed "s/'/'\\\\''/g")")
+# a verb's ARGS are those of its own program; one that is a step of another verb takes of them where the results are
 args-for = $(if $(filter $1,$(MAKECMDGOALS)),$(MORE),$(if $(filter --runs --runs=%,$(MORE)),--runs $(RUNS_OF_ARGS)))
 
 # the embedded competitions

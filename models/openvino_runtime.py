@@ -19,7 +19,8 @@ from models.prediction import PredictingNetwork
 from models.tta import Batch
 from models.variant import Variant
 
-_CORE = threading.Lock()
+# two threads that ask at once must not make one each
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def is_installed() -> bool:
@@ -52,7 +53,7 @@ def _core() -> Any:
     signal with a handler in Python (Ctrl-C; the end of a child process, once torch has loaded data) ends the process
     with a segmentation fault and no word.
     """
-    with _CORE:
+    with _ONE_AT_A_TIME:
         return _made_core()
 
 

@@ -38,7 +38,8 @@ class _Residual(torch.nn.Module):
 class FoldedUNet(torch.nn.Module):
     """A U-Net of residual blocks on folded pixels, with batch norm.
 
-    Maps (N, in_channels, h, w) float to logits (N, out_channels, h, w); h and w divisible by `divisor`.
+    Maps (N, in_channels, h, w) float to logits (N, out_channels, h, w); h and w divisible by `fold`, and where nothing
+    is to be lost in pooling by `divisor`.
 
     Args:
         in_channels, out_channels: planes of input and logits.
@@ -64,7 +65,7 @@ class FoldedUNet(torch.nn.Module):
 
     @staticmethod
     def divisor(widths: Sequence[int], fold: int) -> int:
-        """What height and width must be divisible by."""
+        """What height and width of a variant must be divisible by, so that every level is half of the one before."""
         return int(fold * 2 ** (len(widths) - 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
