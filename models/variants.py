@@ -80,8 +80,9 @@ VARIANTS = {
         replace(_FOLDED_UNET, name="folded-unet-256x384", size=(256, 384)),
         _FOLDED_UNET,
         replace(_FOLDED_UNET, name="folded-unet-640x960", size=(640, 960), recipe="cpu-higher"),
-        # an epoch from the one before it, at a lower learning rate
+        # each an epoch from one before it, at a lower learning rate
         replace(_FOLDED_UNET, name="folded-unet-768x1152", size=(768, 1152), recipe="cpu-higher"),
+        replace(_FOLDED_UNET, name="folded-unet-896x1344", size=(896, 1344), recipe="cpu-higher"),
         Variant(
             name="fpn-regnetx",
             network="smp",
