@@ -12,6 +12,8 @@ from models.networks.simple_cnn import SimpleCNN
 from models.networks.unet import UNet
 from models.variants import VARIANTS
 
+FOLDED = [variant.name for variant in VARIANTS.values() if variant.network == "folded-unet"]
+
 
 def on_meta(name: str) -> torch.nn.Module:
     with torch.device("meta"):
@@ -74,6 +76,37 @@ def test_d_has_a_decoder_for_each_head_and_nothing_pools() -> None:
     assert len([c for c in convolutions(network, 3) if c.stride == (2, 2)]) == 3
     assert abs(values(network)[0] - 11_234_066) < 200
     assert kinds.count("Decoder") == 2 and kinds.count("ConvTranspose2d") == 6
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_folded_unet_is_the_same_function_in_training(name: str) -> None:
+    """Training takes other convolutions than prediction, on planes that were not doubled."""
+    torch.manual_seed(3)
+    variant = VARIANTS[name]
+    network = build(variant, pretrained=False).double()
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        for tensor in norm.state_dict().values():
+            if tensor.is_floating_point():
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    step = variant.options["fold"] * 2 ** (len(variant.options["widths"]) - 1)
+    image = torch.rand(2, variant.in_channels, step, 3 * step, dtype=torch.double)
+
+    def logits_and_gradients() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        network.zero_grad()
+        logits = network(image)
+        logits.square().mean().backward()
+        return logits.detach(), [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    network.eval()
+    predicting, wanted = logits_and_gradients()
+    network.train()
+    for norm in norms:
+        norm.eval()
+    training, gradients = logits_and_gradients()
+    torch.testing.assert_close(training, predicting)
+    assert len(wanted) == len(list(network.parameters()))
+    torch.testing.assert_close(gradients, wanted)
 
 
 @pytest.mark.parametrize("name", ["d-resunet-64", "depth-resnet18-192"])
