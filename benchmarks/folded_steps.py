@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import tyro
 
-from command_line import program
+from command_line import UserError, program
 from models.build import build
 from models.networks.folded_unet import FoldedUNet
 from models.variants import find_variant
@@ -36,15 +36,20 @@ def main(
         precision: what is computed in.
         threads: of torch.
     """
-    torch.set_num_threads(threads)
     chosen = find_variant(variant)
+    if chosen.network != "folded-unet":
+        raise UserError(f"{variant} is no folded U-Net: give --variant one whose network is (models/variants.py).")
+    if min(batch, rounds, threads) < 1:
+        raise UserError("--batch, --rounds and --threads are 1 at least.")
+    torch.set_num_threads(threads)
     network = build(chosen, pretrained=False).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    assert isinstance(network, FoldedUNet), f"{variant} is no folded U-Net"
+    # where it also says whether there is anything, it is a part of the network
+    folded = next(part for part in network.modules() if isinstance(part, FoldedUNet))
     images = torch.rand(batch, chosen.in_channels, *chosen.size).contiguous(memory_format=torch.channels_last)
 
     def step(*, doubled: bool) -> float:
         # their own flag alone: the norms train in both cases
-        for up in network.up:
+        for up in folded.up:
             up.training = not doubled
         begin = perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -53,7 +58,8 @@ def main(
         network.zero_grad()
         return perf_counter() - begin
 
-    step(doubled=True), step(doubled=False)
+    for doubled in (True, False):
+        step(doubled=doubled)
     times = [(step(doubled=True), step(doubled=False)) for _ in range(rounds)]
     plain, ours = (median(column) for column in zip(*times, strict=True))
     ratio = median(b / a for a, b in times)
