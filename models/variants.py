@@ -83,6 +83,7 @@ VARIANTS = {
         # each an epoch from one before it, at a lower learning rate
         replace(_FOLDED_UNET, name="folded-unet-768x1152", size=(768, 1152), recipe="cpu-higher"),
         replace(_FOLDED_UNET, name="folded-unet-896x1344", size=(896, 1344), recipe="cpu-higher"),
+        replace(_FOLDED_UNET, name="folded-unet-1152x1728", size=(1152, 1728), recipe="cpu-higher"),
         Variant(
             name="fpn-regnetx",
             network="smp",
