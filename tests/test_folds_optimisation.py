@@ -1,14 +1,14 @@
+import models.torchvision_compat  # noqa: F401
+
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from folds import optimisation
 from folds.recipes import RECIPES, Monitor, Optimiser, Precision, Schedule
-
-# torchvision needs what the module above does before Lightning is imported
-from lightning.pytorch.plugins.precision import MixedPrecision  # isort: skip
 
 DEMO = RECIPES["demo"]
 

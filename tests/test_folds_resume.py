@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import models.torchvision_compat  # noqa: F401
+
 import itertools
 import random
 import shutil

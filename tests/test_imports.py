@@ -68,7 +68,9 @@ def test_the_cure_of_torchvision_runs_before_whatever_imports_it() -> None:
         r"^ *(?:import|from) (?:torchvision|timm|segmentation_models_pytorch|lightning)\b", re.MULTILINE
     )
     cure = re.compile(r"^ *import models\.torchvision_compat\b", re.MULTILINE)
-    for path in (path for package in ("models", *PACKAGES, "benchmarks") for path in (ROOT / package).rglob("*.py")):
+    for path in (
+        path for package in ("models", *PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")
+    ):
         text = path.read_text()
         first, cured = importing.search(text), cure.search(text)
         if first is not None and path.name != "torchvision_compat.py":
