@@ -46,6 +46,8 @@ def _hsv(hue: int, saturation: int, value: int) -> A.BasicTransform:
 AUGMENTATIONS: dict[str, Callable[[], list[A.BasicTransform]]] = {
     "none": lambda: [],
     "flip": lambda: [_flip()],
+    # all hues
+    "flip-hsv": lambda: [_flip(), _hsv(90, 30, 20)],
     "flip-affine-hsv": lambda: [
         _flip(),
         _affine(translate_percent=(-0.06, 0.06), scale=(0.9, 1.1), rotate=(-4, 4)),

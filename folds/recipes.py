@@ -166,6 +166,8 @@ RECIPES = {
         Recipe(name="cpu-hour", epochs=32, batch=16, learning_rate=4e-3, augment="flip"),
         # goes on, on a CPU, from another run's weights (--init-from) at a higher resolution
         Recipe(name="cpu-higher", epochs=6, batch=8, learning_rate=2e-3, warmup=0.1, augment="flip"),
+        # the same, with hues turned as far as they go: most cars are grey, and the few that are not come in any colour
+        Recipe(name="cpu-higher-hsv", epochs=6, batch=8, learning_rate=2e-3, warmup=0.1, augment="flip-hsv"),
         # from scratch on a CPU, for thousands of small images: within five minutes a fold on one core
         Recipe(name="small", **_SMALL),
         Recipe(name="small-lovasz", **(_SMALL | {"loss": "bce-lovasz"})),
