@@ -13,6 +13,7 @@ from ensemble.voting import LINEAR
 from models import checkpoint
 from models.frame_graph import FrameGraph
 from models.network_input import normalise
+from models.networks.windowed_unet import unwindowed
 from models.tta import find_transforms, mean_logits
 from predict.members import Member
 
@@ -52,7 +53,7 @@ class _MemberNetwork(torch.nn.Module):
     def __init__(self, member: Member, full: Size, folds: int) -> None:
         super().__init__()
         self.frame = FrameGraph(member.frame, full)
-        loaded = [checkpoint.load(folder)[0].eval() for folder in member.folds[: folds or None]]
+        loaded = [unwindowed(checkpoint.load(folder)[0].eval()) for folder in member.folds[: folds or None]]
         self.networks = torch.nn.ModuleList(loaded)
         self._variant = member.variant
         self._transforms = find_transforms(member.variant.tta)

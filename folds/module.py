@@ -21,9 +21,15 @@ from models.depthwise import in_float32
 from models.frame import Frame
 from models.losses import find_loss
 from models.network_input import normalise
+from models.networks.windowed_unet import WindowedUNet
 from models.variant import Variant
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _planes_of(targets: torch.Tensor) -> torch.Tensor:
+    """(N, K, h, w) float 0..1, from coverage: (N, h, w) of one plane, (N, h, w, K) of several."""
+    return (targets[:, None] if targets.ndim == 3 else targets.permute(0, 3, 1, 2)).float() / 255
 
 
 class SegmentationModule(lightning.LightningModule):
@@ -82,9 +88,7 @@ class SegmentationModule(lightning.LightningModule):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         images, targets, positions = batch
         logits = network(normalise(images, self._variant))
-        # (N, h, w) of one plane, (N, h, w, K) of several
-        wanted = (targets[:, None] if targets.ndim == 3 else targets.permute(0, 3, 1, 2)).float() / 255
-        return logits, self._loss(logits, wanted, positions)
+        return logits, self._loss(logits, _planes_of(targets), positions)
 
     def _loss(self, logits: torch.Tensor, wanted: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The loss of a batch: where some images count otherwise, the mean over both kinds by what they count."""
@@ -109,10 +113,12 @@ class SegmentationModule(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """One step's loss, a scalar."""
         loss = self._logits_and_loss(batch, self._compiled or self.network)[1]
-        self._watch.add(loss, batch[2], phase="train", epoch=self.current_epoch, batch=index)
         self.log(
             "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[0]), sync_dist=True
         )
+        if isinstance(self.network, WindowedUNet):
+            loss = loss + self.network.finder_loss(_planes_of(batch[1]))
+        self._watch.add(loss, batch[2], phase="train", epoch=self.current_epoch, batch=index)
         return loss
 
     def on_validation_start(self) -> None:

@@ -18,7 +18,7 @@ from folds.run_layout import FOLDS_FILE, MANIFEST_FILE, SEEN_FILE, fold_folder, 
 from folds.seen import Seen
 from folds.task import FoldTask, read_manifest, read_recipe
 from models import checkpoint
-from models.build import build
+from models.build import build, completed
 from models.variant import Variant
 
 
@@ -148,13 +148,15 @@ def record_seen(task: FoldTask) -> None:
 def load_start(network: torch.nn.Module, variant: Variant, start: Start) -> None:
     """Load a start's weights into a network; sizes in pixels may differ, names and shapes may not.
 
+    They may be those of a network within it (models/build.py).
+
     Raises:
         UserError: the weights do not fit, are damaged, or are others than when the fold was planned.
     """
     data = _read_weights(start.folder)
     if not start.identity.endswith(_digest(data)):
         raise UserError(f"the weights in {start.folder} have changed meanwhile: run the same command again.")
-    state = checkpoint.parse_weights(data, start.folder)
+    state = completed(variant, network, checkpoint.parse_weights(data, start.folder))
     own = network.state_dict()
     unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
     unfit += [name for name in state if name not in own]

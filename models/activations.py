@@ -86,7 +86,14 @@ def _recorded(network: torch.nn.Module, outputs: list[_Output], heads: list[torc
 
         return hook
 
-    hooks = [module.register_forward_hook(hook_of(name)) for name, module in network.named_modules() if name]
+    names = [name for name, _ in network.named_modules()]
+    # what holds a head gives that head's answer in turn
+    above = {name.removesuffix(f".{head}") for name in names for head in _HEADS if name.endswith(f".{head}")}
+    hooks = [
+        module.register_forward_hook(hook_of(name))
+        for name, module in network.named_modules()
+        if name and name not in above
+    ]
     try:
         yield
     finally:

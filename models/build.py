@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from models.networks.simple_cnn import SimpleCNN
 from models.networks.smp_heads import SmpHeads
 from models.networks.spread_labels import SpreadLabels
 from models.networks.unet import UNet
+from models.networks.windowed_unet import WindowedUNet
 from models.pretrained import with_weights
 from models.variant import ENLARGED, IMPORTED, PRESENCE_HEAD, Variant
 
@@ -30,10 +31,13 @@ class Network:
     Attributes:
         make: takes the variant and returns a module (N, C, h, w) -> logits (N, K, h, w).
         divisor: takes the variant and returns what height and width must be divisible by.
+        within: what the names of the weights of a network within it begin with; it can start from those of a run of
+            that network alone. Empty where there is none.
     """
 
     make: Callable[[Variant], torch.nn.Module]
     divisor: Callable[[Variant], int]
+    within: str = ""
 
 
 def _folded(variant: Variant) -> torch.nn.Module:
@@ -49,6 +53,11 @@ NETWORKS = {
         lambda v: UNet(v.in_channels, v.out_channels, **v.options), lambda v: UNet.divisor(v.options["widths"])
     ),
     "folded-unet": Network(_folded, lambda v: FoldedUNet.divisor(**v.options)),
+    "windowed-unet": Network(
+        lambda v: WindowedUNet(v.in_channels, v.out_channels, **v.options),
+        lambda v: FoldedUNet.divisor(v.options["widths"], v.options["fold"]),
+        within="network.",
+    ),
     "dilated-unet": Network(
         lambda v: DilatedUNet(v.in_channels, v.out_channels, **v.options),
         lambda v: DilatedUNet.divisor(*(v.options[key] for key in ("widths",) if key in v.options)),
@@ -87,6 +96,20 @@ def divisor(variant: Variant) -> int:
     if variant.network in SMP:
         return int(2 ** variant.options.get("encoder_depth", 5))
     return _find_network(variant).divisor(variant)
+
+
+def completed(variant: Variant, network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights to start a variant's network from: `state`, or where that is of a network within it, its own around it.
+
+    Args:
+        variant, network: which one, and it itself.
+        state: tensors by name; not modified.
+    """
+    own = NETWORKS.get(variant.network)
+    if own is None or not own.within or any(name.startswith(own.within) for name in state):
+        return dict(state)
+    around = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(own.within)}
+    return around | {own.within + name: tensor for name, tensor in state.items()}
 
 
 def check_size(variant: Variant, full: Size | None = None) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from command_line import UserError
 from cores import thread_count
+from models.networks.windowed_unet import WindowedUNet
 from models.precision import has_bf16
 from models.prediction import PredictingNetwork
 from models.tta import Batch
@@ -99,4 +100,9 @@ def openvino_network(network: torch.nn.Module, variant: Variant, device: torch.d
     """
     if device.type != "cpu":
         raise UserError("OpenVINO predicts on CPUs here: use --backend torch on a GPU.")
-    return PredictingNetwork(_Forward(network.eval(), variant), variant, device)
+    network = network.eval()
+    if isinstance(network, WindowedUNet):
+        # where the window lies is no part of a graph
+        parts = _Forward(network.finder, variant), _Forward(network.network, variant)
+        return PredictingNetwork(functools.partial(network.through, *parts), variant, device)
+    return PredictingNetwork(_Forward(network, variant), variant, device)

@@ -84,6 +84,16 @@ VARIANTS = {
         replace(_FOLDED_UNET, name="folded-unet-768x1152", size=(768, 1152), recipe="cpu-higher"),
         replace(_FOLDED_UNET, name="folded-unet-896x1344", size=(896, 1344), recipe="cpu-higher"),
         replace(_FOLDED_UNET, name="folded-unet-1152x1728", size=(1152, 1728), recipe="cpu-higher"),
+        # all pixels of the part of the frame that a small network beside it finds; from one of the folded ones
+        replace(
+            _FOLDED_UNET,
+            name="windowed-unet-full",
+            network="windowed-unet",
+            options={**_FOLDED_UNET.options, "finder_widths": (16, 32, 64, 96), "finder_fold": 2},
+            size=FULL_PADDED,
+            fit="pad",
+            recipe="cpu-higher-hsv",
+        ),
         Variant(
             name="fpn-regnetx",
             network="smp",

@@ -25,6 +25,7 @@ from models.activations import Score, Stage, foreground_score, look_inside, pixe
 from models.frame import Frame, frame_of
 from models.image_file import decode
 from models.network_input import normalise
+from models.networks.windowed_unet import unwindowed
 from models.variant import Variant
 from program_flags import RunsFolder, places
 from report import page
@@ -203,6 +204,7 @@ def main(
     if fold not in folders:
         raise UserError(f"{member.folder} has no fold {fold}; trained there: {', '.join(map(str, folders))} (--fold).")
     network, trained = checkpoint.load(folders[fold])
+    network = unwindowed(network)
     frame = frame_of(trained)
     plane = trained.planes_of(head).start
     if pixel is not None and not (0 <= pixel[0] < frame.size[0] and 0 <= pixel[1] < frame.size[1]):

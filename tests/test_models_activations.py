@@ -13,6 +13,7 @@ import torch
 from command_line import UserError
 from models.activations import foreground_score, look_inside, pixel_score
 from models.build import build, divisor
+from models.networks.windowed_unet import unwindowed
 from models.variant import Variant
 from models.variants import VARIANTS
 
@@ -43,7 +44,7 @@ def families() -> list[Variant]:
 
 def untrained(variant: Variant) -> tuple[torch.nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    network = build(variant, pretrained=False).eval()
+    network = unwindowed(build(variant, pretrained=False).eval())
     return network, torch.randn(1, variant.in_channels, *variant.size)
 
 
