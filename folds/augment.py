@@ -38,16 +38,16 @@ def _affine(p: float = 0.5, **ranges: object) -> A.BasicTransform:
     return A.Affine(**ranges, border_mode=cv2.BORDER_REPLICATE, mask_interpolation=cv2.INTER_LINEAR, p=p)
 
 
-def _hsv(hue: int, saturation: int, value: int) -> A.BasicTransform:
-    return A.HueSaturationValue(hue_shift_limit=hue, sat_shift_limit=saturation, val_shift_limit=value, p=0.5)
+def _hsv(hue: int, saturation: int, value: int, p: float = 0.5) -> A.BasicTransform:
+    return A.HueSaturationValue(hue_shift_limit=hue, sat_shift_limit=saturation, val_shift_limit=value, p=p)
 
 
 # degrees, shares of the side, and factors; the documents of A and B name what is varied and not by how much
 AUGMENTATIONS: dict[str, Callable[[], list[A.BasicTransform]]] = {
     "none": lambda: [],
     "flip": lambda: [_flip()],
-    # all hues
-    "flip-hsv": lambda: [_flip(), _hsv(90, 30, 20)],
+    # all hues; on every second image it costs those of common colours more than it gives the others
+    "flip-hsv": lambda: [_flip(), _hsv(90, 30, 20, 0.25)],
     "flip-affine-hsv": lambda: [
         _flip(),
         _affine(translate_percent=(-0.06, 0.06), scale=(0.9, 1.1), rotate=(-4, 4)),
