@@ -104,6 +104,12 @@ class WindowedUNet(torch.nn.Module):
                 logits[n] = F.pad(plane, sides, value=_OUTSIDE)
         return torch.stack([logits[n] for n in range(len(x))])
 
+    def share(self, x: torch.Tensor) -> float:
+        """The share of (N, in_channels, h, w) that its windows hold, 0..1."""
+        groups = self._windows(self.finder(self.reduced(x)), (x.shape[-2], x.shape[-1]))
+        held = sum((r.stop - r.start) * (c.stop - c.start) for _, windows in groups for r, c in windows)
+        return held / (len(x) * x.shape[-2] * x.shape[-1])
+
     def reduced(self, x: torch.Tensor) -> torch.Tensor:
         """What the finder sees of (N, in_channels, h, w)."""
         step = self._finder_step
