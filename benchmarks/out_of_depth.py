@@ -100,7 +100,11 @@ def main(
     for kind, image, truth in pictures(cars, check_seed(seed)):
         size = (truth.shape[0], truth.shape[1])
         photograph = Photograph(
-            size, {f: f.enlarge(image) if f.exceeded_by(size) else f.apply(image) for f in blend.frames}
+            size,
+            {
+                f: f.enlarge(image) if f.exceeded_by(size) else f.apply(image)
+                for f in (frame.of(size) for frame in blend.frames)
+            },
         )
         (result,) = network_logits(pool, [(Place(kind, 0, 1), photograph)], polled=True)
         mask = replace(blend, frames=tuple(result.frames)).mask(result.planes, size, result.images, result.said)

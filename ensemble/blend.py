@@ -82,7 +82,8 @@ class Blend:
 
     def image_frames(self, full: Size) -> tuple[Frame, ...]:
         """The frames in which an image of size `full` (H, W) is needed beside the logits; most blends need none."""
-        wanted = [self.combination.image_frame(self.frames), *(r.image_frame(full) for r in self.refiners)]
+        frames = [frame.of(full) for frame in self.frames]
+        wanted = [self.combination.image_frame(frames), *(r.image_frame(full) for r in self.refiners)]
         return tuple(dict.fromkeys(frame for frame in wanted if frame is not None))
 
     def combined(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:

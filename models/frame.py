@@ -28,16 +28,40 @@ from models.variant import ENLARGED, Fit, Variant
 # covered the image, which it exceeds by some pixels wherever the size is no multiple of 4 or 8
 _VERSION = 2
 
+# share of a frame's sides that an image has at least which is padded to it, where padding is not for more than a rest
+_NEARLY = 0.9
+# the networks whose finders look for one object in a whole image
+_OF_WHOLE_IMAGES = ("windowed-unet",)
+
 
 @dataclass(frozen=True)
 class Frame:
     """A network's side of the frame: `size` (height, width) in pixels, and how full frames are fitted to it.
 
     `apply` and `invert` are opposites: what `invert` returns lies on the pixels that `apply` was given.
+
+    Attributes:
+        size, fit: as the network's variant has them.
+        whole: the network knows whole images alone, neither parts of them nor what is smaller in a larger one: those of
+            another size than it pads are resized to it (`of`).
     """
 
     size: Size
     fit: Fit = "resize"
+    whole: bool = False
+
+    def of(self, full: Size) -> Frame:
+        """The frame that an image of `full` (H, W), which need not be of the network's competition, goes through.
+
+        >>> Frame((64, 96), "pad", whole=True).of((128, 192))
+        Frame(size=(64, 96), fit='resize', whole=False)
+        >>> Frame((64, 96), "pad", whole=True).of((64, 95)).fit
+        'pad'
+        """
+        if self.fit == "resize" or not self.whole:
+            return self
+        fits = all(_NEARLY * own <= side <= own for own, side in zip(self.size, self.enlarged(full), strict=True))
+        return self if fits else Frame(self.size)
 
     def version(self, full: Size) -> int:
         """Which version of the geometry this frame has for images of one size.
@@ -201,4 +225,4 @@ def load_for(frames: Iterable[Frame], path: Path, expected: Size | None = None) 
 
 def frame_of(variant: Variant) -> Frame:
     """The frame of a variant's network."""
-    return Frame(variant.size, variant.fit)
+    return Frame(variant.size, variant.fit, whole=variant.network in _OF_WHOLE_IMAGES)

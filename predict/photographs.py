@@ -15,7 +15,7 @@ from models.image_file import ImageFile
 from predict.agreement import Poll, grid_of
 from predict.blocks import Place, names_by_slot, stacked
 from predict.presence import mask_and_said
-from predict.replicas import ReplicaPool
+from predict.replicas import Replica, ReplicaPool
 from predict.tiles import predict_in_tiles
 
 # tiles of one photograph a forward pass
@@ -42,14 +42,14 @@ def load(
 
     Args:
         path: image file.
-        frames: the networks'.
+        frames: the networks', of which the photograph's size makes those that it goes through.
         further: frames that the image is needed in besides, given its size.
 
     Raises:
         UserError: it cannot be read; the message names it.
     """
     file = ImageFile(path)
-    wanted = dict.fromkeys((*frames, *further(file.size)))
+    wanted = dict.fromkeys((*(frame.of(file.size) for frame in frames), *further(file.size)))
     inputs = {
         frame: frame.enlarge(file.image()) if frame.exceeded_by(file.size) else frame.input_of(file) for frame in wanted
     }
@@ -78,6 +78,10 @@ class PhotographLogits:
     poll: Poll | None = None
 
 
+def _poll(asked: Sequence[Replica], size: Size) -> Poll:
+    return Poll(grid_of([replica.frame.of(size) for replica in asked], size), size)
+
+
 def network_logits(
     pool: ReplicaPool, photographs: Sequence[tuple[Place, Photograph]], *, polled: bool = False
 ) -> list[PhotographLogits]:
@@ -97,15 +101,20 @@ def network_logits(
                 place.name,
                 photograph.size,
                 images=dict(photograph.inputs),
-                poll=Poll(grid_of([r.frame for r in asked], photograph.size), photograph.size) if asked else None,
+                poll=_poll(asked, photograph.size) if asked else None,
             )
             for place, photograph in photographs
         ]
         for replica in replicas:
-            frame, apart = replica.frame, replica in asked
-            whole = [(place, p.inputs[frame]) for place, p in photographs if not frame.exceeded_by(p.size)]
+            apart = replica in asked
+            frames = [replica.frame.of(p.size) for _, p in photographs]
+            whole = [
+                (place, p.inputs[frame])
+                for frame, (place, p) in zip(frames, photographs, strict=True)
+                if not frame.exceeded_by(p.size)
+            ]
             logits = replica.logits(stacked(whole), block_names, apart=apart) if whole else np.empty(0)
-            for result, (place, photograph) in zip(results, photographs, strict=True):
+            for result, frame, (place, photograph) in zip(results, frames, photographs, strict=True):
                 if frame.exceeded_by(photograph.size):
                     forward = partial(replica.logits, names=[place.name] * _TILES, apart=apart)
                     planes = predict_in_tiles(photograph.inputs[frame], frame.size, forward, batch=_TILES)

@@ -81,6 +81,7 @@ def network_input(images: Sequence[np.ndarray], frame: Frame) -> np.ndarray:
     fitted = []
     for image in images:
         height, width = image.shape[:2]
+        frame = frame.of((height, width))
         if frame.exceeded_by((height, width)):
             inner = frame.enlarged((height, width))
             scale = min(frame.size[0] / inner[0], frame.size[1] / inner[1])

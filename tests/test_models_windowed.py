@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from competition import Size
 from models.build import build, completed
+from models.frame import Frame, frame_of
 from models.networks.windowed_unet import WindowedUNet, unwindowed
 from models.openvino_runtime import is_installed
 from models.runtimes import OPENVINO, RUNTIMES
 from models.tta import find_transforms
 from models.variant import Variant
 from models.variants import VARIANTS
+from predict.blocks import Place
+from predict.photographs import load, network_logits
+from predict.replicas import ReplicaPool
+from tests.synthetic_runs import save_member
 
 # a batch of 448x640: 7x10 windows' steps, 64x80 cells of the finder
 HEIGHT, WIDTH = 448, 640
@@ -175,6 +182,23 @@ def test_every_runtime_has_the_same_windows(name: str, learned: Learned) -> None
     found = ready.mean_logits(batch, find_transforms(()))
     assert [inside(plane) for plane in found] == [inside(plane) for plane in wanted]
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=0.03 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("size", [(301, 447), (33, 64), (500, 640), (448, 576), (440, 633)], ids=str)
+def test_photographs_of_other_sizes_are_resized_and_neither_tiled_nor_lost_in_padding(
+    size: Size, tmp_path: Path
+) -> None:
+    windowed = replace(variant(), fit="pad")
+    frame, path = frame_of(windowed), tmp_path / "photograph.png"
+    assert frame_of(replace(windowed, network="folded-unet")).of(size).fit == "pad"
+    cv2.imwrite(str(path), np.random.default_rng(7).integers(0, 256, (*size, 3)).astype(np.uint8))
+    pool = ReplicaPool([save_member(tmp_path, windowed, 1)])
+    with pool.running():
+        (result,) = network_logits(pool, [(Place("photograph", 0, 1), load(path, [frame]))], polled=True)
+    pads = size in ((448, 576), (440, 633))
+    assert result.frames == [frame if pads else Frame((HEIGHT, WIDTH))]
+    assert result.planes[0].shape == (HEIGHT, WIDTH)
+    assert result.frames[0].invert(result.planes[0], size).shape == size
 
 
 def test_it_starts_from_the_network_within_it_too(tmp_path: Path) -> None:
