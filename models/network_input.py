@@ -33,4 +33,4 @@ def normalise(images: torch.Tensor, variant: Variant) -> torch.Tensor:
     if variant.in_channels == 1 and values.shape[3] == 3:
         values = (values * values.new_tensor(_LUMA)).sum(3, keepdim=True)
     # the permuted view of a (N, h, w, C) tensor is channels_last already: no copy
-    return ((values - mean) * scale).permute(0, 3, 1, 2)
+    return values.sub_(mean).mul_(scale).permute(0, 3, 1, 2)
