@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 # Okabe and Ito's colours, told apart by colour-blind eyes
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MINUTES = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _DICE = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.993, 0.995, 0.996, 0.997)
 _PADDING = 1.4
