@@ -14,14 +14,15 @@ from models.frame import frame_of
 from models.networks.average_mask import AverageMask
 from models.networks.dilated_unet import DilatedUNet
 from models.networks.folded_unet import FoldedUNet
+from models.networks.half_size_encoder import HalfSizeEncoder
 from models.networks.residual_unet import ResidualUNet
 from models.networks.simple_cnn import SimpleCNN
 from models.networks.smp_heads import SmpHeads
 from models.networks.spread_labels import SpreadLabels
 from models.networks.unet import UNet
 from models.networks.windowed_unet import WindowedUNet
-from models.pretrained import with_weights
-from models.variant import ENLARGED, IMPORTED, PRESENCE_HEAD, Variant
+from models.pretrained import timm_weights, with_weights
+from models.variant import ENLARGED, IMPORTED, PRESENCE_HEAD, TIMM, Variant
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,15 @@ class Network:
     within: str = ""
 
 
+def _encoder(variant: Variant) -> str:
+    """timm's name of its encoder, as the constructors of our own networks take it."""
+    return variant.encoder.removeprefix(TIMM)
+
+
 def _folded(variant: Variant) -> torch.nn.Module:
     labels = int(_says_presence(variant))
-    network = FoldedUNet(variant.in_channels, variant.out_channels - labels, labels=labels, **variant.options)
+    planes = variant.out_channels - labels
+    network = FoldedUNet(variant.in_channels, planes, labels=labels, encoder=_encoder(variant), **variant.options)
     return SpreadLabels(network) if labels else network
 
 
@@ -54,7 +61,7 @@ NETWORKS = {
     ),
     "folded-unet": Network(_folded, lambda v: FoldedUNet.divisor(**v.options)),
     "windowed-unet": Network(
-        lambda v: WindowedUNet(v.in_channels, v.out_channels, **v.options),
+        lambda v: WindowedUNet(v.in_channels, v.out_channels, encoder=_encoder(v), **v.options),
         lambda v: FoldedUNet.divisor(v.options["widths"], v.options["fold"]),
         within="network.",
     ),
@@ -166,9 +173,12 @@ def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
     """
     check_size(variant)
     says_presence = _says_presence(variant)
-    if variant.network not in SMP:
-        return _find_network(variant).make(variant)
     weights = None if variant.weights == "none" or not pretrained else variant.weights
+    if variant.network not in SMP:
+        own = _find_network(variant).make(variant)
+        if weights:
+            _start_encoders(own, timm_weights(variant))
+        return own
     # it takes seconds, and who builds no such network does without
     import models.torchvision_compat  # noqa: F401
 
@@ -195,6 +205,13 @@ def build(variant: Variant, *, pretrained: bool = True) -> torch.nn.Module:
 
     network = with_weights(make, variant) if weights else make()
     return SpreadLabels(network) if says_presence else network
+
+
+def _start_encoders(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give the encoders of one of our own networks their starting weights: `state`, of the whole timm network."""
+    for part in network.modules():
+        if isinstance(part, HalfSizeEncoder):
+            part.network.load_state_dict({name: state[name] for name in part.network.state_dict()})
 
 
 def _says_presence(variant: Variant) -> bool:

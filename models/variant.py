@@ -17,6 +17,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # the head that says whether there is anything in an image: one logit of the whole, spread over a plane like the others
 PRESENCE_HEAD = "presence"
+# what smp's names of timm's encoders begin with
+TIMM = "tu-"
 # the `network` of predictions that were made elsewhere: there is nothing to build
 IMPORTED = "imported"
 
@@ -45,7 +47,7 @@ class Variant:
             `models.build.NETWORKS`; or `IMPORTED`.
         size: (height, width) of the network's input and of its logits.
         recipe: name of the recipe it is trained with unless another is asked for.
-        architecture, encoder: smp's names; empty for our own networks.
+        architecture, encoder: smp's names; empty for our own networks, but for an encoder of timm's ("tu-...") within.
         options: further keyword arguments of the network's constructor.
         fit: "resize" reduces the full frame to `size`; "pad" keeps its pixels and pads it up to `size`; "reflect" pads
             on all sides by reflection; "reflect-2x" doubles the frame before (models/frame.py).

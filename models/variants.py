@@ -59,6 +59,27 @@ _FOLDED_UNET = Variant(
     recipe="cpu-hour",
 )
 
+_WINDOWED_UNET = replace(
+    _FOLDED_UNET,
+    name="windowed-unet-full",
+    network="windowed-unet",
+    options={**_FOLDED_UNET.options, "finder_widths": (16, 32, 64, 96), "finder_fold": 2},
+    size=FULL_PADDED,
+    fit="pad",
+    recipe="cpu-higher-hsv",
+)
+
+_WINDOWED_LITE0 = replace(
+    _WINDOWED_UNET,
+    name="windowed-unet-lite0-full",
+    options={**_WINDOWED_UNET.options, "widths": (32, 64, 128, 192, 192)},
+    encoder="tu-tf_efficientnet_lite0",
+    weights="imagenet",
+    # what the encoder's weights expect
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
 MASK_AND_DEPTH = (Head("mask"), Head("depth"))
 
 
@@ -85,15 +106,10 @@ VARIANTS = {
         replace(_FOLDED_UNET, name="folded-unet-896x1344", size=(896, 1344), recipe="cpu-higher"),
         replace(_FOLDED_UNET, name="folded-unet-1152x1728", size=(1152, 1728), recipe="cpu-higher"),
         # all pixels of the part of the frame that a small network beside it finds; from one of the folded ones
-        replace(
-            _FOLDED_UNET,
-            name="windowed-unet-full",
-            network="windowed-unet",
-            options={**_FOLDED_UNET.options, "finder_widths": (16, 32, 64, 96), "finder_fold": 2},
-            size=FULL_PADDED,
-            fit="pad",
-            recipe="cpu-higher-hsv",
-        ),
+        _WINDOWED_UNET,
+        # another, with an encoder that knows ImageNet and sees half the pixels; the second goes on from the first
+        replace(_WINDOWED_LITE0, name="windowed-unet-lite0-640x960", size=(640, 960), fit="resize"),
+        _WINDOWED_LITE0,
         Variant(
             name="fpn-regnetx",
             network="smp",

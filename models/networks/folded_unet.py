@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from models.networks.half_size_encoder import HalfSizeEncoder
+
 
 def _conv(in_channels: int, channels: int) -> torch.nn.Sequential:
     return torch.nn.Sequential(
@@ -85,16 +87,28 @@ class FoldedUNet(torch.nn.Module):
         widths: planes of each level, the finest first, the centre last.
         fold: side of the squares of pixels that become planes.
         labels: logits of the whole image, from the centre; with them, `forward` returns masks and labels.
+        encoder: timm's name of an encoder that sees the image at half its size and whose planes join those of the
+            levels of their size on the way down; none where it is empty.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, widths: Sequence[int], fold: int, labels: int = 0
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        widths: Sequence[int],
+        fold: int,
+        labels: int = 0,
+        encoder: str = "",
     ) -> None:
         super().__init__()
         self.fold = fold
         self.stem = _conv(in_channels * fold**2, widths[0])
+        self.encoder = HalfSizeEncoder(encoder, in_channels) if encoder else None
+        joined = self.encoder.planes if self.encoder else {}
         self.down = torch.nn.ModuleList(
-            _Residual(before, width) for before, width in zip((widths[0], *widths[:-1]), widths, strict=True)
+            _Residual(before + joined.get(fold * 2**level, 0), width)
+            for level, (before, width) in enumerate(zip((widths[0], *widths[:-1]), widths, strict=True))
         )
         self.up = torch.nn.ModuleList(
             _Up(widths[i + 1], widths[i], widths[i]) for i in reversed(range(len(widths) - 1))
@@ -109,10 +123,17 @@ class FoldedUNet(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """(N, in_channels, h, w) to logits (N, out_channels, h, w); and with labels to those too, (N, labels)."""
+        encoded = self.encoder(x) if self.encoder else {}
         x = self.stem(F.pixel_unshuffle(x, self.fold))
         kept: list[torch.Tensor] = []
         for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
+            x = F.max_pool2d(x, 2) if level else x
+            joins = encoded.get(self.fold * 2**level)
+            if joins is not None:
+                # another size where a scale of test-time augmentation makes one that pooling does not divide
+                same = joins.shape[-2:] == x.shape[-2:]
+                x = torch.cat([x, joins if same else F.interpolate(joins, size=x.shape[-2:])], 1)
+            x = block(x)
             kept.append(x)
         x = kept.pop()
         centre = x

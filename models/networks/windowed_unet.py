@@ -22,25 +22,29 @@ _REDUCTION = 8
 # logit above which the finder's cell holds something. A lower one loses no less with as large windows, but the finder
 # says 0.2 everywhere until it has seen more than a thousand images
 _SEEN = 0.0
-# what a window has at least around it, as the finder misses what is small
-_MARGIN_PX = 48
+# what a window has at least around it, as the finder misses what is small: a part of the longer side, 48 of 1920 px
+_MARGIN = 1 / 40
 # the logit of what lies outside of the window: 6e-6
 _OUTSIDE = -12.0
 # images that train on windows of one size: more of them waste pixels, and batch norm takes its statistics from them
 _TOGETHER = 2
 
 
-def _span(cells: torch.Tensor, whole: int) -> tuple[int, int]:
+def _margin_px(size: Size) -> int:
+    return round(max(size) * _MARGIN)
+
+
+def _span(cells: torch.Tensor, whole: int, margin: int) -> tuple[int, int]:
     """First pixel and the one after the last that a window must hold, from (n,) bool over `whole` pixels in a row.
 
-    >>> _span(torch.tensor([False, False, True, False, False, False, False, False, False, False]), 300)
+    >>> _span(torch.tensor([False, False, True, False, False, False, False, False, False, False]), 300, 48)
     (12, 138)
     """
     seen = cells.nonzero().flatten().tolist()
     if not seen:
         return 0, whole
     first, last = seen[0] * whole / len(cells), (seen[-1] + 1) * whole / len(cells)
-    return max(math.floor(first) - _MARGIN_PX, 0), min(math.ceil(last) + _MARGIN_PX, whole)
+    return max(math.floor(first) - margin, 0), min(math.ceil(last) + margin, whole)
 
 
 def _slices(spans: Sequence[tuple[int, int]], whole: int, step: int) -> list[slice]:
@@ -66,7 +70,7 @@ class WindowedUNet(torch.nn.Module):
 
     Args:
         in_channels, out_channels: planes of input and logits.
-        widths, fold: of the network (models/networks/folded_unet.py).
+        widths, fold, encoder: of the network (models/networks/folded_unet.py).
         finder_widths, finder_fold: of the finder.
     """
 
@@ -79,10 +83,11 @@ class WindowedUNet(torch.nn.Module):
         fold: int,
         finder_widths: Sequence[int],
         finder_fold: int,
+        encoder: str = "",
     ) -> None:
         super().__init__()
         self.finder = FoldedUNet(in_channels, 1, widths=finder_widths, fold=finder_fold)
-        self.network = FoldedUNet(in_channels, out_channels, widths=widths, fold=fold)
+        self.network = FoldedUNet(in_channels, out_channels, widths=widths, fold=fold, encoder=encoder)
         self._step = FoldedUNet.divisor(widths, fold)
         self._finder_step = FoldedUNet.divisor(finder_widths, finder_fold)
         self._found: torch.Tensor | None = None
@@ -128,7 +133,8 @@ class WindowedUNet(torch.nn.Module):
             whole = slice(0, size[0]), slice(0, size[1])
             return [([n], [whole]) for n in range(len(found))]
         cells = (found.detach()[:, 0] > _SEEN).cpu()
-        spans = [(_span(one.any(1), size[0]), _span(one.any(0), size[1])) for one in cells]
+        margin = _margin_px(size)
+        spans = [(_span(one.any(1), size[0], margin), _span(one.any(0), size[1], margin)) for one in cells]
         order = list(range(len(spans)))
         together = 1
         if self.training:
@@ -174,15 +180,16 @@ class _Everywhere(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, h, w) to logits (N, out_channels, h, w)."""
         seen = (self.windowed.finder(self.windowed.reduced(x)) > _SEEN).to(x.dtype)
-        rows = _between(seen.amax(3), x.shape[-2])[:, :, :, None]
-        columns = _between(seen.amax(2), x.shape[-1])[:, :, None, :]
+        margin = _margin_px((x.shape[-2], x.shape[-1]))
+        rows = _between(seen.amax(3), x.shape[-2], margin)[:, :, :, None]
+        columns = _between(seen.amax(2), x.shape[-1], margin)[:, :, None, :]
         return torch.where((rows * columns) > 0, self.windowed.network(x), _OUTSIDE)
 
 
-def _between(seen: torch.Tensor, whole: int) -> torch.Tensor:
+def _between(seen: torch.Tensor, whole: int, margin: int) -> torch.Tensor:
     """(N, 1, whole) of 1 from the first 1 to the last of (N, 1, n), with the margin; all 1 where there is none."""
     after = seen.cumsum(2)
     before = seen.flip(2).cumsum(2).flip(2)
     inside = ((after * before > 0) | (seen.amax(2, keepdim=True) == 0)).to(seen.dtype)
     spread = F.interpolate(inside, size=whole, mode="nearest")
-    return F.max_pool1d(spread, 2 * _MARGIN_PX + 1, stride=1, padding=_MARGIN_PX)
+    return F.max_pool1d(spread, 2 * margin + 1, stride=1, padding=margin)
