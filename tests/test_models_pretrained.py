@@ -1,8 +1,11 @@
+import os
 import socket
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
@@ -10,6 +13,7 @@ from huggingface_hub import constants
 from command_line import UserError
 from models import pretrained
 from models.build import build
+from models.image_file import decode
 from models.variants import VARIANTS
 
 RESNET = replace(VARIANTS["unet-resnet18"], weights="imagenet")
@@ -63,3 +67,64 @@ def test_an_encoder_without_such_weights_is_named() -> None:
         build(replace(RESNET, encoder="tu-nothing"))
     with pytest.raises(UserError, match="no imagenet weights for 'resnet1'"):
         build(replace(RESNET, encoder="resnet1"))
+
+
+LITE = replace(
+    VARIANTS["windowed-unet-lite0-full"],
+    network="folded-unet",
+    options={"widths": (4, 4, 6, 6, 8), "fold": 4},
+    size=(64, 64),
+    fit="resize",
+)
+
+
+def test_weights_from_a_package_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "with_weights", lambda *_: pytest.fail("asked for more than the package"))
+    state = pretrained.timm_weights(LITE)
+    network = build(LITE)
+    encoder = {
+        name.removeprefix("encoder.network."): t for name, t in network.state_dict().items() if "encoder" in name
+    }
+    assert len(encoder) > 150 and all(torch.equal(tensor, state[name]) for name, tensor in encoder.items())
+    other = build(LITE, pretrained=False).state_dict()
+    assert not torch.equal(other["encoder.network.conv_stem.weight"], state["conv_stem.weight"])
+
+
+def test_weights_from_a_package_know_cars() -> None:
+    data = os.environ.get("CARVANA_DATA")
+    if not data:
+        pytest.skip("CARVANA_DATA does not name a folder with Carvana's train")
+    # ImageNet's: wagon, cab, convertible, jeep, limousine, minibus, minivan, Model T, pickup, racer, sports car
+    cars = {436, 468, 511, 609, 627, 654, 656, 661, 717, 751, 817}
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    network.load_state_dict(pretrained.timm_weights(LITE))
+    paths = sorted((Path(data) / "train").glob("*_04.jpg"))[:12]
+    seen = []
+    for path in paths:
+        image = decode(path)[:, 319:1599]
+        reduced = cv2.resize(image, (224, 224), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        with torch.inference_mode():
+            logits = network(torch.from_numpy((reduced - LITE.mean) / LITE.std).float().permute(2, 0, 1)[None])
+        seen.append(int(logits.argmax()) in cars)
+    assert seen and np.mean(seen) > 0.8
+
+
+def test_without_the_package_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pretrained, "PACKAGES", {"tf_efficientnet_lite0": "no_such_package_as_this"})
+    with pytest.raises(UserError, match="tf_efficientnet_lite0 are not on this machine") as caught:
+        build(LITE)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_package_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "other_weights" / "models"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("")
+    state = pretrained.timm_weights(LITE)
+    torch.save(dict(zip([*list(state)[1:], "one"], state.values(), strict=True)), folder / "weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pretrained, "PACKAGES", {"tf_efficientnet_lite0": "other_weights"})
+    with pytest.raises(UserError, match="other_weights holds other weights"):
+        build(LITE)
