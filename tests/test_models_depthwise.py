@@ -48,6 +48,21 @@ def test_what_is_trained_has_the_bits_of_float32_and_hands_on_what_it_was_given(
     assert layer(images.float()).dtype == torch.float32
 
 
+def test_those_padded_as_in_tensorflow_are_too() -> None:
+    from timm.layers.conv2d_same import Conv2dSame
+
+    torch.manual_seed(2)
+    plain = Conv2dSame(6, 6, 5, 2, groups=6).train()
+    layer = copy.deepcopy(plain)
+    in_float32(layer)
+    images = torch.randn(2, 6, 13, 11).to(NARROW)
+    with torch.autocast("cpu", NARROW):
+        found, narrow = layer(images), plain(images)
+    assert torch.equal(found, plain(images.float()).to(NARROW)) and not torch.equal(found, narrow)
+    with torch.autocast("cpu", NARROW):
+        assert torch.equal(layer.eval()(images), plain.eval()(images))
+
+
 def test_derived_and_grouped_convolutions_are_left_alone() -> None:
     class Own(nn.Conv2d):
         pass
