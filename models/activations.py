@@ -144,7 +144,8 @@ def look_inside(network: torch.nn.Module, inputs: torch.Tensor, score: Score) ->
     outputs: list[_Output] = []
     heads: list[torch.Tensor] = []
     with _recorded(network, outputs, heads), torch.enable_grad():
-        logits = network(inputs)
+        # evidence lies in stages whose weights training leaves alone too
+        logits = network(inputs.detach().requires_grad_())
         found = _stages(outputs, inputs, (logits, *heads))
         if not found:
             raise UserError(f"a {type(network).__name__} has no layers to look into: choose another variant (V=...).")

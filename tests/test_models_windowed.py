@@ -26,6 +26,8 @@ from tests.synthetic_runs import save_member
 
 # a batch of 448x640: 7x10 windows' steps, 64x80 cells of the finder
 HEIGHT, WIDTH = 448, 640
+# a fortieth of the longer side
+MARGIN = 16
 # rows and columns of pixels, each a multiple of the finder's cells
 BOXES = [(slice(80, 200), slice(320, 600)), (slice(200, 240), slice(8, 40)), (slice(0, 448), slice(264, 272))]
 
@@ -82,8 +84,8 @@ def test_an_image_is_predicted_in_a_window_around_what_was_found_whatever_lies_b
         assert (r.stop - r.start) % 64 == (c.stop - c.start) % 64 == 0
         # the finder's cells are eight pixels, and there is a margin wherever the image has one
         for window, box, whole in ((r, rows, HEIGHT), (c, columns, WIDTH)):
-            assert window.start <= max(box.start - 48, 0) and window.stop >= min(box.stop + 48, whole)
-            assert window.stop - window.start <= box.stop - box.start + 2 * (48 + 8) + 64
+            assert window.start <= max(box.start - MARGIN, 0) and window.stop >= min(box.stop + MARGIN, whole)
+            assert window.stop - window.start <= box.stop - box.start + 2 * (MARGIN + 8) + 64
         torch.testing.assert_close(logits[n : n + 1, :, r, c], windowed.network(batch[n : n + 1, :, r, c]))
         alone = network([BOXES[n]]).eval()(batch[n : n + 1])
         assert torch.equal(alone[0], logits[n])
@@ -167,8 +169,8 @@ def test_without_windows_the_same_region_is_left() -> None:
     r, c = inside(windowed(batch)[0])
     rows, columns = inside(unwindowed(windowed)(batch)[0])
     # windows are rounded up, and a cell's edge may be spread by one
-    assert r.start <= rows.start + 8 and rows.stop - 8 <= r.stop and rows.stop - rows.start > 200
-    assert c.start <= columns.start + 8 and columns.stop - 8 <= c.stop and columns.stop - columns.start > 320
+    assert r.start <= rows.start + 8 and rows.stop - 8 <= r.stop and rows.stop - rows.start > 140
+    assert c.start <= columns.start + 8 and columns.stop - 8 <= c.stop and columns.stop - columns.start > 300
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

@@ -1,7 +1,7 @@
 """An encoder of timm's on the image at half its size: what it has learned of any pictures, at a quarter of the cost.
 
 Its first stages are the expensive ones, on a CPU most of all, and know edges and textures, as every picture has them.
-They stay as they are, so nothing goes back through them: of EfficientNet-Lite0 that is 0.6 of a step of training.
+They stay as they are, so no gradient goes back through them: a step of EfficientNet-Lite0 takes 0.6 of the time.
 """
 
 from __future__ import annotations
