@@ -27,6 +27,7 @@ from ensemble.whole_network import WholeNetwork
 from models.frame import Frame
 from models.frame_graph import FrameGraph
 from models.image_file import decode
+from models.variants import VARIANTS
 from studio.render import render_competition
 from tests.conftest import read_picture
 from tests.synthetic_runs import UNET, save_blend, save_member, save_stacker
@@ -135,6 +136,24 @@ def test_onnx_runtime_masks_a_photograph_without_this_repository(
     assert run is not None
     by_torch, by_onnx = run(decode(photograph)), read_picture(mask, cv2.IMREAD_GRAYSCALE) > 0
     assert 2 * (by_torch & by_onnx).sum() / (by_torch.sum() + by_onnx.sum()) > 0.9999
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.network == "windowed-unet"])
+def test_windows_are_computed_everywhere_and_encoders_go_along(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="pip install -r requirements-export.txt")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -r requirements-export.txt")
+    options = {"widths": (4, 4, 6, 6, 8), "fold": 4, "finder_widths": (4, 8), "finder_fold": 2}
+    size = (192, 256) if VARIANTS[name].fit == "pad" else (128, 192)
+    small = replace(VARIANTS[name], name="small", size=size, options=options)
+    network = WholeNetwork(Blend((save_member(tmp_path, small, 1),), (1.0,)), FULL).eval()
+    image = cv2.GaussianBlur(np.random.default_rng(2).integers(0, 256, (*FULL, 3)).astype(np.uint8), (9, 9), 0)
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(image))[1].numpy()
+    ensemble.export.write_onnx(network, FULL, tmp_path / "small.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "small.onnx"), providers=["CPUExecutionProvider"])
+    found = session.run(["logits"], {"image": image})[0]
+    assert wanted.std() > 0.01
+    np.testing.assert_allclose(found, wanted, atol=1e-3 * float(np.abs(wanted).max()))
 
 
 def test_what_cannot_go_into_one_file_is_refused_or_named(
