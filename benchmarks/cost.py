@@ -32,16 +32,17 @@ _PADDING = 1.4
 def kind(variant: str) -> str:
     """What networks of one colour have in common: all but their resolution.
 
-    >>> kind("unet-mobilenetv3-320x512"), kind("average-mask")
-    ('unet-mobilenetv3', 'average-mask')
+    >>> kind("unet-mobilenetv3-320x512"), kind("average-mask"), kind("windowed-unet-full")
+    ('unet-mobilenetv3', 'average-mask', 'windowed-unet')
     """
     head, _, size = variant.rpartition("-")
-    return head if head and size.replace("x", "").isdigit() else variant
+    return head if head and (size == "full" or size.replace("x", "").isdigit()) else variant
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """The picture; a row of the table is a training: variant, height, width, training, cpu_minutes, dice."""
-    figure = Figure(figsize=(10, 5), dpi=72, layout="constrained")
+    # as tall as the legend, whose entries have two lines each
+    figure = Figure(figsize=(10, max(5, 0.2 + 0.4 * len(table))), dpi=72, layout="constrained")
     axes = figure.add_subplot()
     errors = 1 - table["dice"]
     kinds = list(dict.fromkeys(table["variant"].map(kind)))

@@ -33,6 +33,8 @@ def in_float32(network: nn.Module) -> None:
     """Have a network's depthwise convolutions trained in float32 on CPUs; its weights, and what it predicts, stay."""
     kinds: list[type[nn.Conv2d]] = [nn.Conv2d]
     if "timm" in sys.modules:
+        import models.torchvision_compat  # noqa: F401
+
         from timm.layers.conv2d_same import Conv2dSame
 
         # padded as TensorFlow does where it is strided

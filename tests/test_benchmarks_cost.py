@@ -45,3 +45,12 @@ def test_a_network_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="fpn-regnetz"):
         main(path, tmp_path / "cost.svg")
     assert not (tmp_path / "cost.svg").exists()
+
+
+@pytest.mark.parametrize("count", [1, 14, 40])
+def test_the_legend_fits_into_the_picture(count: int) -> None:
+    rows = [("folded-unet-640x960", 640, 960, "3 epochs after 12 at 384x576", 10.0 + n, 0.99) for n in range(count)]
+    figure = draw(pd.DataFrame(rows, columns=["variant", "height", "width", "training", "cpu_minutes", "dice"]))
+    figure.canvas.draw()
+    legend, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1 and whole.y0 <= legend.y0 and legend.y1 <= whole.y1

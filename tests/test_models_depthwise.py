@@ -49,6 +49,8 @@ def test_what_is_trained_has_the_bits_of_float32_and_hands_on_what_it_was_given(
 
 
 def test_those_padded_as_in_tensorflow_are_too() -> None:
+    import models.torchvision_compat  # noqa: F401
+
     from timm.layers.conv2d_same import Conv2dSame
 
     torch.manual_seed(2)

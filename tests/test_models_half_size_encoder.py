@@ -41,6 +41,8 @@ def images(size: Size, count: int = 2) -> torch.Tensor:
 
 @torch.inference_mode()
 def test_its_planes_are_those_of_the_whole_encoder() -> None:
+    import models.torchvision_compat  # noqa: F401
+
     import timm
 
     torch.manual_seed(5)

@@ -96,6 +96,8 @@ def test_weights_from_a_package_know_cars() -> None:
         pytest.skip("CARVANA_DATA does not name a folder with Carvana's train")
     # ImageNet's: wagon, cab, convertible, jeep, limousine, minibus, minivan, Model T, pickup, racer, sports car
     cars = {436, 468, 511, 609, 627, 654, 656, 661, 717, 751, 817}
+    import models.torchvision_compat  # noqa: F401
+
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0").eval()
