@@ -89,7 +89,7 @@ RENDER_MEANWHILE = $(PIP) -c requirements.txt $(FOR_RENDERING) && { $(PY) -m $(R
 	touch $@
 
 # three members that start from three networks of real cars, which come along
-COMES_ALONG := trained/carvana/unet-mobilenetv3-320x512
+COMES_ALONG := trained/fast/carvana/unet-mobilenetv3-320x512
 demo: C := studio
 demo: V := unet-mobilenetv3
 # all three, which V does not name

@@ -33,7 +33,7 @@ LITERATURE = (
     "from the literature, not measured here: nnU-Net takes over 100 s for 250 images of at most 500x500 on an A100 "
     "(its issue 2655, without mirroring)"
 )
-_WEIGHTS = Path(__file__).parent.parent / "trained/carvana/unet-mobilenetv3-320x512/fold0"
+_WEIGHTS = Path(__file__).parent.parent / "trained/fast/carvana/unet-mobilenetv3-320x512/fold0"
 _NAME = "small"
 STAGES = ("imports", "network", "decode", "forward", "write")
 

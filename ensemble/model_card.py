@@ -108,6 +108,7 @@ def card(
     members: Sequence[Member],
     by_view: dict[str, tuple[float, int]],
     *,
+    runs: str,
     weights: str,
     agreement: str,
 ) -> str:
@@ -118,6 +119,7 @@ def card(
         fitted: its blend.json.
         members: as they are handed on.
         by_view: what `scores_by_view` found.
+        runs: the folder that `--runs` will name.
         weights: how the networks' weights are stored, in words.
         agreement: how far its masks are those of the blend that it was made from, as a sentence.
     """
@@ -138,7 +140,7 @@ def card(
         "## Use",
         "",
         "```",
-        f'make predict C={competition.name} IMAGES=photos OUT=masks ARGS="--runs trained --blend {fitted["name"]}"',
+        f'make predict C={competition.name} IMAGES=photos OUT=masks ARGS="--runs {runs} --blend {fitted["name"]}"',
         "```",
         "",
         "## What it learned from",

@@ -110,7 +110,7 @@ def test_onnx_runtime_masks_a_photograph_without_this_repository(
     main(
         competition="carvana",
         variant="unet-mobilenetv3-320x512",
-        runs=ROOT / "trained",
+        runs=ROOT / "trained/fast",
         out=out,
         folds=1,
         images=images,

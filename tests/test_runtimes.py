@@ -26,7 +26,7 @@ from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_p
 
 STUDIO = COMPETITIONS["studio"]
 ROOT = Path(__file__).parent.parent
-TRAINED = ROOT / "trained"
+TRAINED = ROOT / "trained/fast"
 NAMES = [f"00000000000{k}_01.jpg" for k in range(5)]
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed (requirements-cpu.txt)")

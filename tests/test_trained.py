@@ -14,8 +14,10 @@ from models.variants import VARIANTS
 from studio.render import render_competition
 from submit.score import score
 
-TRAINED = Path(__file__).parent.parent / "trained"
-FOLDS = sorted(path.parent for path in TRAINED.glob("*/*/fold*/manifest.json"))
+ROOT = Path(__file__).parent.parent
+TRAINED = ROOT / "trained"
+FOLDS = sorted(path.parent for path in TRAINED.rglob("fold*/manifest.json"))
+CARDS = sorted(path.parent for path in TRAINED.rglob("README.md"))
 STUDIO = COMPETITIONS["studio"]
 # of a competition's folder
 MOST_BYTES = 40e6
@@ -31,21 +33,21 @@ def test_a_networks_variant_is_the_registrys(folder: Path) -> None:
     assert variant == replace(VARIANTS[name], name=variant.name)
 
 
-@pytest.mark.parametrize("folder", sorted(TRAINED.iterdir()), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.relative_to(TRAINED).as_posix())
 def test_what_is_handed_on_is_a_blend_with_a_card_and_small(folder: Path) -> None:
     blend = find_blend(folder, "blend")
     card = (folder / "README.md").read_text()
     assert all(f"| `{member.name}` |" in card for member in blend.members)
+    assert f"--runs {folder.parent.relative_to(ROOT).as_posix()} " in card
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
 
 
-# the blend, and the networks that the demo starts from
-@pytest.mark.parametrize("variant", ["", "unet-mobilenetv3-320x512"])
-def test_cars_that_they_were_not_trained_on_are_masked(tmp_path: Path, variant: str) -> None:
+@pytest.mark.parametrize("runs", [TRAINED, TRAINED / "fast"], ids=["best", "fast"])
+def test_cars_that_they_were_not_trained_on_are_masked(tmp_path: Path, runs: Path) -> None:
     # trained on photographs, asked about rendered cars
     render_competition(tmp_path / "studio", cars=1, test_cars=1, seed=11, views=4, jobs=1)
     images = tmp_path / "studio" / STUDIO.train_dir
-    mask_photographs(images=images, out=tmp_path / "masks", competition="carvana", variant=variant, runs=TRAINED)
+    mask_photographs(images=images, out=tmp_path / "masks", competition="carvana", runs=runs)
     result = score(tmp_path / "masks", tmp_path / "studio" / STUDIO.masks_dir, competition=STUDIO)
     assert result.names == sorted(path.name for path in images.iterdir())
     assert result.mean > 0.9, result.scores
