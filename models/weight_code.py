@@ -1,6 +1,7 @@
 """How weights are stored in fewer bits: in float16, or as whole numbers of 8 bits with a scale for each output channel.
 
 Whatever reads weights reads all three (`restored`); 8 bits are for files that must be small, a quarter of float32.
+Beside them, scales and vectors (biases, batch norm) take 16 bits.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ _SCALE = ".scale"
 _LARGEST = 127
 
 
+def _in_sixteen(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float16 (11 bits of mantissa) where no value is too large or too small for it, else in bfloat16,
+    which has 8 bits for values of any size."""
+    half = tensor.half()
+    if bool(((half.float() - tensor).abs() <= tensor.abs() * 2.0**-11).all()):
+        return half
+    return tensor.bfloat16()
+
+
 def _in_eight(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes int8 of the tensor's shape (C, ...), and scales (C,) float32: a layer's output channels, or those of the
+    """Codes int8 of the tensor's shape (C, ...), and scales (C,) in 16 bits: a layer's output channels, or those of the
     input where it is a transposed convolution."""
     values = tensor.float()
-    scales = values.abs().flatten(1).amax(1) / _LARGEST
+    # codes belong to the scale that is stored, not to the one that was rounded
+    scales = _in_sixteen(values.abs().flatten(1).amax(1) / _LARGEST)
     # channels of zeros only, as pruning or a zero-initialised layer leaves them
-    divisors = torch.where(scales > 0, scales, 1).view(-1, *[1] * (values.ndim - 1))
-    return (values / divisors).round().to(torch.int8), scales
+    divisors = torch.where(scales > 0, scales.float(), 1).view(-1, *[1] * (values.ndim - 1))
+    return (values / divisors).round().clamp(-_LARGEST, _LARGEST).to(torch.int8), scales
 
 
 def stored(state: Mapping[str, torch.Tensor], bits: Bits) -> dict[str, torch.Tensor]:
@@ -32,7 +43,7 @@ def stored(state: Mapping[str, torch.Tensor], bits: Bits) -> dict[str, torch.Ten
     Args:
         state: tensors by name, finite.
         bits: 32 leaves everything as it is; 16 makes floating-point numbers float16; 8 makes those of two and more
-            dimensions int8, with `NAME.scale` (C,) float32 beside them, and leaves the others, which are few.
+            dimensions int8, with `NAME.scale` (C,) beside them; scales and all others are float16 or bfloat16.
 
     Returns:
         Contiguous tensors, for `restored`.
@@ -47,8 +58,11 @@ def stored(state: Mapping[str, torch.Tensor], bits: Bits) -> dict[str, torch.Ten
             kept = tensor.half()
             if not torch.isfinite(kept).all():
                 raise OverflowError(name)
-        elif bits == 8 and tensor.is_floating_point() and tensor.ndim > 1 and tensor.numel():
-            kept, out[name + _SCALE] = _in_eight(tensor)
+        elif bits == 8 and tensor.is_floating_point() and tensor.numel():
+            if tensor.ndim > 1:
+                kept, out[name + _SCALE] = _in_eight(tensor)
+            else:
+                kept = _in_sixteen(tensor)
         out[name] = kept.contiguous()
     return out
 
@@ -68,6 +82,6 @@ def restored(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             continue
         if codes.ndim < 2 or scales.shape != codes.shape[:1]:
             raise ValueError(f"{name} does not fit {of}")
-        out[of] = codes.float() * scales.view(-1, *[1] * (codes.ndim - 1))
+        out[of] = codes.float() * scales.float().view(-1, *[1] * (codes.ndim - 1))
         del out[name]
     return out
