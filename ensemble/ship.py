@@ -211,8 +211,8 @@ def main(
         stored = f"Weights are stored {'as they were trained' if now == _AS_TRAINED else f'in {now}'}."
         by_view = scores_by_view(blend_folder(root, name), facts, fitted)
         # where it lies on this disk is nobody's business
-        runs = out.name if out.is_absolute() else out.as_posix()
-        text = card(facts, copied, members, by_view, runs=runs, weights=stored, agreement=agreement)
+        given = out.name if out.is_absolute() else out.as_posix()
+        text = card(facts, copied, members, by_view, runs=given, weights=stored, agreement=agreement)
         atomic.write_text(folder / CARD_FILE, text)
         megabytes = _size(folder) / 1e6
     print(f"{target}: {megabytes:.1f} MB, {networks_of(members)}")
