@@ -30,7 +30,8 @@ def test_a_networks_variant_is_the_registrys(folder: Path) -> None:
     variant = Variant.from_json(manifest["variant"])
     # a run's tag follows the variant's name
     name = max((name for name in VARIANTS if f"{variant.name}-".startswith(f"{name}-")), key=len)
-    assert variant == replace(VARIANTS[name], name=variant.name)
+    # how it would be trained anew may change; how it was stands beside its weights
+    assert variant == replace(VARIANTS[name], name=variant.name, recipe=variant.recipe)
 
 
 @pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.relative_to(TRAINED).as_posix())
