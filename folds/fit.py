@@ -37,6 +37,7 @@ from folds.start import starting_network
 from folds.states import EpochStates, StateFiles, load_state
 from folds.task import FoldTask, begun_with_threads
 from models.frame import frame_of
+from models.host_memory import keep_freed
 
 # more processes than this only wait for each other
 _MOST_WORKERS = 8
@@ -58,7 +59,9 @@ def worker_count(task: FoldTask) -> int:
 
 
 def set_up(task: FoldTask) -> None:
-    """Seed this process, set its threads, and silence what Lightning says about other set-ups than this one."""
+    """Seed this process, set its threads and memory, and silence what Lightning says about other set-ups."""
+    if not torch.cuda.is_available():
+        keep_freed()
     set_threads(task.threads, exactly=begun_with_threads(task.folder) or 0)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
