@@ -13,7 +13,7 @@ from ensemble.voting import LINEAR
 from models import checkpoint
 from models.frame_graph import FrameGraph
 from models.network_input import normalise
-from models.networks.windowed_unet import unwindowed
+from models.networks.windowed_unet import WindowedUNet, unwindowed
 from models.tta import find_transforms, mean_logits
 from predict.members import Member
 
@@ -53,8 +53,9 @@ class _MemberNetwork(torch.nn.Module):
     def __init__(self, member: Member, full: Size, folds: int) -> None:
         super().__init__()
         self.frame = FrameGraph(member.frame, full)
-        loaded = [unwindowed(checkpoint.load(folder)[0].eval()) for folder in member.folds[: folds or None]]
-        self.networks = torch.nn.ModuleList(loaded)
+        loaded = [checkpoint.load(folder)[0].eval() for folder in member.folds[: folds or None]]
+        self.networks = torch.nn.ModuleList(unwindowed(network) for network in loaded)
+        self.had_windows = any(isinstance(network, WindowedUNet) for network in loaded)
         self._variant = member.variant
         self._transforms = find_transforms(member.variant.tta)
         self._mask = member.variant.planes_of("mask")
@@ -70,7 +71,7 @@ class WholeNetwork(torch.nn.Module):
     """A blend of networks as one network, in float32.
 
     Logits are not rounded as stored ones are. Repairs of the mask, and what empties masks, are left out: `left_out`
-    names them.
+    names them. Windowed networks compute whole frames: `had_windows` says whether there are any.
 
     Args:
         blend: what is fitted.
@@ -94,6 +95,7 @@ class WholeNetwork(torch.nn.Module):
         for member, _ in pairs:
             member.require_network()
         self.networks = torch.nn.ModuleList(_MemberNetwork(member, full, folds) for member, _ in pairs)
+        self.had_windows = any(bool(network.had_windows) for network in self.networks)
         self._weights = [float(weight) for _, weight in pairs]
         self._threshold = float(blend.threshold)
         self.left_out = [name for name, _ in blend.repairs] + ["presence"] * (blend.gate is not None)

@@ -146,6 +146,7 @@ def test_windows_are_computed_everywhere_and_encoders_go_along(name: str, tmp_pa
     size = (192, 256) if VARIANTS[name].fit == "pad" else (128, 192)
     small = replace(VARIANTS[name], name="small", size=size, options=options)
     network = WholeNetwork(Blend((save_member(tmp_path, small, 1),), (1.0,)), FULL).eval()
+    assert network.had_windows
     image = cv2.GaussianBlur(np.random.default_rng(2).integers(0, 256, (*FULL, 3)).astype(np.uint8), (9, 9), 0)
     with torch.inference_mode():
         wanted = network(torch.from_numpy(image))[1].numpy()
@@ -166,6 +167,7 @@ def test_what_cannot_go_into_one_file_is_refused_or_named(
     main(**where)
     told = capsys.readouterr().out
     assert "left out, as it works on whole masks: fill-holes" in told
+    assert "computed on whole frames" not in told
     assert "not compared, as there are no images" in told
     assert json.loads((root / "blend" / "export" / "export.json").read_text())["left_out"] == ["fill-holes"]
     save_stacker(root, members, image=False)
