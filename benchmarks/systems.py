@@ -72,6 +72,15 @@ SYSTEMS = (
     System("3rd place: dilated U-Net, one fold", "0.9972", "dilated-unet-1024x1536"),
     System("ours: U-Net on MobileNetV3", "-", "unet-mobilenetv3", "0..4", "cpu-hour", epochs=10, needs="cpu"),
     System("ours: it, then higher", "-", "unet-mobilenetv3-320x512", "0..4", init_from="unet-mobilenetv3", needs="cpu"),
+    System("ours: windowed, from ImageNet weights", "-", "windowed-unet-lite0-640x960", "0..4", needs="cpu"),
+    System(
+        "ours: it, on all pixels",
+        "-",
+        "windowed-unet-lite0-full",
+        "0..4",
+        init_from="windowed-unet-lite0-640x960",
+        needs="cpu",
+    ),
     System("ours: U-Net on ResNet34", "-", "unet-resnet34-1024"),
     System("ours: U-Net on EfficientNet-B3", "-", "unet-efficientnetb3-1024"),
 )

@@ -142,6 +142,8 @@ _STRONG: dict[str, Any] = {
     "ema": 0.999,
     "patience": 10,
 }
+# networks that have learned before, from images of any hue
+_HUES: dict[str, Any] = {"warmup": 0.1, "augment": "flip-hsv"}
 # composites are drawn anew for every epoch, so little else is needed against overfitting
 _COMPOSITES: dict[str, Any] = {"batch": 16, "learning_rate": 4e-3, "augment": "flip", "keep": "last"}
 
@@ -167,7 +169,11 @@ RECIPES = {
         # goes on, on a CPU, from another run's weights (--init-from) at a higher resolution
         Recipe(name="cpu-higher", epochs=6, batch=8, learning_rate=2e-3, warmup=0.1, augment="flip"),
         # the same, with hues turned as far as they go: most cars are grey, and the few that are not come in any colour
-        Recipe(name="cpu-higher-hsv", epochs=6, batch=8, learning_rate=2e-3, warmup=0.1, augment="flip-hsv"),
+        Recipe(name="cpu-higher-hsv", epochs=6, batch=8, learning_rate=2e-3, **_HUES),
+        # from ImageNet weights on a CPU, for thousands of images: within an hour on one core
+        Recipe(name="cpu-imagenet", epochs=3, batch=4, learning_rate=1.5e-3, **_HUES),
+        # then, from those weights (--init-from), an epoch on all pixels
+        Recipe(name="cpu-full", epochs=1, batch=4, learning_rate=8e-4, **_HUES),
         # from scratch on a CPU, for thousands of small images: within five minutes a fold on one core
         Recipe(name="small", **_SMALL),
         Recipe(name="small-lovasz", **(_SMALL | {"loss": "bce-lovasz"})),

