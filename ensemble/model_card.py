@@ -1,5 +1,4 @@
-"""The card of a blend that is handed on: what it is, what it learned from, how good it is and where that ends, as
-Markdown."""
+"""The model card of a blend that is handed on, as Markdown: use, training data, evaluation, limits."""
 
 from __future__ import annotations
 
@@ -36,10 +35,24 @@ def scores_by_view(folder: Path, competition: Competition, fitted: FittedBlend) 
 
 
 def networks_of(members: Sequence[Member]) -> str:
-    """How many networks members have, in words, such as "10 networks: 2 members of 5 folds each"."""
+    """How many networks members have, in words, such as "10 networks (2 members x 5 folds)"."""
     count, folds = len(members), len(members[0].folds)
-    some = f"{count * folds} {'network' if count * folds == 1 else 'networks'}"
-    return f"{some}: {count} {'member' if count == 1 else 'members'} of {folds} folds{'' if count == 1 else ' each'}"
+    return (
+        f"{count * folds} network{'s' * (count * folds != 1)} ({count} member{'s' * (count != 1)} x "
+        f"{folds} fold{'s' * (folds != 1)})"
+    )
+
+
+def _combined(fitted: FittedBlend, members: Sequence[Member]) -> str:
+    """How networks become one mask, as sentences."""
+    steps = []
+    if len(members[0].folds) > 1:
+        steps.append("The logits of each member's folds are averaged.")
+    if len(members) > 1:
+        steps.append(f"Members are blended by `{fitted['kind']}`.")
+    repairs = ", ".join(name for name, _ in fitted.get("postprocess_kept", [])) or "none"
+    steps.append(f"Threshold on logits: {fitted['threshold']:g}; post-processing: {repairs}.")
+    return " ".join(steps)
 
 
 def _megabytes(member: Member) -> float:
@@ -91,14 +104,16 @@ def _before(members: Sequence[Member], manifests: Sequence[dict[str, Any]]) -> s
     told = []
     for member, manifest in zip(members, manifests, strict=True):
         if start := manifest.get("recipe", {}).get("init_from", ""):
-            told.append(f"`{member.name}` started from `{start.split(' fold ')[0]}`.")
+            told.append(f"`{member.name}` was initialised from `{start.split(' fold ')[0]}`.")
+        if member.variant.weights == "imagenet":
+            told.append(f"The encoder of this variant, `{member.variant.encoder}`, starts from ImageNet weights.")
         rounds = [
             f"`{own['run']}`: {own['images']:,} {_SOURCE.get(own['source'], own['source'])} in fold 0, labelled "
             f"{_LABELLED.get(own['labels'], own['labels'])}"
             for own in manifest.get("rounds", [])
         ]
         if rounds:
-            told.append(f"Pseudo-labels taught it, too: {'; '.join(rounds)}.")
+            told.append(f"It was also trained on pseudo-labels: {'; '.join(rounds)}.")
     return " ".join(told)
 
 
@@ -128,12 +143,11 @@ def card(
     low, high = fitted["cv"]["interval"]
     images = sum(manifests[0]["images"].values())
     before = _before(members, manifests)
-    chosen = ", ".join(name for name, _ in fitted.get("postprocess_kept", [])) or "none"
     lines = [
-        f"# {competition.title}: the blend `{fitted['name']}`",
+        f"# Model card: {competition.title}, blend `{fitted['name']}`",
         "",
-        f"Masks of {competition.size[0]}x{competition.size[1]} from {networks_of(members)}. They are combined as "
-        f"{fitted['kind']}; threshold {fitted['threshold']:g}, repairs: {chosen}. {weights}",
+        f"Predicts {competition.size[0]}x{competition.size[1]} masks with {networks_of(members)}. "
+        f"{_combined(fitted, members)} {weights}",
         "",
         *_members(fitted, members, manifests),
         "",
@@ -143,18 +157,19 @@ def card(
         f'make predict C={competition.name} IMAGES=photos OUT=masks ARGS="--runs {runs} --blend {fitted["name"]}"',
         "```",
         "",
-        "## What it learned from",
+        "## Training data",
         "",
         f"{images:,} training images of {competition.title} (data digest {fitted['data_digest']}), split into "
-        f"{len(members[0].folds)} folds (digest {fitted['folds_digest']}); each fold's network has seen the others. "
-        f"Each fold's manifest.json tells its recipe, versions and commit, seen.json the images. {before}".rstrip(),
+        f"{len(members[0].folds)} folds (digest {fitted['folds_digest']}); each network was trained on all folds but "
+        "one. The `manifest.json` of a fold records its recipe, library versions and commit, `seen.json` its images. "
+        f"{before}".rstrip(),
         "",
-        "## How good it is",
+        "## Evaluation",
         "",
-        f"Out of fold, {metric.label} {score_in(fitted['cv']):.4f} ({low:.4f}..{high:.4f}; worst image "
-        f"{fitted['cv']['worst']:.4f}), {nested_in(fitted['cv'])} chosen without the fold that is scored. Each image "
-        "was masked by the networks of one fold; in use the folds are averaged. The interval is over groups of images, "
-        f"not over seeds or trainings. {agreement}".rstrip(),
+        f"Out-of-fold {metric.label} {score_in(fitted['cv']):.4f} (95 % interval {low:.4f}..{high:.4f}; worst image "
+        f"{fitted['cv']['worst']:.4f}), with {nested_in(fitted['cv'])} chosen without the fold that is scored. Every "
+        "image was predicted by networks that had not seen it; `make predict` averages all folds. The interval is over "
+        f"groups of images and does not cover seeds or repeated training. {agreement}".rstrip(),
     ]
     if by_view:
         lines += ["", _row(["view", metric.label, "images"]), _row(["---"] * 3)]
@@ -163,17 +178,17 @@ def card(
         "",
         "## Limits",
         "",
-        "It knows images like those that it learned from and no others: `make predict` says of each picture how far "
-        "the networks agree, and warns of those that they may not know.",
+        "Trained on images of this competition only; expect errors on others. `make predict` reports how far the "
+        "networks agree on each image, and warns of images that may be unlike the training data.",
         "",
         "## Data and licence",
         "",
-        "There is no image and no mask in this folder. "
+        "This folder contains no images and no masks. "
         + (
-            f"What weights learned from the competition's images may be used for, its rules say: "
+            "The competition's rules say what weights trained on its images may be used for: "
             f"https://www.kaggle.com/c/{competition.slug}/rules."
             if competition.slug
-            else "The images are this project's own, and so is the licence."
+            else "The training images are rendered by this project and come under its licence."
         ),
         "",
     ]

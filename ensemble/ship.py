@@ -202,10 +202,11 @@ def main(
                     f"in {_STORED[bits]} the blend gives other masks ({share:.3%} of the pixels "
                     f"{'of one' if bits == 16 else 'in the mean'} of {len(paths)} images): use --bits {2 * bits}."
                 )
+            compared = f"{len(paths)} image{'s' * (len(paths) != 1)}"
             agreement = (
-                f"Stored in {_STORED[bits]} it masks {len(paths)} images as the blend in {before} does: "
-                f"Dice of the two {same.mean:.6f}; {same.changed_mean:.3%} of the pixels differ, of no image more than "
-                f"{same.changed:.3%}."
+                f"On {compared}, masks by the weights in {_STORED[bits]} agree with those in {before}: Dice "
+                f"{same.mean:.6f}, {same.changed_mean:.3%} of the pixels differ (at most {same.changed:.3%} in one "
+                "image)."
             )
         now = _stored_in(members)
         stored = f"Weights are stored {'as they were trained' if now == _AS_TRAINED else f'in {now}'}."

@@ -69,7 +69,7 @@ def test_what_is_handed_on_is_the_blend_and_nothing_that_predicting_does_not_nee
         "`tiny-unet` | 0.750 | 64x96" in card and "0.5000 (0.4000..0.6000)" in card and "make predict C=studio" in card
     )
     told = capsys.readouterr().out
-    assert "4 networks: 2 members of 2 folds each" in told
+    assert "4 networks (2 members x 2 folds)" in told
     # both name flags that the program has
     for text in (card, told):
         flags = re.search(r'make predict .* ARGS="(.*)"', text)
@@ -92,7 +92,7 @@ def test_fewer_bytes_give_the_same_masks(bits: Bits, root: Path) -> None:
     for ours, theirs in pairs:
         assert np.mean(ours != theirs) < 1e-3
     told = {16: "float16", 8: "8 bits"}[bits]
-    assert f"Stored in {told} it masks 3 images" in (shipped / CARD_FILE).read_text()
+    assert f"On 3 images, masks by the weights in {told} agree" in (shipped / CARD_FILE).read_text()
     assert json.loads((shipped / UNET.name / "fold0" / "manifest.json").read_text())["stored"] == told
 
 
@@ -116,8 +116,8 @@ def test_what_is_stored_in_few_bits_already_is_said_to_be(root: Path) -> None:
 
     render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
     shipped = _ship(root, bits=16, check=1)
-    assert "as the blend in float32 does" in (shipped / CARD_FILE).read_text()
-    assert "as the blend in float16 does" in again(shipped, 8, "smaller")
+    assert "agree with those in float32" in (shipped / CARD_FILE).read_text()
+    assert "agree with those in float16" in again(shipped, 8, "smaller")
     smaller = root.parent.parent / "smaller" / "studio"
     assert "Weights are stored in 8 bits." in again(smaller, 32, "copied")
     with pytest.raises(SystemExit, match=r"in 8 bits already.* use --bits 8, or leave --bits out"):
@@ -185,7 +185,7 @@ def test_fewer_bits_of_a_stacker_that_sees_the_image(root: Path) -> None:
     save_stacker(root, members, image=True)
     render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
     shipped = _ship(root, bits=16, check=1)
-    assert "Stored in float16 it masks 1 images" in (shipped / CARD_FILE).read_text()
+    assert "On 1 image, masks by the weights in float16 agree" in (shipped / CARD_FILE).read_text()
 
 
 def test_nothing_is_overwritten(root: Path) -> None:
@@ -214,5 +214,5 @@ def test_rounds_of_self_training_are_told_without_where_they_were(root: Path, bi
         assert first == {**before, "set": "blend/first/pseudo.json"}
         assert second == {**own, "set": "mean/second/pseudo.json", "teachers": [{**teacher, "rounds": [first]}]}
     card = (shipped / CARD_FILE).read_text()
-    assert "`tiny-unet` started from `tiny-unet-round1`." in card
+    assert "`tiny-unet` was initialised from `tiny-unet-round1`." in card
     assert "`tiny-unet-round1`: 1,234 test images in fold 0, labelled for each fold by its own networks" in card
