@@ -39,10 +39,10 @@ class UserError(Exception):
 SEEDS = 2**32
 
 
-def check_seed(seed: int) -> int:
+def check_seed(seed: int, flag: str = "--seed") -> int:
     """The seed itself; UserError where it is none that every library takes."""
     if not 0 <= seed < SEEDS:
-        raise UserError(f"--seed {seed} is out of range: give 0 .. {SEEDS - 1}.")
+        raise UserError(f"{flag} {seed} is out of range: give 0 .. {SEEDS - 1}.")
     return seed
 
 

@@ -109,7 +109,7 @@ class Trial:
     def run(self, rounds: Sequence[str]) -> None:
         """Train, label, and train once more in each of `ROUNDS` that is asked for."""
         seed = str(self.seed)
-        self._train(_BASE, self.epochs, "--folds", str(self.folds), "--seed", seed)
+        self._train(_BASE, self.epochs, "--folds", str(self.folds), "--seed", seed, "--split-seed", seed)
         if not (self._root / _BLEND / BLEND_FILE).exists():
             self._call("ensemble.fit", "--members", f"{self.variant}-{_BASE}")
         start = ("--init-from", str(self._root / f"{self.variant}-{_BASE}"), "--seed", str(self.seed + 1000))

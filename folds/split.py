@@ -136,7 +136,13 @@ def read(path: Path, training: TrainingSet) -> pd.DataFrame:
 
 
 def find_or_make(
-    path: Path, training: TrainingSet, areas_px: np.ndarray, *, own: Path | None, folds: int = 0, seed: int = 0
+    path: Path,
+    training: TrainingSet,
+    areas_px: np.ndarray,
+    *,
+    own: Path | None,
+    folds: int = 0,
+    seed: int | None = None,
 ) -> pd.DataFrame:
     """The fold table of a runs folder, made at the first call.
 
@@ -146,14 +152,14 @@ def find_or_make(
         areas_px: (N,) mask areas in pixels, in the order of `training.names`.
         own: a user's own table, used instead of a new split; it must agree with a table that is already there.
         folds: that the table must have; 0 takes what it has, and FOLDS for a new one.
-        seed: of a new split.
+        seed: that the split must be of; None takes what is there, and 0 for a new one.
 
     Returns:
         The table, columns image, group, fold, area_px, in the order of `training.names`.
 
     Raises:
-        UserError: as `check`; or `own` differs from the table that runs were already trained on; or a table has
-            another number of folds.
+        UserError: as `check`; or `own`, or the split of `seed`, differs from the table that runs were already trained
+            on; or a table has another number of folds.
     """
     source = own or path
     if own is not None or path.exists():
@@ -168,9 +174,16 @@ def find_or_make(
                 f"{own} differs from {path}, which earlier runs were trained on: choose another runs folder."
             )
     elif path.exists():
+        if seed is not None:
+            wanted = split_groups(training.groups(), areas_px, folds=int(table["fold"].max()) + 1, seed=seed)
+            if not (table["fold"] == wanted).all():
+                raise UserError(
+                    f"{path}, which earlier runs were trained on, is not the split of --split-seed {seed}: leave that "
+                    "out, or choose another runs folder."
+                )
         return table
     else:
-        fold = split_groups(training.groups(), areas_px, folds=folds or FOLDS, seed=seed)
+        fold = split_groups(training.groups(), areas_px, folds=folds or FOLDS, seed=seed or 0)
         table = check(pd.DataFrame({"image": training.names, "fold": fold}), training, path)
     table["area_px"] = areas_px
     with atomic.replacing(path) as temporary:

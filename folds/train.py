@@ -186,6 +186,7 @@ def main(
     folds: int = 0,
     folds_csv: Path | None = None,
     seed: int = 0,
+    split_seed: int | None = None,
     jobs: int = 0,
     precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
     crop: float = 0.0,
@@ -217,7 +218,8 @@ def main(
         pseudo_weight: what such an image counts in the loss, where a training image counts 1.
         folds: number of folds of a new split; 0 makes 5.
         folds_csv: your own split, columns image and fold, instead of a new one.
-        seed: of the weights, the order and the augmentation; and of the split, unless folds.csv is there already.
+        seed: of the weights, the order and the augmentation.
+        split_seed: of a new split; 0 where it is not given, so that networks of any seed hold out the same images.
         jobs: folds trained at once; by default one a GPU, else one a core.
         precision: what is computed in, instead of the recipe's.
         crop: train on crops of this share of height and width, around the mask's boundary, instead of the recipe's;
@@ -236,6 +238,8 @@ def main(
     if workers < -1:
         raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
     check_seed(seed)
+    if split_seed is not None:
+        check_seed(split_seed, "--split-seed")
     facts, data, root = places(competition, data, runs)
     series = parse_series(tag, init_from, seed)
     wanted = [(with_weights(each, weights), one) for each in variants_for(variant, facts) for one in series]
@@ -274,7 +278,7 @@ def main(
         check_batch(plan, len(training.names), where=f"the images of {training.data}")
     left_out = read_left_out(leave_out, training) if leave_out else frozenset()
     known = load_truth(training, root / CACHE_DIR)
-    table = split.find_or_make(root / FOLDS_FILE, training, known.areas_px, own=folds_csv, folds=folds, seed=seed)
+    table = split.find_or_make(root / FOLDS_FILE, training, known.areas_px, own=folds_csv, folds=folds, seed=split_seed)
     count = int(table["fold"].max()) + 1
     chosen = split.parse_folds(fold, count)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ import submit.plan
 from command_line import UserError
 from folds.plan import with_tag
 from folds.recipes import RECIPES
+from folds.split import split_groups
 from models.variants import VARIANTS
 from predict.members import parse_members
 from tests.tiny_folds import QUICK, TINY
@@ -61,6 +63,15 @@ def test_another_seed_is_another_network_on_the_same_folds(
     split = (root / "folds.csv").read_bytes()
     folds.train.main(**where, tag="s1", seed=1)
     assert (root / "folds.csv").read_bytes() == split
+    # also where it is the first in its folder, whatever split its own seed would make
+    table = pd.read_csv(root / "folds.csv", dtype={"group": str})
+    splits = (
+        split_groups(table["group"].to_numpy(), table["area_px"].to_numpy(), folds=2, seed=seed) for seed in range(99)
+    )
+    differing = next(seed for seed, fold in enumerate(splits) if (fold != table["fold"]).any())
+    fresh = tmp_path / "fresh"
+    folds.train.main(data=ellipses, runs=fresh, variant="average-mask", fold="0", jobs=1, folds=2, seed=differing)
+    assert (fresh / "carvana" / "folds.csv").read_bytes() == split
     one, other = (load_file(root / name / "fold0" / "weights.safetensors") for name in ("tiny", "tiny-s1"))
     assert one.keys() == other.keys()
     assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -22,13 +22,14 @@ from folds.workers import check_address
     "call",
     [
         lambda seed, folder: folds.train.main(variant="average-mask", seed=seed, data=folder, runs=folder),
+        lambda seed, folder: folds.train.main(variant="average-mask", split_seed=seed, data=folder, runs=folder),
         lambda seed, folder: folds.augment.main("strong", seed=seed, data=folder, out=folder / "x.png"),
         lambda seed, folder: studio.render.main(out=folder, seed=seed),
     ],
-    ids=["train", "augment", "render"],
+    ids=["train", "split", "augment", "render"],
 )
 def test_a_seed_that_no_generator_takes(tmp_path: Path, call: Callable[[int, Path], None], seed: int) -> None:
-    with pytest.raises(SystemExit, match=rf"--seed {seed} is out of range: give 0 \.\. {SEEDS - 1}"):
+    with pytest.raises(SystemExit, match=rf"seed {seed} is out of range: give 0 \.\. {SEEDS - 1}"):
         call(seed, tmp_path)
     assert list(tmp_path.iterdir()) == []
     # what the message says to give

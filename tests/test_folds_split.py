@@ -90,8 +90,20 @@ def test_a_table_is_written_once_and_then_read(tmp_path: Path) -> None:
     areas = np.arange(len(NAMES))
     made = split.find_or_make(path, TRAINING, areas, own=None, seed=1)
     assert tuple(made.columns) == split.COLUMNS
-    again = split.find_or_make(path, TRAINING, areas, own=None, seed=2)
-    pd.testing.assert_frame_equal(made, again)
+    for seed in (None, 1):
+        again = split.find_or_make(path, TRAINING, areas, own=None, seed=seed)
+        pd.testing.assert_frame_equal(made, again)
+
+
+def test_a_split_of_another_seed_than_runs_follow_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "folds.csv"
+    areas = np.arange(len(NAMES))
+    made = split.find_or_make(path, TRAINING, areas, own=None)
+    pd.testing.assert_frame_equal(made, split.find_or_make(path, TRAINING, areas, own=None, seed=0))
+    others = (split.find_or_make(tmp_path / f"{seed}.csv", TRAINING, areas, own=None, seed=seed) for seed in range(99))
+    other = next(seed for seed, table in enumerate(others) if not table.equals(made))
+    with pytest.raises(UserError, match=rf"is not the split of --split-seed {other}: leave that out"):
+        split.find_or_make(path, TRAINING, areas, own=None, seed=other)
 
 
 def test_an_own_table_is_taken_unless_runs_follow_another(tmp_path: Path) -> None:

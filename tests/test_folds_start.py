@@ -123,14 +123,16 @@ def test_weights_that_saw_what_a_fold_holds_out_are_refused(runs: Path, ellipses
     assert "which fold 1 holds out (6 of 6 images)" in said
     train(runs, ellipses, variant="larger", fold="0", init_from=fold0)
     # of another split of the same images, every fold has seen some
-    said = refusal(tmp_path / "others", ellipses, variant="larger", seed=5, init_from=fold0.parent)
+    said = refusal(tmp_path / "others", ellipses, variant="larger", split_seed=5, init_from=fold0.parent)
     assert "images): start fold 0 from a run" in said
     # another view of a car is as bad: here every second one is new
     for name in sorted(p.name for p in (ellipses / "train").iterdir())[::2]:
         stem, new = name.removesuffix(".jpg"), name.replace("_01", "_03").removesuffix(".jpg")
         (ellipses / "train" / name).rename(ellipses / "train" / f"{new}.jpg")
         (ellipses / "train_masks" / f"{stem}_mask.gif").rename(ellipses / "train_masks" / f"{new}_mask.gif")
-    assert "or its group" in refusal(tmp_path / "views", ellipses, variant="larger", seed=5, init_from=fold0.parent)
+    assert "or its group" in refusal(
+        tmp_path / "views", ellipses, variant="larger", split_seed=5, init_from=fold0.parent
+    )
 
 
 @pytest.fixture
