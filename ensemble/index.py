@@ -1,9 +1,9 @@
 """The disagreement index: exact full-size scores of any convex blend, without touching full-size frames again.
 
 Where all networks' logits have the same sign, so has every convex blend of them. The index keeps, of every training
-image, three counts and the logits of the pixels where the networks disagree, which are few; thousands of weightings
-can then be scored in the time that one would take on full frames. What it finds of an image are counts of pixels, from
-which the score follows by any metric.
+image, three counts and the logits of the pixels where the networks disagree, which are few: a weighting of six
+networks is then scored some two hundred times as fast as on full frames (`make bench`). What it finds of an image are
+counts of pixels, from which the score follows by any metric.
 """
 
 from __future__ import annotations

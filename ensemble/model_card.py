@@ -63,6 +63,14 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _trained(manifest: dict[str, Any]) -> str:
+    recipe, epochs = manifest.get("recipe", {}), manifest.get("epochs_run", "-")
+    told = [recipe.get("name", "-"), f"{epochs} epoch{'s' * (epochs != 1)}"]
+    if "batch" in recipe and "learning_rate" in recipe:
+        told += [f"batches of {recipe['batch']}", f"learning rate {recipe['learning_rate']:g}"]
+    return ", ".join(told)
+
+
 def _members(fitted: FittedBlend, members: Sequence[Member], manifests: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         _row(["member", "weight", "input", "parameters", "networks", "MB", "out of fold (95 %)", "recipe"]),
@@ -72,7 +80,6 @@ def _members(fitted: FittedBlend, members: Sequence[Member], manifests: Sequence
         figures = fitted["member_cv"][member.name]
         low, high = figures["interval"]
         height, width = member.variant.size
-        epochs = manifest.get("epochs_run", "-")
         lines.append(
             _row(
                 [
@@ -83,7 +90,7 @@ def _members(fitted: FittedBlend, members: Sequence[Member], manifests: Sequence
                     str(len(member.folds)),
                     f"{_megabytes(member):.1f}",
                     f"{score_in(figures):.4f} ({low:.4f}..{high:.4f})",
-                    f"{manifest.get('recipe', {}).get('name', '-')}, {epochs} epoch{'s' * (epochs != 1)}",
+                    _trained(manifest),
                 ]
             )
         )
@@ -106,14 +113,14 @@ def _before(members: Sequence[Member], manifests: Sequence[dict[str, Any]]) -> s
         if start := manifest.get("recipe", {}).get("init_from", ""):
             told.append(f"`{member.name}` was initialised from `{start.split(' fold ')[0]}`.")
         if member.variant.weights == "imagenet":
-            told.append(f"The encoder of this variant, `{member.variant.encoder}`, starts from ImageNet weights.")
+            told.append(f"The encoder of `{member.name}` was pretrained on ImageNet.")
         rounds = [
             f"`{own['run']}`: {own['images']:,} {_SOURCE.get(own['source'], own['source'])} in fold 0, labelled "
             f"{_LABELLED.get(own['labels'], own['labels'])}"
             for own in manifest.get("rounds", [])
         ]
         if rounds:
-            told.append(f"It was also trained on pseudo-labels: {'; '.join(rounds)}.")
+            told.append(f"Pseudo-labels were used in training: {'; '.join(rounds)}.")
     return " ".join(told)
 
 
@@ -143,6 +150,8 @@ def card(
     low, high = fitted["cv"]["interval"]
     images = sum(manifests[0]["images"].values())
     before = _before(members, manifests)
+    selected = nested_in(fitted["cv"]).replace("way", "blending method").replace("repairs", "post-processing")
+    selected = " and ".join(selected.rsplit(", ", 1))
     lines = [
         f"# Model card: {competition.title}, blend `{fitted['name']}`",
         "",
@@ -167,9 +176,10 @@ def card(
         "## Evaluation",
         "",
         f"Out-of-fold {metric.label} {score_in(fitted['cv']):.4f} (95 % interval {low:.4f}..{high:.4f}; worst image "
-        f"{fitted['cv']['worst']:.4f}), with {nested_in(fitted['cv'])} chosen without the fold that is scored. Every "
-        "image was predicted by networks that had not seen it; `make predict` averages all folds. The interval is over "
-        f"groups of images and does not cover seeds or repeated training. {agreement}".rstrip(),
+        f"{fitted['cv']['worst']:.4f}), with {selected} selected without the fold that is scored. Every "
+        "image was predicted by networks that had not seen it; `make predict` averages the networks of all folds, "
+        "which this figure does not measure. The interval covers variation between groups of images, not between "
+        f"training runs. {agreement}".rstrip(),
     ]
     if by_view:
         lines += ["", _row(["view", metric.label, "images"]), _row(["---"] * 3)]
@@ -178,7 +188,7 @@ def card(
         "",
         "## Limits",
         "",
-        "Trained on images of this competition only; expect errors on others. `make predict` reports how far the "
+        "Trained for images of this competition only; expect errors on others. `make predict` reports how far the "
         "networks agree on each image, and warns of images that may be unlike the training data.",
         "",
         "## Data and licence",

@@ -1,6 +1,6 @@
-"""`python -m ensemble.ship`: a blend and its networks as a folder to hand on, as small as it goes, with a card.
+"""`python -m ensemble.ship`: a blend and its networks as a folder to share, as small as possible, with a model card.
 
-Everything that predicts takes the folder with `--runs`. Logits, states of trainings and scores of images stay behind.
+Everything that predicts takes the folder with `--runs`. Logits, training states and per-image scores are left out.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def main(
             share = same.changed if bits == 16 else same.changed_mean
             if share > _MOST_CHANGED:
                 raise UserError(
-                    f"in {_STORED[bits]} the blend gives other masks ({share:.3%} of the pixels "
-                    f"{'of one' if bits == 16 else 'in the mean'} of {len(paths)} images): use --bits {2 * bits}."
+                    f"with weights in {_STORED[bits]}, the blend's masks change too much ({share:.3%} of the pixels "
+                    f"{'of one' if bits == 16 else 'on average'} of {len(paths)} images): use --bits {2 * bits}."
                 )
             compared = f"{len(paths)} image{'s' * (len(paths) != 1)}"
             agreement = (

@@ -115,7 +115,7 @@ VARIANTS = {
         replace(_FOLDED_UNET, name="folded-unet-1152x1728", size=(1152, 1728), recipe="cpu-higher"),
         # all pixels of the part of the frame that a small network beside it finds; from one of the folded ones
         _WINDOWED_UNET,
-        # others, with encoders that know ImageNet and see half the pixels; each second one goes on from the first
+        # others, with encoders that know ImageNet and work at half resolution; each second one goes on from the first
         replace(
             _WINDOWED_LITE0,
             name="windowed-unet-lite0-640x960",

@@ -102,7 +102,7 @@ def test_fewer_bits_are_refused_where_masks_change(
 ) -> None:
     render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
     monkeypatch.setattr(weight_code, "stored", lambda state, bits: {k: t * 0 for k, t in state.items()})
-    with pytest.raises(SystemExit, match=rf"other masks \(.* of 2 images\): use --bits {advice}"):
+    with pytest.raises(SystemExit, match=rf"change too much \(.* of 2 images\): use --bits {advice}"):
         _ship(root, bits=bits, check=2)
     assert not (root.parent.parent / "handed-on" / "studio").exists()
 
