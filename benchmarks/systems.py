@@ -68,7 +68,7 @@ SYSTEMS = (
     System("A: U-Net", "0.9891", "a-unet-128", cpu_epochs=6),
     System("B: U-Net", "0.9964, private leaderboard", "b-unet-768"),
     System("B: U-Net of dense blocks", "-", "b-dense-unet-768"),
-    System("C: U-Net", "about 0.983, accuracy", "c-unet-128", cpu_epochs=3),
+    System("C: U-Net", "about 0.983, accuracy", "c-unet-128", cpu_epochs=2),
     System("3rd place: dilated U-Net, one fold", "0.9972", "dilated-unet-1024x1536"),
     System("ours: U-Net on MobileNetV3", "-", "unet-mobilenetv3", "0..4", "cpu-hour", epochs=10, needs="cpu"),
     System("ours: it, then higher", "-", "unet-mobilenetv3-320x512", "0..4", init_from="unet-mobilenetv3", needs="cpu"),
