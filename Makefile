@@ -207,7 +207,7 @@ bench: .venv/.installed-dev  ## side-by-side measurements against peers
 	$(PY) -m benchmarks.many_small
 	$(PY) -m benchmarks.blend
 
-clean:  ## remove caches and what killed runs left behind; data, runs and .venv stay
+clean:  ## remove caches, those in runs too, and what killed runs left behind; data, other runs and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache runs/*/cache
 	$(or $(wildcard $(PY)),python3) -m atomic runs data
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -159,8 +159,12 @@ def find_or_make(
 
     Raises:
         UserError: as `check`; or `own`, or the split of `seed`, differs from the table that runs were already trained
-            on; or a table has another number of folds.
+            on, or both are given; or a table has another number of folds.
     """
+    if own is not None and seed is not None:
+        raise UserError(
+            f"{own} is a split already, so --split-seed {seed} has nothing to choose: leave one of them out."
+        )
     source = own or path
     if own is not None or path.exists():
         table = read(source, training)

@@ -219,7 +219,8 @@ def main(
         folds: number of folds of a new split; 0 makes 5.
         folds_csv: your own split, columns image and fold, instead of a new one.
         seed: of the weights, the order and the augmentation.
-        split_seed: of a new split; 0 where it is not given, so that networks of any seed hold out the same images.
+        split_seed: of a new split; 0 where it is not given, so that networks of any seed hold out the same images. Mask
+            areas decide most of a split: where groups are of one size, it may be the same parts by other numbers.
         jobs: folds trained at once; by default one a GPU, else one a core.
         precision: what is computed in, instead of the recipe's.
         crop: train on crops of this share of height and width, around the mask's boundary, instead of the recipe's;

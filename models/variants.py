@@ -80,7 +80,7 @@ _WINDOWED_LITE0 = replace(
     std=(0.5, 0.5, 0.5),
 )
 
-# for as long a step; both lines together stay below 40 MB in 8 bits
+# narrower below its encoder, so that a step takes as long; networks of both together stay below 40 MB in 8 bits
 _WINDOWED_LITE1 = replace(
     _WINDOWED_LITE0,
     name="windowed-unet-lite1-full",
@@ -89,6 +89,12 @@ _WINDOWED_LITE1 = replace(
 )
 
 MASK_AND_DEPTH = (Head("mask"), Head("depth"))
+
+
+def _from_imagenet(full: Variant) -> tuple[Variant, Variant]:
+    """The same network at 640x960, from ImageNet weights, and the full one, which goes on from it (--init-from)."""
+    name = full.name.replace("-full", "-640x960")
+    return replace(full, name=name, size=(640, 960), fit="resize", recipe="cpu-imagenet"), full
 
 
 def _of_composites(name: str, network: str, size: Size, recipe: str, **more: Any) -> Variant:
@@ -115,23 +121,9 @@ VARIANTS = {
         replace(_FOLDED_UNET, name="folded-unet-1152x1728", size=(1152, 1728), recipe="cpu-higher"),
         # all pixels of the part of the frame that a small network beside it finds; from one of the folded ones
         _WINDOWED_UNET,
-        # others, with encoders that know ImageNet and work at half resolution; each second one goes on from the first
-        replace(
-            _WINDOWED_LITE0,
-            name="windowed-unet-lite0-640x960",
-            size=(640, 960),
-            fit="resize",
-            recipe="cpu-imagenet",
-        ),
-        _WINDOWED_LITE0,
-        replace(
-            _WINDOWED_LITE1,
-            name="windowed-unet-lite1-640x960",
-            size=(640, 960),
-            fit="resize",
-            recipe="cpu-imagenet",
-        ),
-        _WINDOWED_LITE1,
+        # others, with encoders that know ImageNet and work at half resolution
+        *_from_imagenet(_WINDOWED_LITE0),
+        *_from_imagenet(_WINDOWED_LITE1),
         Variant(
             name="fpn-regnetx",
             network="smp",

@@ -104,6 +104,9 @@ def test_a_split_of_another_seed_than_runs_follow_is_refused(tmp_path: Path) -> 
     other = next(seed for seed, table in enumerate(others) if not table.equals(made))
     with pytest.raises(UserError, match=rf"is not the split of --split-seed {other}: leave that out"):
         split.find_or_make(path, TRAINING, areas, own=None, seed=other)
+    with pytest.raises(UserError, match=r"is a split already, so --split-seed 0 .* leave one of them out"):
+        split.find_or_make(tmp_path / "new.csv", TRAINING, areas, own=path, seed=0)
+    assert not (tmp_path / "new.csv").exists()
 
 
 def test_an_own_table_is_taken_unless_runs_follow_another(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from competition import COMPETITIONS
 from ensemble.blend import find_blend
+from ensemble.blend_file import read_blend
+from ensemble.model_card import card
 from ensemble.photographs import main as mask_photographs
 from folds.task import read_manifest
 from models.variant import Variant
@@ -41,6 +43,17 @@ def test_what_is_handed_on_is_a_blend_with_a_card_and_small(folder: Path) -> Non
     assert all(f"| `{member.name}` |" in card for member in blend.members)
     assert f"--runs {folder.parent.relative_to(ROOT).as_posix()} " in card
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.relative_to(TRAINED).as_posix())
+def test_cards_are_those_that_would_be_written_today(folder: Path) -> None:
+    fitted = read_blend(folder / "blend")
+    members = find_blend(folder, "blend").members
+    # what was measured when it was made stands behind these beginnings
+    runs = folder.parent.relative_to(ROOT).as_posix()
+    text = card(COMPETITIONS[folder.name], fitted, members, {}, runs=runs, weights="", agreement="")
+    written = (folder / "README.md").read_text().splitlines()
+    assert not [line for line in text.splitlines() if not any(other.startswith(line.rstrip()) for other in written)]
 
 
 @pytest.mark.parametrize("runs", [TRAINED, TRAINED / "fast"], ids=["best", "fast"])
