@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import models.torchvision_compat  # noqa: F401
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,25 @@ class StateFiles(TorchCheckpointIO):
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
             if target.name == LAST_STATE_FILE and target.exists():
-                # killed here, a training goes on from that one
-                target.replace(target.with_name(PREVIOUS_STATE_FILE))
+                _keep_as_previous(target)
+
+
+def _keep_as_previous(last: Path) -> None:
+    """Have the last state be the one before, too, until the next one takes its name: whoever asks in between whether a
+    training was begun finds it."""
+    previous = last.with_name(PREVIOUS_STATE_FILE)
+    linked = atomic.temporary_beside(previous)
+    try:
+        os.link(last, linked)
+    except OSError:
+        # no hard links on this file system: killed before the next one is there, a training goes on from that one
+        last.replace(previous)
+        return
+    try:
+        linked.replace(previous)
+    finally:
+        # of two names of one file, neither takes the other's place
+        linked.unlink(missing_ok=True)
 
 
 class EpochStates(ModelCheckpoint):

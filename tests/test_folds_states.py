@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import resource
 import shutil
 import tempfile
@@ -17,7 +20,7 @@ import safetensors.torch
 from command_line import UserError
 from folds.fold import run_fold
 from folds.module import SegmentationModule
-from folds.states import load_state
+from folds.states import StateFiles, load_state, settle_states
 from folds.task import FoldTask, read_manifest
 from tests.conftest import write_ellipses
 from tests.test_folds_derived import FAULTS
@@ -118,6 +121,57 @@ def test_states_lie_beside_their_place_whatever_tmpdir_is(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no" / "such" / "folder"))
     run_fold(task)
     assert (task.folder / "weights.safetensors").read_bytes() == begun[1]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_state_to_go_on_from_is_there_whenever_a_save_is_killed(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each system call in turn, twice over: what one killed save leaves is what the next one finds."""
+    files, last = StateFiles(), tmp_path / "last.ckpt"
+    left: list[float] = []
+
+    def dying(call: Callable[..., Any], works: bool = True) -> Callable[..., Any]:
+        def wrapped(*args: Any, **more: Any) -> Any:
+            # nobody who asks whether a training was begun may hear that it was not
+            assert last.exists() or not links
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            if not works:
+                raise OSError(errno.EPERM, "Operation not permitted")
+            return call(*args, **more)
+
+        return wrapped
+
+    def save(epoch: int, calls: float) -> None:
+        left[:] = [calls]
+        files.save_checkpoint({"epoch": epoch, "callbacks": {}}, last)
+
+    left.append(math.inf)
+    files.save_checkpoint({"epoch": 0, "callbacks": {}}, last)
+    monkeypatch.setattr(os, "link", dying(os.link, links))
+    monkeypatch.setattr(os, "fsync", dying(os.fsync))
+    monkeypatch.setattr(Path, "replace", dying(Path.replace))
+    epoch = 1
+    for calls in [0, 1, 2, 3] * 2:
+        with pytest.raises(Killed):
+            save(epoch, calls)
+        left[:] = [math.inf]
+        settle_states(tmp_path, "fold 0")
+        # that of the save before, as the one that was killed took no name
+        assert load_state(last)["epoch"] == epoch - 1
+        save(epoch, math.inf)
+        assert load_state(last)["epoch"] == epoch
+        assert load_state(tmp_path / "previous.ckpt")["epoch"] == epoch - 1
+        assert not list(tmp_path.glob(".tmp-*"))
+        epoch += 1
+    # more calls than that a save has not
+    save(epoch, 4)
 
 
 @pytest.mark.parametrize("limit_bytes", [500, 5_000, 20_000])
