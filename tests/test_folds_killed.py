@@ -18,7 +18,7 @@ from folds.task import FoldTask, read_manifest
 from tests.killed_folds import check_same
 from tests.tiny_folds import QUICK, TINY, maker
 
-_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+_CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
 def _changes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
