@@ -1,12 +1,10 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from PIL import Image
 
 import atomic
 from command_line import UserError
+from tests.no_room import no_room
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -39,19 +38,7 @@ def test_missing_folders_are_made_and_the_suffixes_kept(tmp_path: Path) -> None:
     assert target.read_bytes() == b"x"
 
 
-LIMIT_BYTES = 16384
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 111, 3)).astype(np.uint8)
-
-
-@contextmanager
-def no_room() -> Iterator[None]:
-    """No file can grow above 16 KiB: the system refuses as it does on a full disk, with another number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def map_into_memory(path: Path) -> None:

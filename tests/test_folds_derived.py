@@ -17,7 +17,7 @@ from folds.images import TrainingSet, find_training_set
 from folds.inputs import CachedInputs, checked, load_inputs
 from folds.truth import Truth, load_truth
 from models.frame import Frame
-from tests.test_atomic import no_room
+from tests.no_room import no_room
 
 FRAME = Frame((160, 240))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import resource
 import shutil
 import tempfile
 import zipfile
@@ -23,6 +22,7 @@ from folds.module import SegmentationModule
 from folds.states import StateFiles, load_state, settle_states
 from folds.task import FoldTask, read_manifest
 from tests.conftest import write_ellipses
+from tests.no_room import no_room
 from tests.test_folds_derived import FAULTS
 from tests.tiny_folds import QUICK, TINY, maker
 
@@ -180,13 +180,11 @@ def test_a_full_disk_ends_a_training_in_one_sentence_and_then_it_goes_on(
 ) -> None:
     """The limit falls on the record of what is seen, on the first state, on weights or on logits."""
     task = copy_of(begun[0], tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        with pytest.raises(UserError, match=r"the disk is full: \S+ could not be written \(it needs"):
-            run_fold(task)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        pytest.raises(UserError, match=r"the disk is full: \S+ could not be written \(it needs"),
+        no_room(limit_bytes),
+    ):
+        run_fold(task)
     assert read_manifest(task.folder) is None
     assert not list(tmp_path.rglob(".tmp-*"))
     for state in task.resume_folder.glob("*.ckpt"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,9 @@ from submit import spool
 from submit.spool import write_all
 from submit.stream import SubmissionStream
 from submit.submission_file import compressed
-from tests.test_atomic import no_room
+from tests.no_room import LIMIT_BYTES, no_room
 
+ROOT = Path(__file__).parent.parent
 NOISE = np.random.default_rng(0).integers(0, 256, (100, 111, 3)).astype(np.uint8)
 NAMES = [f"{k}.jpg" for k in range(40)]
 TEXT = b"1 1 " * 400 + b"2 1"
@@ -127,3 +131,16 @@ def test_a_full_disk_is_one_sentence_and_after_room_is_made_the_same_call_works(
         stream = stream_in(tmp_path)
         stream.join(tmp_path / "submission.csv", {})
         assert (tmp_path / "submission.csv").read_bytes().count(TEXT + b"\n") == len(NAMES)
+
+
+def test_what_is_imported_meanwhile_is_whole_in_the_next_process(tmp_path: Path) -> None:
+    """Or the tests of a full disk would leave an environment behind in which nothing can be imported any more."""
+    (tmp_path / "imported_meanwhile.py").write_text(f"WORDS = {'x' * 2 * LIMIT_BYTES!r}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
+    code = "import imported_meanwhile"
+    limited = f"from tests.no_room import no_room\nwith no_room():\n    {code}"
+    for source, keeps_bytecode in ((limited, False), (code, True), (code, True)):
+        done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "__pycache__").exists() == keeps_bytecode

@@ -50,10 +50,11 @@ def run(code: str, *arguments: object, timeout: float = 100) -> subprocess.Compl
 
 
 LIMITED = """
-import os, resource, sys
+import os, sys
 from pathlib import Path
 from command_line import program
 from submit.spool import write_all
+from tests.no_room import no_room
 from tests.small_stream import NAMES, new_stream, rows
 
 @program
@@ -63,7 +64,8 @@ def main():
     # rows that take too much room are those of the last shards
     heavy = [(name, b" ".join([b"1 1"] * (4000 if k >= 30 else 1))) for k, name in enumerate(NAMES)]
     if sys.argv[2] == "full":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        with no_room(100_000):
+            return write_all(stream, heavy)
     else:
         stream.write_shard(0, heavy[:10])
         os.chmod(folder, 0o555)
@@ -72,7 +74,7 @@ def main():
         if os.getuid() == 0:
             # root may write everywhere
             os.setuid(65534)
-    write_all(stream, heavy)
+        write_all(stream, heavy)
 
 main()
 """
