@@ -6,6 +6,7 @@ import models.torchvision_compat  # noqa: F401
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import atomic
 from command_line import UserError
 from folds.run_layout import LAST_STATE_FILE, PREVIOUS_STATE_FILE
+
+# of what Lightning's `ModelCheckpoint` keeps
+_STATE_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class StateFiles(TorchCheckpointIO):
@@ -55,6 +59,12 @@ def _keep_as_previous(last: Path) -> None:
         linked.unlink(missing_ok=True)
 
 
+def _each_path(kept: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """What a `ModelCheckpoint` keeps, with each path to a state changed; an empty one is of no state."""
+    changed = {key: change(kept[key]) if kept[key] else "" for key in _STATE_PATHS}
+    return {**kept, **changed, "best_k_models": {change(path): score for path, score in kept["best_k_models"].items()}}
+
+
 class EpochStates(ModelCheckpoint):
     """Saves the states after the two best epochs and, whatever its score, after the last one.
 
@@ -74,6 +84,16 @@ class EpochStates(ModelCheckpoint):
     def state_key(self) -> str:
         """That of Lightning's own, under which states of before have what is kept."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning keeps, with names of states in place of their paths, as the folder may be moved."""
+        return _each_path(super().state_dict(), lambda path: Path(path).name) | {"dirpath": ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what was kept, wherever the folder was then: of another one Lightning drops nearly all."""
+        folder = str(self.dirpath)
+        here = _each_path(state_dict, lambda path: str(Path(folder, Path(path).name)))
+        super().load_state_dict(here | {"dirpath": folder})
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save the states."""

@@ -22,6 +22,7 @@ from folds.module import SegmentationModule
 from folds.states import StateFiles, load_state, settle_states
 from folds.task import FoldTask, read_manifest
 from tests.conftest import write_ellipses
+from tests.killed_folds import check_same
 from tests.no_room import no_room
 from tests.test_folds_derived import FAULTS
 from tests.tiny_folds import QUICK, TINY, maker
@@ -111,6 +112,41 @@ def test_the_last_epoch_is_the_last_however_poor_it_is(tmp_path: Path, monkeypat
     weights = safetensors.torch.load_file(task.folder / "weights.safetensors")
     # four epochs of four steps
     assert {int(count) for name, count in weights.items() if name.endswith("num_batches_tracked")} == {16}
+
+
+@pytest.mark.parametrize("scores", [[0.5, 0.4, 0.3, 0.2, 0.1], [0.1, 0.3, 0.4, 0.2, 0.35]], ids=["first", "third"])
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_training_that_is_moved_between_epochs_ends_as_one_that_stays(
+    keep: Any, scores: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in every epoch but the first, and moved each time: the same files, whichever epoch was the best."""
+    logged, step = SegmentationModule.log, SegmentationModule.training_step
+    stop_in = math.inf
+
+    def log(self: SegmentationModule, name: str, value: Any, **more: Any) -> None:
+        logged(self, name, scores[self.current_epoch] if name == "val_dice" else value, **more)
+
+    def stopping(self: SegmentationModule, batch: Any, index: int) -> object:
+        if (self.current_epoch, index) == (stop_in, 1):
+            raise RuntimeError("stopped here")
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationModule, "log", log)
+    monkeypatch.setattr(SegmentationModule, "training_step", stopping)
+    make, recipe = maker(write_ellipses(tmp_path / "data"), tmp_path), replace(QUICK, epochs=5, keep=keep)
+    whole, moved = make(TINY, recipe, "whole"), make(TINY, recipe, "epoch0")
+    assert run_fold(whole)["best_epoch"] == scores.index(max(scores))
+    for stop_in in range(1, 5):
+        with pytest.raises(RuntimeError, match="stopped here"):
+            run_fold(moved)
+        assert not list(moved.resume_folder.glob("last-*"))
+        assert load_state(moved.last_state)["epoch"] == stop_in - 1
+        home = tmp_path / f"epoch{stop_in}"
+        moved.folder.parent.rename(home)
+        moved = replace(moved, folder=home / "fold0", store=home / "oof.zarr")
+    stop_in = math.inf
+    run_fold(moved)
+    check_same(moved.folder.parent, whole.folder.parent)
 
 
 def test_states_lie_beside_their_place_whatever_tmpdir_is(
