@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import platform
@@ -26,6 +27,8 @@ from command_line import UserError
 
 # how the name of what is not finished begins; what a killed process leaves behind is known by it
 TEMPORARY = ".tmp-"
+# what is said of a call that a file system lacks: by the kernel, by emulations of the call, by network file systems
+_LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.ENOLCK)
 # what the system says when no more bytes fit
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # and how libraries pass it on that do not keep its number: safetensors, NumPy, torch
@@ -38,6 +41,7 @@ _DISK_FULL_WORDS = (
     "iostream error",
 )
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+_BLOCK_BYTES = 1 << 20
 # a file system takes 255 bytes, and a character has up to four
 _NAME_CHARACTERS = 40
 # .tmp-<machine>-<process>-<random>-<name of the target>
@@ -144,6 +148,12 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def is_lacking(error: OSError) -> bool:
+    """Whether a file system refused a call because it has no such call, as some of networks and of user space do; what
+    the call is for must then be done another way, or done without."""
+    return error.errno in _LACKING
+
+
 def _no_room(path: Path, needed_bytes: int, at_least: bool = False) -> UserError:
     free = free_bytes(path.parent)
     needs = f"it needs {'more than ' if at_least else ''}{needed_bytes:,} bytes" if needed_bytes else "it needs more"
@@ -202,6 +212,16 @@ def told(path: Path, needed_bytes: int = 0, temporary: Path | None = None) -> It
         raise _no_room(path, needed_bytes or written, at_least=not needed_bytes) from error
 
 
+def _wait_for_disk(path: Path) -> None:
+    """Wait until a file is on the disk, where the file system can say so."""
+    with path.open("rb") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if not is_lacking(error):
+                raise
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, if they are not there; UserError where the disk is full."""
     with told(folder):
@@ -231,8 +251,7 @@ def replacing(path: Path, *, needed_bytes: int = 0, durable: bool = True) -> Ite
         with told(path, needed_bytes, temporary):
             yield temporary
             if durable:
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
+                _wait_for_disk(temporary)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -284,13 +303,28 @@ def allocate(path: Path, size_bytes: int) -> None:
     Raises:
         UserError: the disk is full.
     """
-    with told(path, size_bytes), path.open("ab") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size_bytes)
-        else:  # no such call on macOS
-            left = size_bytes - file.tell()
-            for start in range(0, left, 1 << 20):
-                file.write(bytes(min(1 << 20, left - start)))
+    # not for appending: where the file system lacks the call, glibc emulates it by reading and writing a byte of each
+    # block, wherever that is
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with told(path, size_bytes), os.fdopen(descriptor, "r+b", buffering=0) as file:
+        try:
+            # no such call on macOS
+            os.posix_fallocate(descriptor, 0, size_bytes)
+        except (AttributeError, OSError) as error:
+            if isinstance(error, OSError) and not is_lacking(error):
+                raise
+            _fill_holes(file, size_bytes)
+
+
+def _fill_holes(file: io.FileIO, size_bytes: int) -> None:
+    """Write a file's first bytes anew, as they are, and zeros after its end: what is written has its room."""
+    for start in range(0, size_bytes, _BLOCK_BYTES):
+        length = min(_BLOCK_BYTES, size_bytes - start)
+        file.seek(start)
+        block = (file.read(length) or b"").ljust(length, b"\0")
+        file.seek(start)
+        while block:
+            block = block[file.write(block) :]
 
 
 def write_text(path: Path, text: str) -> None:

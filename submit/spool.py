@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import atomic
 from command_line import UserError
 from submit.stream import Row, SubmissionStream, row_text
 from submit.writer import explained
@@ -82,6 +83,10 @@ def _alone(stream: SubmissionStream) -> Iterator[None]:
             raise UserError(
                 f"another process is writing rows into {stream.folder}: wait for it, or give each process whole shards."
             ) from None
+        except OSError as error:
+            # a file system without locks has none to take
+            if not atomic.is_lacking(error):
+                raise
         yield
 
 
