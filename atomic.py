@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import time
 import uuid
@@ -222,6 +223,31 @@ def _wait_for_disk(path: Path) -> None:
                 raise
 
 
+# what a mode allows to others than its owner
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def _give_usual_mode(path: Path) -> None:
+    """Have a file, or all files of a folder, be as readable as any that is written there: by the umask, or the folder's
+    default list. Some libraries, safetensors one of them, leave files that nobody but their owner can read."""
+    written = path.rglob("*") if path.is_dir() else (path,)
+    # never what a link leads to
+    modes = {each: each.lstat().st_mode for each in written if each.is_file() and not each.is_symlink()}
+    private = [each for each, mode in modes.items() if not mode & _OTHERS]
+    if not private:
+        return
+    # only a new file shows it: the umask cannot be read without changing it for all threads
+    fresh = temporary_beside(path)
+    try:
+        with fresh.open("xb") as file:
+            usual = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    finally:
+        fresh.unlink(missing_ok=True)
+    for each in private:
+        if stat.S_IMODE(modes[each]) != usual:
+            each.chmod(usual)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, if they are not there; UserError where the disk is full."""
     with told(folder):
@@ -250,6 +276,7 @@ def replacing(path: Path, *, needed_bytes: int = 0, durable: bool = True) -> Ite
     try:
         with told(path, needed_bytes, temporary):
             yield temporary
+            _give_usual_mode(temporary)
             if durable:
                 _wait_for_disk(temporary)
             temporary.replace(path)
@@ -279,6 +306,7 @@ def building(folder: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
         with told(folder, needed_bytes, temporary):
             temporary.mkdir()
             yield temporary
+            _give_usual_mode(temporary)
             try:
                 temporary.rename(folder)
             except OSError:

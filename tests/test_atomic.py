@@ -16,6 +16,7 @@ from PIL import Image
 
 import atomic
 from command_line import UserError
+from tests.modes import GROUP_READS, check_modes, umask
 from tests.no_room import no_room
 
 
@@ -98,6 +99,32 @@ def test_a_full_disk_is_one_sentence_whatever_writes_and_nothing_is_half_written
     # the remedy
     attempt()
     assert target.is_dir() == (inside == "folder")
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, GROUP_READS, 0o077], ids=oct)
+@pytest.mark.parametrize("inside", ["file", "folder"])
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_files_have_the_mode_that_any_new_file_has_whatever_writes(
+    write: Callable[[Path], object], inside: str, mask: int, tmp_path: Path
+) -> None:
+    target = tmp_path / "deep" / "a.npy"
+    with umask(mask):
+        if inside == "file":
+            with atomic.replacing(target) as temporary:
+                write(temporary)
+        else:
+            with atomic.building(target) as temporary:
+                (temporary / "deeper").mkdir()
+                write(temporary / "deeper" / "b.npy")
+    check_modes(tmp_path, mask)
+
+
+def test_what_a_link_in_a_folder_leads_to_keeps_its_mode(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.touch(0o600)
+    with atomic.building(tmp_path / "a") as temporary:
+        (temporary / "link").symlink_to(private)
+    assert private.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_cannot_fit_is_refused_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from models import weight_code
 from models.weight_code import Bits
 from predict.members import find_members
 from studio.render import render_competition
+from tests.modes import check_modes, umask
 from tests.synthetic_runs import (
     AVERAGE,
     UNET,
@@ -94,6 +95,13 @@ def test_fewer_bytes_give_the_same_masks(bits: Bits, root: Path) -> None:
     told = {16: "float16", 8: "8 bits"}[bits]
     assert f"On 3 images, masks by the weights in {told} agree" in (shipped / CARD_FILE).read_text()
     assert json.loads((shipped / UNET.name / "fold0" / "manifest.json").read_text())["stored"] == told
+
+
+@pytest.mark.parametrize("bits", get_args(Bits))
+def test_whoever_gets_the_folder_can_read_it(bits: Bits, root: Path) -> None:
+    render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
+    with umask():
+        check_modes(_ship(root, bits=bits, check=1))
 
 
 @pytest.mark.parametrize(("bits", "advice"), [(16, "32"), (8, "16")])

@@ -19,6 +19,7 @@ from folds.fold import run_fold
 from folds.heads import HEADS
 from folds.module import SegmentationModule
 from folds.recipes import Recipe
+from folds.run_layout import WEIGHTS_FILE
 from folds.scoring import full_size_score
 from folds.spent import Spent
 from folds.states import load_state
@@ -27,6 +28,7 @@ from folds.task_list import is_done
 from models.frame import frame_of
 from models.variant import Variant
 from models.variants import VARIANTS
+from tests.modes import check_modes, umask
 from tests.tiny_folds import QUICK, TINY, Make, maker
 
 CARVANA = COMPETITIONS["carvana"]
@@ -61,6 +63,14 @@ def test_the_loss_falls(variant: Variant, task) -> None:
     assert manifest["steps"] == 8
     # what was trained on is left to the other folds
     assert set(LogitStore.open(made.store).missing()) == set(made.training.names[:8])
+
+
+def test_others_may_read_what_the_umask_lets_them(task) -> None:
+    with umask():
+        made = task(TINY, QUICK)
+        run_fold(made)
+    assert (made.folder / WEIGHTS_FILE).exists()
+    check_modes(made.folder.parent)
 
 
 RESUMED = {
