@@ -6,7 +6,6 @@ takes its place.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from ensemble.mask_agreement import (
 )
 from ensemble.whole_network import WholeNetwork
 from models.image_file import decode
+from models.optional_library import fault_of, install_command
 from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
 
 Format = Literal["onnx", "torch", "both"]
@@ -52,10 +52,14 @@ def write_onnx(network: WholeNetwork, full: Size, path: Path) -> None:
     """Write `network` as ONNX: input `image` (H, W, 3) uint8 RGB, outputs `mask` (H, W) uint8 and `logits` float32.
 
     Raises:
-        UserError: onnx or onnxscript is not installed.
+        UserError: onnx or onnxscript is missing or broken.
     """
-    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
-        raise UserError("ONNX needs more libraries: pip install -r requirements-export.txt, or use --format torch.")
+    for library in ("onnx", "onnxscript"):
+        if fault := fault_of(library):
+            raise UserError(
+                f"{library}, which ONNX needs, {fault}: {install_command(fault, 'requirements-export.txt')}, or use "
+                "--format torch."
+            )
     example = (torch.zeros(*full, 3, dtype=torch.uint8),)
     with atomic.replacing(path) as temporary, warnings.catch_warnings(), torch.inference_mode():
         # of the exporter's own making
@@ -92,7 +96,7 @@ def runner(path: Path) -> Run | None:
             return mask
 
         return by_torch
-    if importlib.util.find_spec("onnxruntime") is None:
+    if fault_of("onnxruntime", ["InferenceSession"]):
         return None
     import onnxruntime
 

@@ -18,9 +18,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import atomic
 from command_line import UserError
 from folds.run_layout import LAST_STATE_FILE, PREVIOUS_STATE_FILE
+from models import torch_file
 
 # of what Lightning's `ModelCheckpoint` keeps
 _STATE_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+# of a state: what a training that goes on reads
+_PARTS = {"state_dict": dict, "optimizer_states": list, "callbacks": dict, "loops": dict, "epoch": int}
 
 
 class StateFiles(TorchCheckpointIO):
@@ -112,25 +115,35 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def _read(path: Path, *, mapped: bool = False) -> dict[str, Any] | None:
+    """A state that Lightning saved, on the CPU; None where the file is missing, damaged or no state."""
+    if not _is_whole(path):
+        return None
+    state = torch_file.read(path, mapped=mapped)
+    if not isinstance(state, dict) or any(not isinstance(state.get(key), kind) for key, kind in _PARTS.items()):
+        return None
+    return state
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """A state that Lightning saved, on the CPU.
 
     Raises:
         UserError: it is missing or damaged.
     """
-    if not _is_whole(path):
+    state = _read(path)
+    if state is None:
         raise UserError(f"{path} is missing or damaged: run the same command again, which goes on from another state.")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def _is_usable(path: Path) -> bool:
     """Whether a training can go on from a state, and end: the best epoch before it must be there too."""
-    if not _is_whole(path):
+    state = _read(path, mapped=True)
+    if state is None:
         return False
-    callbacks = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
-    kept = [each["best_model_path"] for each in callbacks.values() if "best_model_path" in each]
-    return all(_is_whole(path.with_name(Path(best).name)) for best in kept if best)
+    kept = [each.get("best_model_path") for each in state["callbacks"].values() if isinstance(each, dict)]
+    return all(_read(path.with_name(Path(best).name), mapped=True) is not None for best in kept if best)
 
 
 def settle_states(folder: Path, label: str) -> None:

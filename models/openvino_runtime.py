@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 import threading
@@ -15,6 +16,7 @@ import torch
 from command_line import UserError
 from cores import thread_count
 from models.networks.windowed_unet import WindowedUNet
+from models.optional_library import fault_of, install_command
 from models.precision import has_bf16
 from models.prediction import PredictingNetwork
 from models.tta import Batch
@@ -25,20 +27,37 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def is_installed() -> bool:
-    """Whether OpenVINO can be imported, without importing it."""
-    return importlib.util.find_spec("openvino") is not None
+    """Whether there is an OpenVINO, without importing it."""
+    try:
+        return importlib.util.find_spec("openvino") is not None
+    except (ImportError, ValueError):
+        # a remnant of one in `sys.modules`
+        return False
+
+
+def fault() -> str:
+    """Why OpenVINO cannot be used here, as the end of "OpenVINO ..."; empty where it can. Imports it."""
+    # kept from reporting home: where its telemetry cannot be imported it does without
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return fault_of("openvino", ["Core", "convert_model"])
+
+
+def require_openvino(instead: str = "predict with --backend torch") -> None:
+    """Refuse to go on without an OpenVINO that can be used.
+
+    Args:
+        instead: what else can be done, as the end of "install it, or ...".
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    if found := fault():
+        raise UserError(f"OpenVINO {found}: {install_command(found, 'requirements-cpu.txt')}, or {instead}.")
 
 
 def _openvino() -> Any:
-    """The library, kept from reporting home: where its telemetry cannot be imported it does without."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError:
-        raise UserError(
-            "OpenVINO is not installed: pip install -r requirements-cpu.txt, or predict with --backend torch."
-        ) from None
-    return openvino
+    require_openvino()
+    return importlib.import_module("openvino")
 
 
 @functools.cache

@@ -15,6 +15,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from command_line import UserError
+from models import torch_file
+from models.optional_library import install_command
 from models.variant import TIMM, Variant
 
 # the hub's own client retries for up to 48 s before it gives up
@@ -134,13 +136,16 @@ def timm_weights(variant: Variant) -> dict[str, torch.Tensor]:
         return dict(with_weights(lambda: timm.create_model(name, pretrained=True), variant).state_dict())
     with torch.device("meta"):
         wanted = timm.create_model(name).state_dict()
-    pairs = list(zip(wanted.items(), packaged.items(), strict=True))
-    for (own, shape), (theirs, tensor) in pairs:
-        if shape.shape != tensor.shape or own.rsplit(".", 1)[-1] != theirs.rsplit(".", 1)[-1]:
-            raise UserError(
-                f"the package {PACKAGES[name]} holds other weights than those of {name}: install the version that "
-                "requirements.txt names."
-            )
+    pairs = list(zip(wanted.items(), packaged.items(), strict=False))
+    alike = [
+        shape.shape == tensor.shape and own.rsplit(".", 1)[-1] == theirs.rsplit(".", 1)[-1]
+        for (own, shape), (theirs, tensor) in pairs
+    ]
+    if len(wanted) != len(packaged) or not all(alike):
+        raise UserError(
+            f"the package {PACKAGES[name]} holds other weights than those of {name}: install the version that "
+            "requirements.txt names."
+        )
     return {own: tensor for (own, _), (_, tensor) in pairs}
 
 
@@ -151,5 +156,10 @@ def _packaged(name: str) -> dict[str, torch.Tensor] | None:
     files = [file for folder in folders or () for file in Path(folder).glob("models/*.pth")]
     if len(files) != 1:
         return None
-    state: dict[str, torch.Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
+    state: dict[str, torch.Tensor] | None = torch_file.read(files[0])
+    if not isinstance(state, dict):
+        raise UserError(
+            f"the package {PACKAGES[name]} holds no weights in {files[0].name}: "
+            f"{install_command('is damaged', 'requirements.txt')}."
+        )
     return state

@@ -7,8 +7,7 @@ from typing import Literal
 
 import torch
 
-from command_line import UserError
-from models.openvino_runtime import is_installed, openvino_network
+from models.openvino_runtime import fault, openvino_network, require_openvino
 from models.prediction import PredictingNetwork, float32_network, torch_network
 from models.variant import Variant
 
@@ -33,18 +32,19 @@ def choose_runtime(backend: Backend, images: int) -> str:
     It depends on the whole number of images, so that a run that goes on goes on with the same.
 
     Args:
-        backend: "auto" takes OpenVINO where it is installed, there is no GPU, and the images are many enough.
+        backend: "auto" takes OpenVINO where it can be used, there is no GPU, and the images are many enough.
         images: how many there are, those done among them.
 
     Raises:
-        UserError: the runtime asked for is not installed.
+        UserError: the runtime asked for is missing or broken.
 
     >>> choose_runtime("torch", 100_064), choose_runtime("auto", 3)
     ('torch', 'torch')
     """
-    if backend == OPENVINO and not is_installed():
-        raise UserError("OpenVINO is not installed: pip install -r requirements-cpu.txt, or leave --backend out.")
+    if backend == OPENVINO:
+        require_openvino("leave --backend out")
     if backend != "auto":
         return backend
-    wins = is_installed() and not torch.cuda.is_available() and images >= _WORTH_IMAGES
+    # imported only where it would be taken
+    wins = images >= _WORTH_IMAGES and not torch.cuda.is_available() and not fault()
     return OPENVINO if wins else TORCH

@@ -82,6 +82,11 @@ class Member:
             # it is made anew where it is written
             return ""
 
+    def is_predicted(self) -> bool:
+        """Whether the test set's logits are there, of all images that its store is for."""
+        path = self.folder / TEST_STORE
+        return path.exists() and not LogitStore.open(path).missing()
+
     def imported_digest(self) -> str:
         """Identifies the test set's predictions that were imported with it; empty where none were, or it is trained."""
         if not self.imported or not (self.folder / TEST_STORE).exists():

@@ -20,6 +20,8 @@ from cores import core_count, thread_count
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from folds.workers import process_count, run_all
+from models.openvino_runtime import require_openvino
+from models.runtimes import OPENVINO
 from predict import blocks
 from predict.blocks import Place, names_by_slot, places, raise_unreadable, stacked
 from predict.members import Member
@@ -159,6 +161,8 @@ def predict(
     missing = kept.missing()
     if not missing:
         return kept
+    if member.runtime == OPENVINO and not member.variant.fitted:
+        require_openvino(f"remove {kept.path}, which it has begun, and predict with --backend torch")
     part_images = blocks.PART_IMAGES
     parts = [names[start : start + part_images] for start in range(0, len(names), part_images)]
     processes = process_count(jobs)

@@ -26,7 +26,8 @@ from folds.store import LogitStore
 from folds.workers import check_address, run_all
 from kernels.metrics import find_metric, score_in
 from models.frame import load_for
-from models.runtimes import TORCH, Backend, choose_runtime
+from models.openvino_runtime import require_openvino
+from models.runtimes import OPENVINO, TORCH, Backend, choose_runtime
 from predict import blocks
 from predict.blocks import UnreadableImagesError
 from predict.predictor import predict
@@ -128,13 +129,28 @@ def _predicted(
     return _Blender(blend, stores, folder, frozenset(empty))
 
 
-def _runtime(backend: Backend, blend: Blend, images: int, cluster: str) -> str:
+def _runtime(backend: Backend, blend: Blend, images: int, cluster: str, *, stream: bool = False) -> str:
     """What computes the networks: what has begun to, unless it is asked for; torch on a cluster, whose workers may have
-    nothing else."""
-    if backend == "auto" and cluster:
+    nothing else.
+
+    Raises:
+        UserError: it is missing or broken, and images are left to be predicted.
+    """
+    if backend != "auto":
+        return choose_runtime(backend, images)
+    if cluster:
         return TORCH
-    begun = [member.begun_runtime() for member in blend.members]
-    return next((found for found in begun if found and backend == "auto"), choose_runtime(backend, images))
+    by_runtime: dict[str, list[Path]] = {}
+    for member in blend.members:
+        if found := member.begun_runtime():
+            by_runtime.setdefault(found, []).append(member.folder / TEST_STORE)
+    if not by_runtime:
+        return choose_runtime(backend, images)
+    begun = next(iter(by_runtime))
+    if begun == OPENVINO and (stream or not all(member.is_predicted() for member in blend.members)):
+        stores = " and ".join(map(str, by_runtime[OPENVINO]))
+        require_openvino(f"remove {stores}, which it has begun, to have all predicted anew by torch")
+    return begun
 
 
 def _encode(blender: _Blender, rows: SubmissionStream, jobs: int, cluster: str) -> None:
@@ -237,7 +253,7 @@ def main(
         for member in blend.members:
             member.require_network()
     names, folder = rows_wanted(facts, data, images, on_missing)
-    blend = blend.on(_runtime(backend, blend, len(names), cluster))
+    blend = blend.on(_runtime(backend, blend, len(names), cluster, stream=stream))
     predictors = jobs or 1
 
     # 2) logits of all images by all members, unless they go straight to rows

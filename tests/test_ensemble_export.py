@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -173,10 +174,8 @@ def test_what_cannot_go_into_one_file_is_refused_or_named(
     save_stacker(root, members, image=False)
     with pytest.raises(SystemExit, match="a blend by conv-stacker cannot be exported: choose another way"):
         main(**where)
-    find_spec = ensemble.export.importlib.util.find_spec
-    monkeypatch.setattr(
-        ensemble.export.importlib.util, "find_spec", lambda name: None if name == "onnx" else find_spec(name)
-    )
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find_spec(name))
     with pytest.raises(UserError, match=r"pip install -r requirements-export.txt, or use --format torch"):
         ensemble.export.write_onnx(WholeNetwork(Blend(tuple(members), (1.0,)), (64, 96)), (64, 96), tmp_path / "x.onnx")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import functools
 import math
 import os
+import pickle
 import shutil
 import tempfile
 import zipfile
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 
 from command_line import UserError
 from folds.fold import run_fold
@@ -42,6 +45,33 @@ def flip_a_weight(path: Path) -> None:
 
 # an empty file and one without a header are read no further than one that is cut off
 DAMAGE = {"missing": FAULTS["missing"], "cut off": FAULTS["cut off"], "a flipped bit": flip_a_weight}
+# what a sound file may hold, and be no state to go on from
+NO_STATE: dict[str, object] = {
+    "nothing": {},
+    "a list": [1, 2],
+    "weights alone": {"state_dict": {"network.weight": torch.zeros(3)}},
+    "no callbacks": {"state_dict": {}, "optimizer_states": [], "loops": {}, "epoch": 2},
+    "an epoch in words": {"state_dict": {}, "optimizer_states": [], "callbacks": {}, "loops": {}, "epoch": "third"},
+    "a class": Path("a/pickled/object"),
+}
+
+
+def another_zip(path: Path) -> None:
+    path.unlink()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "no state at all")
+
+
+def empty_zip(path: Path) -> None:
+    zipfile.ZipFile(path, "w").close()
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "another zip": another_zip,
+    "an empty zip": empty_zip,
+    "a pickle": lambda path: path.write_bytes(pickle.dumps({"epoch": 2})),
+    **{name: functools.partial(torch.save, content) for name, content in NO_STATE.items()},
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +127,26 @@ def test_a_damaged_state_costs_an_epoch_or_the_training_and_no_byte(
     # a kill, too, leaves a state before without a last one, or best ones without any: that needs no word
     assert words in said or (fault is Path.unlink and "last.ckpt" in places)
     assert not task.resume_folder.exists()
+
+
+@pytest.mark.parametrize("fault", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("place", ["last.ckpt", "best.ckpt", "all"])
+def test_a_sound_file_that_is_no_state_is_one_that_is_damaged(
+    fault: Callable[[Path], object],
+    place: str,
+    begun: tuple[FoldTask, bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = copy_of(begun[0], tmp_path)
+    for state in sorted(task.resume_folder.glob("*.ckpt")):
+        if place in (state.name, "all"):
+            fault(state)
+    run_fold(task)
+    assert (task.folder / "weights.safetensors").read_bytes() == begun[1]
+    said = capsys.readouterr().out
+    words = "goes on from the state an epoch before" if place == "last.ckpt" else "starts anew"
+    assert said.count(words) == 1
 
 
 def test_the_last_epoch_is_the_last_however_poor_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,10 +236,11 @@ def test_a_state_to_go_on_from_is_there_whenever_a_save_is_killed(
 
     def save(epoch: int, calls: float) -> None:
         left[:] = [calls]
-        files.save_checkpoint({"epoch": epoch, "callbacks": {}}, last)
+        files.save_checkpoint({**state, "epoch": epoch}, last)
 
     left.append(math.inf)
-    files.save_checkpoint({"epoch": 0, "callbacks": {}}, last)
+    state: dict[str, Any] = {"state_dict": {}, "optimizer_states": [], "callbacks": {}, "loops": {}}
+    files.save_checkpoint({**state, "epoch": 0}, last)
     monkeypatch.setattr(os, "link", dying(os.link, links))
     monkeypatch.setattr(os, "fsync", dying(os.fsync))
     monkeypatch.setattr(Path, "replace", dying(Path.replace))

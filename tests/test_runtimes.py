@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,25 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+import models.openvino_runtime
 import models.runtimes
 from competition import COMPETITIONS
 from ensemble.blend import find_blend
 from ensemble.photographs import main as mask_photographs
 from folds.images import read_mask
 from folds.store import LogitStore
-from models.openvino_runtime import is_installed
+from models.openvino_runtime import fault
 from models.runtimes import choose_runtime
 from predict import blocks
 from studio.render import render_competition
 from submit import make
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
+from tests.test_models_optional_library import broken
 
 STUDIO = COMPETITIONS["studio"]
 ROOT = Path(__file__).parent.parent
 TRAINED = ROOT / "trained/fast"
 NAMES = [f"00000000000{k}_01.jpg" for k in range(5)]
 
-pytestmark = pytest.mark.skipif(not is_installed(), reason="OpenVINO is not installed (requirements-cpu.txt)")
+pytestmark = pytest.mark.skipif(bool(fault()), reason="no OpenVINO that works (requirements-cpu.txt)")
 
 
 @pytest.fixture
@@ -99,6 +102,37 @@ def test_what_was_begun_goes_on_with_its_runtime(
     assert LogitStore.open(store).attributes["runtime"] == "openvino"
 
 
+def test_what_a_broken_one_has_begun_is_ended_by_the_remedy(case: dict[str, Any], tmp_path: Path) -> None:
+    """What it has predicted is submitted without it; what it has not, torch predicts once its stores are removed."""
+    whole = submission(case, backend="openvino")
+    root = case["runs"] / "studio"
+    environment = broken(tmp_path, "openvino", "raise ImportError('libopenvino.so: no such file')")
+    flags = [f"--{key}={case[key]}" for key in ("competition", "data", "runs", "images", "jobs")]
+    command = [sys.executable, "-m", "submit.make", *flags]
+
+    def submit(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    shutil.rmtree(root / "blend" / "shards")
+    assert submit().returncode == 0
+    assert (root / "blend" / "submission.csv.gz").read_bytes() == whole
+    # of one image's logits nothing is left; with a stream, of none
+    (root / UNET.name / "test.zarr" / "c.2.0.0.0").unlink()
+    for more in ([], ["--stream"]):
+        refused = submit(*more)
+        assert refused.returncode == 1
+        found = re.search(
+            r"error: OpenVINO cannot be imported .*-cpu.txt, or remove (\S+) and (\S+), which it has begun,",
+            refused.stderr,
+        )
+        assert found, refused.stderr
+    for store in found.groups():
+        shutil.rmtree(store)
+    ended = submit("--restart")
+    assert ended.returncode == 0, ended.stderr
+    assert LogitStore.open(root / UNET.name / "test.zarr").attributes["runtime"] == "torch"
+
+
 SIGNALLED = """
 import os, signal
 import torch
@@ -127,7 +161,7 @@ def test_it_is_chosen_where_it_is_there_and_pays(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(models.runtimes.torch.cuda, "is_available", lambda: True)
         assert choose_runtime("auto", 100_064) == "torch"
-    monkeypatch.setattr(models.runtimes, "is_installed", lambda: False)
+    monkeypatch.setattr(models.openvino_runtime, "fault_of", lambda library, needs: "is not installed")
     assert choose_runtime("auto", 100_064) == "torch"
     with pytest.raises(Exception, match=r"pip install -r requirements-cpu.txt, or leave --backend out"):
         choose_runtime("openvino", 1)
