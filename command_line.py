@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import ParamSpec
+from contextlib import AbstractContextManager, ExitStack
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 # nearly when the process started: programs import this among the first
 _STARTED = time.monotonic()
@@ -116,6 +118,15 @@ def _tie_workers() -> None:
         joblib.parallel_config("loky", initializer=end_with_parent, initargs=(os.getpid(),))
 
 
+# what the programs that run, one within the other at most, leave when they end
+_open: list[ExitStack] = []
+
+
+def until_end(context: AbstractContextManager[T]) -> T:
+    """Enter a context that the running program leaves when it ends, however it does; returns what it yields."""
+    return _open[-1].enter_context(context)
+
+
 def program(main: Callable[P, None]) -> Callable[P, None]:
     """Decorate a program's `main`: a `UserError`, a refused system call or a killed process becomes one line
     and exit status 1.
@@ -129,7 +140,10 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
         _keep_opencv_to_its_threads()
         _tie_workers()
         try:
-            main(*args, **kwargs)
+            with ExitStack() as stack:
+                _open.append(stack)
+                stack.callback(_open.remove, stack)
+                main(*args, **kwargs)
         except UserError as error:
             sys.exit(f"error: {plain(str(error))}")
         except BrokenPipeError:

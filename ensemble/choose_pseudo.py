@@ -16,6 +16,7 @@ from ensemble.blend import find_blend
 from ensemble.blend_file import blend_folder, read_blend
 from ensemble.labelling import PARTS, Labelling, makers_of, oof_scores, teacher_of, with_decisions
 from ensemble.pseudo_choice import Expectation, certainty
+from folder_lock import fill
 from folds.images import find_training_set, list_images
 from folds.pseudo_set import (
     ALL_FOLDS,
@@ -143,6 +144,7 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
     fitted = read_blend(folder)
     source, labels, images = wanted.source, wanted.labels, wanted.images
     home = inside(folder, wanted.out or (DISTILLED_DIR if wanted.distil else PSEUDO_DIR), "--out")
+    fill(home)
 
     # 2) who labels, and which images
     find_blend(root, name)
@@ -160,7 +162,6 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
     else:
         place, asked = data / facts.test_dir, names_of_test_set(members, data, facts)
     labelling = Labelling(facts, training, root, home, members, makers, source, labels, place, asked)
-    atomic.make_folder(home)
     labelling.predict()
 
     # 3) how sure the networks are, and the score that out-of-fold images of the same certainty have

@@ -31,6 +31,7 @@ from ensemble.mask_agreement import (
     own_masks,
 )
 from ensemble.whole_network import WholeNetwork
+from folder_lock import fill
 from models.image_file import decode
 from models.optional_library import fault_of, install_command
 from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
@@ -144,6 +145,7 @@ def main(
     facts, data, root = places(competition, data, runs)
     blend = find_blend(root, name, variant)
     folder = out or (blend.members[0].folder if variant else blend_folder(root, name)) / "export"
+    fill(folder)
     network = WholeNetwork(blend, facts.size, folds).eval()
     if network.left_out:
         print(f"left out, as it works on whole masks: {', '.join(network.left_out)}")

@@ -31,6 +31,7 @@ from ensemble.score_memory import RememberingIndex
 from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all, gains
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS, SEARCHED, way_name
+from folder_lock import fill
 from folds.images import TrainingSet, find_training_set, list_images
 from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR
@@ -248,6 +249,7 @@ def main(
     if max_error_ratio < 1:
         raise UserError(f"--max-error-ratio {max_error_ratio:g} leaves out the best network itself: give 1 or more.")
     folder = blend_folder(root, name)
+    fill(folder, f"the blend in {folder}", name=".fit.lock")
 
     # 2) the networks' out-of-fold logits beside the truth, all of one split
     training = find_training_set(facts, data)

@@ -16,6 +16,7 @@ from ensemble.blend import find_blend
 from ensemble.mask_agreement import logits_of
 from ensemble.photograph_files import CUTOUT_SUFFIX, MASK_SUFFIX, cut_out, list_photographs, write_png
 from ensemble.photograph_table import TABLE_FILE, PhotographTable, Told, read_told, warning_of
+from folder_lock import fill
 from json_file import Schema
 from models.image_file import decode
 from models.runtimes import Backend, choose_runtime
@@ -64,6 +65,7 @@ def main(
     chosen = chosen.on(choose_runtime(backend, len(names)))
     if out.resolve() == folder.resolve():
         raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
+    fill(out)
     if (out / STATE_FILE).exists() and _STATE.read(out / STATE_FILE) != chosen.state():
         raise UserError(f"{out} holds masks of another blend or variant: {_STATE.hint}.")
     atomic.write_json(out / STATE_FILE, chosen.state())

@@ -36,6 +36,7 @@ from ensemble.mask_agreement import (
     whole_masks,
 )
 from ensemble.model_card import card, networks_of, scores_by_view
+from folder_lock import fill
 from folds.outputs import WEIGHTS_DIGEST, digest
 from folds.run_layout import (
     MANIFEST_FILE,
@@ -171,6 +172,7 @@ def main(
     """
     facts, data, root = places(competition, data, runs)
     target = out / facts.name
+    fill(out, str(target), name=f".{facts.name}.lock")
     if target.exists():
         raise UserError(f"{target} is there already: remove it, or name another folder (--out).")
     blend = find_blend(root, name)

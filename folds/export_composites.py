@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
+from folder_lock import fill
 from folds import png_file
 from folds.composites import CompositeSet
 from folds.images import find_training_set
@@ -163,6 +164,7 @@ def main(
         jobs: processes, as joblib counts them.
     """
     facts, data = files_of(competition, data)
+    fill(out)
     training = find_training_set(facts, data)
     if not isinstance(training, CompositeSet):
         raise UserError(f"{facts.name} has no composites: give --competition composites.")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
+from folder_lock import fill
 from folds.composite_parts import (
     BACKGROUND_DEPTH_DIR,
     BACKGROUNDS_DIR,
@@ -89,6 +90,7 @@ def main(function: str, data: Path = Path("data/composites")) -> None:
         function: `module:name` of a function from an image (h, w, 3) uint8 RGB to its nearness (h, w).
         data: the folder of parts.
     """
+    fill(data)
     print(f"{label(find_function(function), data)} depth maps written in {data}")
 
 

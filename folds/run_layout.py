@@ -60,8 +60,6 @@ THREADS_FILE = "threads.json"
 # the states after the last completed epoch and after the one before
 LAST_STATE_FILE = "last.ckpt"
 PREVIOUS_STATE_FILE = "previous.ckpt"
-# held by the process that trains the fold
-LOCK_FILE = ".lock"
 # of a fold and of a submission: if it is there, the rest is whole
 MANIFEST_FILE = "manifest.json"
 # what predicting with a fold, or starting from it, takes

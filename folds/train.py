@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from command_line import UserError, check_seed, duration, program
 from competition import Competition
+from folder_lock import alone_with
 from folds import split
 from folds.complete import complete_fold, is_complete
 from folds.devices import folds_at_once, threads_each
 from folds.images import find_training_set
 from folds.inputs import checked
 from folds.leave_out import read_left_out
-from folds.lock import alone_with
 from folds.outputs import find_damage
 from folds.plan import (
     check_batch,
@@ -45,6 +45,9 @@ from models.build import build
 from models.variant import Variant
 from program_flags import CompetitionName, DataFolder, Folds, places
 
+# what a process does that holds the lock of a fold
+_TRAINED = "is being trained"
+
 
 def _done_line(manifest: dict[str, Any]) -> str:
     metric = metric_in(manifest)
@@ -67,20 +70,20 @@ def _of_all(done: int, count: int, seconds: float) -> str:
 
 def _train(task: FoldTask) -> dict[str, Any]:
     """Complete a fold, unless another process has done so meanwhile; refused while one is at it."""
-    with alone_with(task.folder, task.label):
+    with alone_with(task.folder, task.label, doing=_TRAINED):
         return complete_fold(task)
 
 
 def _train_when_free(task: FoldTask) -> dict[str, Any]:
     """The same for a cluster's worker: when its scheduler has given another up, that may still train the fold."""
-    with alone_with(task.folder, task.label, wait=True):
+    with alone_with(task.folder, task.label, doing=_TRAINED, wait=True):
         return complete_fold(task)
 
 
 def _refuse_what_is_trained(tasks: Iterable[FoldTask]) -> None:
     """Refuse folds that other processes train, before any work is done."""
     for task in tasks:
-        with alone_with(task.folder, task.label):
+        with alone_with(task.folder, task.label, doing=_TRAINED):
             pass
 
 

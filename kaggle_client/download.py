@@ -19,6 +19,7 @@ from pydantic import Field
 import atomic
 from command_line import UserError, program
 from competition import Competition
+from folder_lock import fill
 from json_file import Schema
 from kaggle_client import archive
 from kaggle_client import cli as kaggle_cli
@@ -280,6 +281,7 @@ def main(
         jobs: processes that verify, as joblib counts them.
     """
     facts, folder = files_of(competition, data)
+    fill(folder)
     parts = prepare(facts, folder, hq=hq, only=only, source=source, keep_archives=keep_archives, jobs=jobs)
     print(f"{folder} is complete and verified: {', '.join(part.name for part in parts)}")
 

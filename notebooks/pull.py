@@ -11,6 +11,7 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import find_competition
+from folder_lock import fill
 from folds.run_layout import JOBS_DIR
 from kaggle_client.credentials import find_credentials
 from notebooks.merge import merge
@@ -64,6 +65,7 @@ def main(
         wanted = [job for job in jobs if not job.fetched]
         if not wanted:
             raise UserError("no pushed job waits to be fetched: push one first (make notebook-push V=... F=...).")
+    fill(runs / facts.name / JOBS_DIR)
     for job in wanted:
         pull(job, Remote(credentials, poll_s), runs, facts.name)
 

@@ -17,6 +17,7 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import Competition
+from folder_lock import fill
 from folds import split
 from folds.images import TrainingSet, find_training_set, list_images
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, MANIFEST_FILE, OOF_STORE, TEST_STORE, fold_folder, is_finished
@@ -228,6 +229,7 @@ def main(
         raise UserError(
             "nothing to import: give a folder of out-of-fold predictions (OOF=...) or the test set's (TEST=...)."
         )
+    fill(run)
     before = _earlier(run)
 
     # 2) the out-of-fold predictions, against the images and the split

@@ -21,11 +21,11 @@ from ensemble.boundary import NAME, Boundary, boundary_for, check_boundary
 from ensemble.boundary_file import REFINER, after_refiner, coarse_digest, digest_of, entries_of
 from ensemble.intervals import figures, mean_interval
 from ensemble.oof_data import OofData, find_oof_data
+from folder_lock import alone_with
 from folds import split
 from folds.devices import folds_at_once, threads_each
 from folds.images import TrainingSet, find_training_set
 from folds.inputs import checked, load_inputs
-from folds.lock import alone_with
 from folds.outputs import WEIGHTS_DIGEST
 from folds.plan import check_batch, plan_of
 from folds.recipes import Recipe
@@ -98,7 +98,7 @@ def _gain_line(label: str, table: pd.DataFrame, metric: Metric) -> str:
 
 def _complete(task: RefinerTask) -> dict[str, Any]:
     """Complete a fold; refused while another process is at it."""
-    with alone_with(task.fold.folder, task.fold.label):
+    with alone_with(task.fold.folder, task.fold.label, doing="is being trained"):
         return complete_refiner(task)
 
 

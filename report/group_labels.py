@@ -22,6 +22,7 @@ import atomic
 from command_line import UserError, program
 from competition import Competition
 from ensemble.blend import find_blend
+from folder_lock import fill
 from folds.csv_table import read_table
 from folds.images import TrainingSet, find_training_set
 from folds.run_layout import LABELS_DIR, LABELS_FILE, LABELS_PAGE_FILE
@@ -241,6 +242,8 @@ def main(
     if images < 0:
         raise UserError(f"--images {images} is below 0: give 0 (all) or more.")
     facts, data, root = places(competition, data, runs)
+    folder = out or root / LABELS_DIR
+    fill(folder)
     chosen = find_blend(root, blend, variant)
     member = chosen.members[int(np.argmax(chosen.weights))]
     member.require_network()
@@ -259,7 +262,6 @@ def main(
                 "the groups outside one fold have fewer than two labels: take more groups, or --label another."
             )
     judged = cross_fitted(features_of(member, training, positions), folds, groups, labels)
-    folder = out or root / LABELS_DIR
     what = label or str(facts.metadata_breakdown)
     _write(folder, judged, what, member, len(positions))
     print(f"{what}: {len(judged.labels)} of {len(set(groups.tolist()))} groups, {len(positions)} images")

@@ -18,6 +18,7 @@ import tyro
 
 import atomic
 from command_line import UserError, program
+from folder_lock import fill
 from folds.images import TrainingSet, find_training_set
 from folds.parallel import cut, in_parallel
 from folds.run_layout import (
@@ -229,13 +230,13 @@ def main(
     facts, data, root = places(competition, data, runs)
     if facts.composed:
         raise UserError(f"{facts.name} composes its images, and the labels with them: there is none to suspect.")
+    folder = root / SUSPECTS_DIR
+    fill(folder)
     training = find_training_set(facts, data)
     asked = [part.strip() for part in members.split(",") if part.strip()]
     witnesses = find_witnesses(root, training, asked)
     table = rank(witnesses, training, jobs=jobs)
     found = min(count, len(table)) or suspect(table["confidence"].to_numpy())
-    folder = root / SUSPECTS_DIR
-    atomic.make_folder(folder)
     for name, rows in ((CONFIDENCE_FILE, table), (SUSPECTS_FILE, table.head(found))):
         with atomic.replacing(folder / name) as temporary:
             rows.to_csv(temporary, index=False, float_format="%.6f")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, program
 from competition import COMPETITIONS, Size
+from folder_lock import fill
 from json_file import Schema
 from kernels.raster import FAR, rasterise, shade
 from studio.cars import build, draw_car, palette
@@ -315,6 +316,7 @@ def main(
         seed: of everything.
         jobs: processes, as joblib counts them.
     """
+    fill(out)
     done = render_parts(out, backgrounds=backgrounds, foregrounds=foregrounds, seed=seed, jobs=jobs)
     what = f"{backgrounds} backgrounds and {foregrounds} foregrounds with depth, in {out}"
     print(f"rendered {what}" if done else f"{what}: already rendered")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, check_seed, program
 from competition import COMPETITIONS, Competition
+from folder_lock import fill
 from json_file import Schema
 from studio.cars import Car, build, draw_car, palette
 from studio.scene import VIEWS, background, draw_camera, noise_tile, picture
@@ -206,6 +207,7 @@ def main(
         jobs: processes, as joblib counts them.
         depth: write depth maps too.
     """
+    fill(out)
     done = render_competition(
         out, cars=cars, test_cars=test_cars, seed=check_seed(seed), views=views, jobs=jobs, depth=depth
     )

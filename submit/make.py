@@ -20,6 +20,7 @@ from command_line import UserError, program
 from competition import Competition, Size
 from ensemble.blend import Blend, find_blend
 from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, FittedBlend, blend_folder, read_blend
+from folder_lock import fill
 from folds.images import list_images
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
@@ -248,6 +249,7 @@ def main(
         data, root, images = data.resolve(), root.resolve(), images and images.resolve()
     home = blend_folder(root, name)
     fitted = read_blend(home)
+    fill(home, f"the submission in {home}", name=".submission.lock")
     blend = find_blend(root, name)
     if stream:
         for member in blend.members:

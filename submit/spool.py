@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-import atomic
 from command_line import UserError
+from folder_lock import alone_with
 from submit.stream import Row, SubmissionStream, row_text
 from submit.writer import explained
 
@@ -70,26 +68,6 @@ class _Spool:
         self._missing.discard(shard)
 
 
-@contextmanager
-def _alone(stream: SubmissionStream) -> Iterator[None]:
-    """Keep a second process from the same spool; the lock ends with its process, however that ends."""
-    path = stream.folder / "spool.lock"
-    with explained(path):
-        lock = path.open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is writing rows into {stream.folder}: wait for it, or give each process whole shards."
-            ) from None
-        except OSError as error:
-            # a file system without locks has none to take
-            if not atomic.is_lacking(error):
-                raise
-        yield
-
-
 def write_all(stream: SubmissionStream, rows: Iterable[Row], *, workers: int = 2) -> None:
     """Write the missing shards from rows in any order, encoding in threads, in bounded memory.
 
@@ -106,7 +84,10 @@ def write_all(stream: SubmissionStream, rows: Iterable[Row], *, workers: int = 2
             full or refuses.
         ValueError: as `row_text`.
     """
-    with _alone(stream), ThreadPoolExecutor(workers) as pool:
+    with (
+        alone_with(stream.folder, f"the submission in {stream.folder}", name="spool.lock"),
+        ThreadPoolExecutor(workers) as pool,
+    ):
         spool = _Spool(stream)
         waiting: deque[tuple[str, Future[bytes]]] = deque()
         for name, value in rows:

@@ -7,9 +7,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from folds import lock, train
+import folder_lock
+from folds import train
 from folds.fold import run_fold
 from folds.recipes import find_recipe
 from folds.task import FoldTask, begin_with_threads
@@ -26,6 +26,7 @@ from folds.train import _print_table, main
 from models.variants import VARIANTS
 from tests.dying import die
 from tests.killed_folds import check_same, kill_in_the_second_epoch, tiny_flags
+from tests.lock_holder import held_by_another
 from tests.tiny_folds import QUICK, TINY, maker
 
 
@@ -111,28 +112,6 @@ def test_a_fold_whose_process_is_killed_each_time_ends_in_one_sentence(
     assert "\n" not in message
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from folds.lock import alone_with
-with alone_with(Path(sys.argv[1]), ""):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
-@contextmanager
-def held_by_another(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLDER, str(folder)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        try:
-            yield holder
-        finally:
-            holder.kill()
-
-
 def manifest_of(task: FoldTask) -> dict[str, Any]:
     """What the line about a finished fold is made of."""
     return {"variant": {"name": task.variant.name}, "fold": task.fold, "dice": 0.5, "seconds": 1.0}
@@ -141,7 +120,7 @@ def manifest_of(task: FoldTask) -> dict[str, Any]:
 def test_a_fold_is_refused_at_once_while_another_process_trains_it_and_not_after(
     ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "_DYING_S", 0.2)
+    monkeypatch.setattr(folder_lock, "_DYING_S", 0.2)
     begun: list[str] = []
 
     def begin(task: FoldTask) -> dict[str, Any]:
@@ -166,10 +145,10 @@ def test_a_fold_is_refused_at_once_while_another_process_trains_it_and_not_after
 def test_a_cluster_waits_for_a_fold_that_another_process_trains(
     ellipses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "_DYING_S", 0.2)
+    monkeypatch.setattr(folder_lock, "_DYING_S", 0.2)
     # what a thread prints while capsys is read may be lost
     said: list[str] = []
-    monkeypatch.setattr(lock, "print", lambda text, **_: said.append(text), raising=False)
+    monkeypatch.setattr(folder_lock, "print", lambda text, **_: said.append(text), raising=False)
     task = maker(ellipses, tmp_path)(TINY, QUICK)
     trained: list[str] = []
     monkeypatch.setattr(train, "complete_fold", lambda each: trained.append(each.label))

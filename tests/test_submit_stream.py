@@ -222,7 +222,7 @@ def test_two_processes_do_not_share_a_spool(tmp_path: Path) -> None:
     stream = new_stream(tmp_path / "shards")
 
     def within() -> Iterator[Row]:
-        with pytest.raises(UserError, match="another process"):
+        with pytest.raises(UserError, match="is being written by process"):
             write_all(stream, rows(NAMES))
         yield from rows(NAMES)
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 import atomic
 from command_line import UserError, program
+from folder_lock import fill
 from folds.run_layout import EXPLORE_DIR, EXPLORE_IMAGES_FILE, EXPLORE_NUMBERS_FILE, EXPLORE_PAGE_FILE
 from kernels.metrics import find_metric
 from program_flags import CompetitionName, DataFolder, Jobs, places
@@ -215,6 +216,8 @@ def main(
     if images < 1:
         raise UserError(f"--images {images} is out of range: give 1 or more.")
     facts_of, data, root = places(competition, data, runs)
+    folder = root / EXPLORE_DIR
+    fill(folder)
     listing = list_files(facts_of, data)
     facts_of, metric = listing.competition, find_metric(facts_of.metric)
     whole = [listing.train, listing.test]
@@ -242,8 +245,6 @@ def main(
     )
     told = findings(found, metric)
     counts = list(_counts(whole, read, table, {"train": facts_of.train_count, "test": facts_of.test_count}))
-    folder = root / EXPLORE_DIR
-    atomic.make_folder(folder)
     shown_sets = [pictures.name for pictures in whole if pictures.names]
     strange = []
     if found.agreement:
