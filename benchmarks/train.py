@@ -105,7 +105,7 @@ def _bare_s(task: FoldTask, network: torch.nn.Module, device: torch.device, step
     target = masks.to(device)[:, None].float() / 255
     loss_of = find_loss(task.recipe.loss)
     chosen = optimisation.optimiser(network.parameters(), task.recipe)
-    bf16 = optimisation.precision(task.recipe) == "bf16-mixed"
+    bf16 = fit.precision_of(task) == "bf16"
     for step in range(_WARM + steps):
         if step == _WARM:
             begin = _now()

@@ -33,6 +33,7 @@ from models.build import build, parameter_count
 from models.frame import frame_of
 from models.losses import find_loss
 from models.network_input import normalise
+from models.precision import native, resolve
 from models.variant import Variant
 from program_flags import files_of
 
@@ -53,7 +54,7 @@ class Epoch:
         fell: whether `last_loss` is below `first_loss`.
         device: "cpu", or the GPU's name.
         threads: of torch.
-        precision: what it computes in, as Lightning names it.
+        precision: what it computes in.
         fault: why it could not train; empty where it did.
     """
 
@@ -74,7 +75,7 @@ class Epoch:
     fell: bool = False
     device: str = "cpu"
     threads: int = 0
-    precision: str = "32-true"
+    precision: str = "float32"
     fault: str = ""
 
     @property
@@ -112,7 +113,7 @@ def plan_epoch(variant: Variant, images: int, batch: int, threads: int) -> Epoch
         *(variant.name, *variant.size, images // batch * batch, batch),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         threads=threads or torch.get_num_threads(),
-        precision=optimisation.precision(plan_of(variant, "", {})),
+        precision=resolve(plan_of(variant, "", {}).precision, native()),
     )
 
 
@@ -140,7 +141,7 @@ def train_epoch(variant: Variant, training: TrainingSet, names: list[str], batch
     def loss_at(start: int) -> torch.Tensor:
         part = torch.from_numpy(images[start : start + batch]).to(device)
         target = torch.from_numpy(masks[start : start + batch]).to(device)[:, None].float() / 255
-        with torch.autocast(device.type, torch.bfloat16, enabled=planned.precision == "bf16-mixed"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=planned.precision == "bf16"):
             logits = network(normalise(part, variant))
         return loss_of(logits.float(), target)
 

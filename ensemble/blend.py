@@ -19,6 +19,7 @@ from ensemble.voting import LINEAR, Combination, combination_of
 from folds.run_layout import finished_folds, trained_runs
 from kernels.rle import encode_logits_text, encode_text
 from models.frame import Frame
+from models.precision import Precision
 from models.runtimes import TORCH
 from path_names import inside
 from predict.members import Member, find_members
@@ -79,6 +80,15 @@ class Blend:
     def on(self, runtime: str) -> Blend:
         """The same with its members' networks computed by another runtime (models/runtimes.py)."""
         return replace(self, members=tuple(replace(member, runtime=runtime) for member in self.members))
+
+    def within(self, available: frozenset[Precision]) -> Blend:
+        """The same with its members' networks computed by devices that have these precisions; says of which networks
+        that is not what they were trained in."""
+        members = tuple(replace(member, available=available) for member in self.members)
+        for member in members:
+            if words := member.other_precision():
+                print(f"{member.name} {words}", flush=True)
+        return replace(self, members=members)
 
     def image_frames(self, full: Size) -> tuple[Frame, ...]:
         """The frames in which an image of size `full` (H, W) is needed beside the logits; most blends need none."""
@@ -171,6 +181,9 @@ class Blend:
             state["vote"] = self.combination.label
         if self.gate is not None:
             state["presence"] = {"threshold": self.gate.threshold, "members": self._names(self.gate.members)}
+        others = {m.name: m.precisions() for m in self.members if m.other_precision()}
+        if others:
+            state["precisions"] = others
         runtimes = {m.name: m.runtime for m in self.members if m.runtime != TORCH}
         if runtimes:
             state["runtimes"] = runtimes

@@ -19,7 +19,7 @@ from ensemble.band import Tile, band_of, cut, tile_size, tiles_on
 from json_file import closed
 from models.build import build, divisor
 from models.frame import Frame
-from models.precision import inference
+from models.precision import FLOAT32, Precision, autocast, for_prediction, native
 from models.variant import IMAGENET_MEAN, IMAGENET_STD, Variant
 
 NAME = "boundary"
@@ -121,15 +121,17 @@ class BoundaryRefiner:
         boundary: what it is.
         states: of its networks, one a fold: tensors by name.
         digest: of all that it has learned.
+        precisions: that they were trained in, and predict in where the CPU has them; float32 where none are given.
     """
 
     boundary: Boundary
     states: Sequence[dict[str, torch.Tensor]]
     digest: str
+    precisions: Sequence[Precision] = ()
     _networks: list[torch.nn.Module] = field(default_factory=list, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return BoundaryRefiner, (self.boundary, self.states, self.digest)
+        return BoundaryRefiner, (self.boundary, self.states, self.digest, self.precisions)
 
     @property
     def label(self) -> str:
@@ -156,11 +158,13 @@ class BoundaryRefiner:
         """What the networks add, in the mean: (T, h, w) float32 for inputs (T, 4, h, w) float32."""
         device = torch.device("cpu")
         inputs = torch.from_numpy(batch).to(memory_format=torch.channels_last)
-        networks = self._built()
-        with torch.inference_mode(), inference(device):
-            total = networks[0](inputs).float()
-            for network in networks[1:]:
-                total = total + network(inputs).float()
+        networks, here = self._built(), native("cpu")
+        total: torch.Tensor | None = None
+        for network, trained in zip(networks, self.precisions or [FLOAT32] * len(networks), strict=True):
+            with torch.inference_mode(), autocast(for_prediction(trained, here), device):
+                added = network(inputs).float()
+                total = added if total is None else total + added
+        assert total is not None
         return (total / len(networks))[:, 0].numpy()
 
     def _residual(self, coarse: np.ndarray, image: np.ndarray, tiles: Sequence[Tile]) -> np.ndarray:

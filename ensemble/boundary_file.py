@@ -27,9 +27,11 @@ from ensemble.blend_file import (
 from ensemble.boundary import NAME, Boundary, BoundaryRefiner, check_boundary
 from folds.outputs import digest
 from folds.run_layout import WEIGHTS_FILE, fold_folder
+from folds.task import read_manifest
 from json_file import Count, Digest, Interval, Schema, extensible
 from models import checkpoint
 from models.build import build
+from models.precision import FLOAT32
 
 _CURE = "make refine"
 
@@ -178,4 +180,5 @@ def load(folder: Path, entry: Mapping[str, Any]) -> BoundaryRefiner:
     if entry.get("digest") != record["digest"] or record["digest"] != digest_of(boundary, known):
         raise UserError(f"{path} is not of the refiner that the blend was measured with: {_CURE}.")
     states = [_weights(fold_folder(path.parent, fold), each, boundary) for fold, each in enumerate(known)]
-    return BoundaryRefiner(boundary, states, record["digest"])
+    manifests = [read_manifest(fold_folder(path.parent, fold)) or {} for fold in range(len(known))]
+    return BoundaryRefiner(boundary, states, record["digest"], [m.get("precision", FLOAT32) for m in manifests])

@@ -19,6 +19,7 @@ from ensemble.photograph_table import TABLE_FILE, PhotographTable, Told, read_to
 from folder_lock import fill
 from json_file import Schema
 from models.image_file import decode
+from models.precision import native
 from models.runtimes import Backend, choose_runtime
 from predict.blocks import Place, places, raise_unreadable
 from predict.photographs import PhotographLogits, load, network_logits
@@ -62,7 +63,7 @@ def main(
     facts = find_competition(competition)
     chosen = find_blend(runs / facts.name, blend, variant)
     folder, names, not_images = list_photographs(images)
-    chosen = chosen.on(choose_runtime(backend, len(names)))
+    chosen = chosen.on(choose_runtime(backend, len(names))).within(native())
     if out.resolve() == folder.resolve():
         raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
     fill(out)

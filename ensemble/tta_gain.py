@@ -33,6 +33,7 @@ from folds.truth import Truth, load_truth
 from json_file import Interval, Schema, extensible
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models import checkpoint
+from models.precision import native
 from models.prediction import torch_network
 from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms
 from predict.members import Member, find_members
@@ -73,7 +74,8 @@ def scores_of_sets(
     scores = np.full((len(fold), len(sets)), np.nan)
     with tqdm(total=len(fold), desc=f"measure {member.name}", unit="image", disable=None) as bar:
         for k, folder in enumerate(member.folds):
-            network = torch_network(checkpoint.load(folder)[0], member.variant, device)
+            precision = member.precision_of(folder, native(device.type))
+            network = torch_network(checkpoint.load(folder)[0], member.variant, device, precision)
             held_out = np.flatnonzero(fold == k)
             for start in range(0, len(held_out), batch):
                 positions = held_out[start : start + batch]

@@ -7,8 +7,10 @@ from typing import Any
 
 import atomic
 from folds.outputs import LOGITS_DIGEST, Damage, digests, find_damage, names_held_out
+from folds.precision import resolved
 from folds.run_layout import MANIFEST_FILE, VARIANT_FILE
 from folds.task import FoldTask, begin_with_threads, read_manifest
+from models.precision import native
 
 
 def is_complete(task: FoldTask) -> bool:
@@ -35,6 +37,8 @@ def complete_fold(task: FoldTask) -> dict[str, Any]:
     damage = find_damage(task, manifest)
     if not damage:
         return manifest
+    # refused before anything is removed
+    task = resolved(task, native())
     if manifest.get("threads"):
         # so that what is made again has the bytes that it had
         begin_with_threads(task.folder, manifest["threads"])

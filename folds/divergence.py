@@ -14,6 +14,7 @@ import atomic
 from command_line import UserError
 from folds.recipes import Recipe
 from folds.run_layout import DIVERGED_FILE
+from models.precision import FLOAT32, Precision
 
 # losses on a GPU are looked at this many steps late: looking at once would make every step wait for the GPU
 _GPU_DELAY = 2
@@ -27,10 +28,10 @@ class LossWatch:
         names: of all training images, by position.
         label: variant and fold, for the message.
         recipe: how the fold is trained.
-        precision: what is computed in, as Lightning names it.
+        precision: what is computed in.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], label: str, recipe: Recipe, precision: str) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], label: str, recipe: Recipe, precision: Precision) -> None:
         self._folder = folder
         self._names = names
         self._label = label
@@ -83,7 +84,7 @@ class LossWatch:
             },
         )
         lower = f"--learning-rate {self._recipe.learning_rate / 4:.2g}"
-        hint = lower if self._precision == "32-true" else f"--precision float32 or {lower}"
+        hint = lower if self._precision == FLOAT32 else f"--precision float32 or {lower}"
         raise UserError(
             f"the {phase} loss of {self._label} became {value} in epoch {epoch + 1}, batch {batch + 1}, whose images "
             f"{path} lists: train with {hint}, and look at those images if it happens again."

@@ -10,7 +10,6 @@ import torch
 
 import atomic
 from command_line import UserError
-from folds import optimisation
 from folds.boundary_crop import crop_size
 from folds.task import FoldTask
 from models.build import divisor
@@ -55,7 +54,7 @@ def out_of_memory(task: FoldTask) -> str:
     step = divisor(variant)
     half = [max(step, round(side / 2 / step) * step) for side in variant.size]
     times = variant.size[0] * variant.size[1] / half[0] / half[1]
-    precision = ", or train with --precision bf16" if optimisation.precision(recipe) == "32-true" else ""
+    precision = ", or train with --precision bf16" if (task.precision or recipe.precision) == "float32" else ""
     return (
         f"{fault}, and no smaller batch exists: {_smaller_crop(task)}give the variant the size {half[0]}x{half[1]} in "
         f"models/variants.py, which needs about {times:.0f} times less{precision}."

@@ -38,6 +38,7 @@ from folds.states import EpochStates, StateFiles, load_state
 from folds.task import FoldTask, begun_with_threads
 from models.frame import frame_of
 from models.host_memory import keep_freed
+from models.precision import Precision, native, resolve
 
 # more processes than this only wait for each other
 _MOST_WORKERS = 8
@@ -136,7 +137,7 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
         )
     return lightning.Trainer(
         max_epochs=recipe.epochs,
-        precision=optimisation.precision(recipe),
+        precision=optimisation.lightning_precision(precision_of(task)),
         accumulate_grad_batches=recipe.accumulate,
         accelerator="cuda" if gpus else "cpu",
         devices=gpus or task.devices,
@@ -156,16 +157,23 @@ def make_trainer(task: FoldTask, gpus: list[int], callbacks: list[Callback], **m
     )
 
 
+def precision_of(task: FoldTask) -> Precision:
+    """What a fold computes in; of a task that was not begun, what it would be on this machine."""
+    return task.precision or resolve(task.recipe.precision, native())
+
+
 def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
     """The fold's network as Lightning trains it."""
-    precision = optimisation.precision(task.recipe)
+    precision = precision_of(task)
     names = (*task.training.names, *(task.extra.names if task.extra else ()))
     watch = LossWatch(task.folder, names, task.label, task.recipe, precision)
     weight = task.recipe.pseudo_weight
     extra = (len(task.training.names), weight) if task.extra and weight != 1 else None
     full = task.training.competition.size
     frame = frame_of(task.variant)
-    return SegmentationModule(network, task.variant, task.recipe, frame, task.truths, full, watch, task.metric, extra)
+    return SegmentationModule(
+        network, task.variant, task.recipe, frame, task.truths, full, watch, task.metric, extra, precision
+    )
 
 
 def train_module(
@@ -218,7 +226,7 @@ def train_module(
     return {
         "epochs_run": trainer.current_epoch,
         "steps": trainer.global_step,
-        "precision": str(trainer.precision),
+        "precision": precision_of(task),
         "alarms": record.alarms,
         "earlier": record.earlier,
         "best": best.best_model_path,

@@ -14,9 +14,10 @@ import provenance
 from folds.devices import hardware, lease, share_of
 from folds.divergence import DIVERGED_FILE
 from folds.failures import explained
-from folds.fit import fit_network, load_epoch, set_up, worker_count
+from folds.fit import fit_network, load_epoch, precision_of, set_up, worker_count
 from folds.heads import MASK_HEAD
 from folds.outputs import digests
+from folds.precision import begin_in
 from folds.run_layout import MANIFEST_FILE, RECIPE_FILE
 from folds.scoring import full_size_score
 from folds.spent import Spent
@@ -27,13 +28,18 @@ from folds.task import FoldTask, begin_with_threads, begun_with_threads, read_re
 from models import checkpoint
 from models.build import parameter_count
 from models.frame import frame_of
+from models.precision import native
 from models.prediction import torch_network
 from models.tta import find_transforms
 
 
-def begin(task: FoldTask) -> None:
-    """Keep the recipe and what will be seen; a state that another recipe left behind is no state to go on from, nor is
-    a damaged one."""
+def begin(task: FoldTask) -> FoldTask:
+    """Keep the recipe, the precision and what will be seen; a state of another recipe is no state to go on
+    from, nor is a damaged one.
+
+    Returns:
+        The task, with what it computes in.
+    """
     settle_states(task.resume_folder, task.label)
     if task.last_state.exists() and read_recipe(task.folder) != task.recipe.to_json():
         print(
@@ -43,7 +49,9 @@ def begin(task: FoldTask) -> None:
     if begun_with_threads(task.folder) is None:
         # so a fold that goes on beside more or fewer others keeps its number
         begin_with_threads(task.folder, share_of(task.threads))
+    task = begin_in(task, native())
     write_records(task)
+    return task
 
 
 def write_records(task: FoldTask) -> None:
@@ -58,7 +66,7 @@ def _held_out_logits(
     """Position and logits (K, h, w) of the held-out images, or of those wanted; batches are the same for any number of
     them, as the last bits depend on it."""
     transforms = find_transforms(task.variant.tta)
-    predicting = torch_network(network, task.variant, device)
+    predicting = torch_network(network, task.variant, device, precision_of(task))
     for start in range(0, len(task.held_out), task.recipe.batch):
         positions = [int(p) for p in task.held_out[start : start + task.recipe.batch]]
         if wanted is not None and not set(positions) & set(wanted):
@@ -127,7 +135,7 @@ def run_fold(task: FoldTask) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C; called again, it goes on.
     """
     start = Spent.so_far()
-    begin(task)
+    task = begin(task)
     set_up(task)
     with lease(task.devices) as gpus, explained(task):
         network = starting_network(task)

@@ -22,6 +22,7 @@ from models.frame import Frame
 from models.losses import find_loss
 from models.network_input import normalise
 from models.networks.windowed_unet import WindowedUNet
+from models.precision import FLOAT32, Precision
 from models.variant import Variant
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -43,6 +44,7 @@ class SegmentationModule(lightning.LightningModule):
         metric: that masks are scored by.
         extra: first position of the images that count otherwise in the loss, and what each of them counts where others
             count 1; None where all count alike.
+        precision: what it is trained in.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class SegmentationModule(lightning.LightningModule):
         watch: LossWatch,
         metric: Metric = DICE,
         extra: tuple[int, float] | None = None,
+        precision: Precision = FLOAT32,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -65,6 +68,7 @@ class SegmentationModule(lightning.LightningModule):
         self._watch = watch
         self._metric = metric
         self._extra = extra
+        self._precision = precision
         self._heads = [head.name for head in variant.heads]
         rules = {head: find_rule(head, metric) for head in self._heads}
         self._logged = {head: f"val_{rule.metric}" for head, rule in rules.items()}
@@ -152,7 +156,7 @@ class SegmentationModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""
-        chosen = optimisation.optimiser(self.network.parameters(), self._recipe)
+        chosen = optimisation.optimiser(self.network.parameters(), self._recipe, self._precision)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = optimisation.schedule(chosen, self._recipe, steps, self._metric)
         return {"optimizer": chosen, "lr_scheduler": schedule} if schedule else chosen

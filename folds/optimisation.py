@@ -1,4 +1,4 @@
-"""A recipe's optimiser, schedule, precision and weight averaging, as torch and Lightning take them."""
+"""A recipe's optimiser, schedule and weight averaging, as torch and Lightning take them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from torch.optim import lr_scheduler
 
 from folds.recipes import Recipe
 from kernels.metrics import DICE, Metric
-from models.precision import has_bf16
+from models.precision import FLOAT32, Precision
+
+# Lightning's names
+_LIGHTNING: dict[Precision, str] = {"bf16": "bf16-mixed", "fp16": "16-mixed", "float32": "32-true"}
 
 
-def precision(recipe: Recipe) -> Any:
-    """Lightning's name of the recipe's precision on this machine: "32-true", "bf16-mixed" or "16-mixed"."""
-    if recipe.precision == "auto":
-        return "bf16-mixed" if has_bf16("cuda" if torch.cuda.is_available() else "cpu") else "32-true"
-    return {"bf16": "bf16-mixed", "fp16": "16-mixed", "float32": "32-true"}[recipe.precision]
+def lightning_precision(precision: Precision) -> Any:
+    """Lightning's name of a precision."""
+    return _LIGHTNING[precision]
 
 
-def optimiser(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over `parameters`."""
+def optimiser(
+    parameters: Iterable[torch.nn.Parameter], recipe: Recipe, precision: Precision = FLOAT32
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `parameters`, of a network that is trained in `precision`."""
     given = list(parameters)
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimiser == "rmsprop":
@@ -35,7 +38,7 @@ def optimiser(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(given, rate, momentum=0.9, nesterov=True, weight_decay=decay)
     # fp16's loss scaling and gradient clipping together do not work with the fused step
-    fused = all(p.device.type in ("cpu", "cuda") for p in given) and precision(recipe) != "16-mixed"
+    fused = all(p.device.type in ("cpu", "cuda") for p in given) and precision != "fp16"
     adam = torch.optim.AdamW(given, rate, weight_decay=decay, fused=fused)
     # no loss is scaled where it is fused; Lightning refuses to clip the gradients of a step that could undo a scaling
     adam._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -57,6 +57,8 @@ DIVERGED_FILE = "diverged.json"
 RESUME_DIR = "resume"
 # with how many threads the fold was begun
 THREADS_FILE = "threads.json"
+# and in what it computes
+PRECISION_FILE = "precision.json"
 # the states after the last completed epoch and after the one before
 LAST_STATE_FILE = "last.ckpt"
 PREVIOUS_STATE_FILE = "previous.ckpt"

@@ -40,6 +40,7 @@ _MEANING = {
     "tta": "test-time augmentation",
     "imported": "predictions",
     "runtime": "runtime (--backend)",
+    "precision": "precision",
     "frame_version": "version of the way from images to inputs",
 }
 # what attributes that have been added since were before there was a name for them

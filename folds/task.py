@@ -24,6 +24,7 @@ from folds.seen import Seen
 from json_file import Count, Schema, closed, extensible, holding
 from kernels.metrics import Metric, check_scores, find_metric
 from models.frame import frame_of
+from models.precision import Precision
 from models.variant import VARIANT, Variant
 
 _HINT = "put a good copy back, or remove the folder that it is in and train the fold again"
@@ -51,6 +52,7 @@ class FoldTask:
         devices: GPUs, or processes on a CPU, that share every batch.
         draws: what it trains on where that is drawn anew each epoch; None where it is the images at `train`.
         extra: images with pseudo-labels that it trains on beside them; None where there are none.
+        precision: what it computes in (`folds.precision`); None until that is resolved.
         rounds: of self-training that its weights come from, this one last; empty where there was none.
     """
 
@@ -75,6 +77,7 @@ class FoldTask:
     draws: Draws | None = None
     extra: ExtraRows | None = None
     rounds: tuple[dict[str, Any], ...] = ()
+    precision: Precision | None = None
 
     @property
     def label(self) -> str:
@@ -114,6 +117,7 @@ class Manifest(TypedDict):
     fold: Count
     seed: NotRequired[int]
     threads: NotRequired[Count]
+    precision: NotRequired[Precision]
     weights_digest: NotRequired[str]
     logits_digest: NotRequired[str]
     frame_version: NotRequired[int]

@@ -32,6 +32,7 @@ from folds.plan import (
     with_tag,
     with_weights,
 )
+from folds.precision import resolved
 from folds.pseudo_set import PseudoSet
 from folds.recipes import Recipe
 from folds.run_layout import CACHE_DIR, FOLDS_FILE, fold_folder
@@ -39,7 +40,7 @@ from folds.soft_targets import check_student
 from folds.task import FoldTask, mean_over_images, read_manifest
 from folds.task_list import is_done, make_tasks
 from folds.truth import load_truth
-from folds.workers import check_address, run_all
+from folds.workers import available_precisions, check_address, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models.build import build
 from models.variant import Variant
@@ -90,7 +91,8 @@ def _refuse_what_is_trained(tasks: Iterable[FoldTask]) -> None:
 def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
     """Train folds: one after the other in this process, or side by side in others; one that is killed goes on."""
     threads = 0 if cluster else threads_each(jobs)
-    tasks = [replace(task, threads=threads) for task in tasks]
+    available = available_precisions(cluster)
+    tasks = [resolved(replace(task, threads=threads), available) for task in tasks]
     start = time.perf_counter()
     if not cluster:
         _refuse_what_is_trained(tasks)
@@ -108,8 +110,9 @@ def _run(tasks: list[FoldTask], jobs: int, cluster: str = "") -> None:
 
     shared = sorted({path for task in tasks for path in (task.training.data, task.store, task.start) if path})
     gpus = tasks[0].devices
+    needs = {"precisions": {task.precision for task in tasks if task.precision}}
     call = _train_when_free if cluster else _train
-    manifests = run_all(call, pending, jobs=jobs, cluster=cluster, shared=shared, gpus=gpus, alone=True)
+    manifests = run_all(call, pending, jobs=jobs, cluster=cluster, shared=shared, gpus=gpus, alone=True, **needs)
     for done, manifest in enumerate(tqdm(manifests, "folds", len(tasks), unit="fold", disable=None), 1):
         tqdm.write(_done_line(manifest) + _of_all(done, len(tasks), time.perf_counter() - start))
 

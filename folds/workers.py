@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import joblib
 from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -19,6 +19,9 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 import provenance
 from command_line import UserError
 from cores import core_count
+
+if TYPE_CHECKING:
+    from models.precision import Precision
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -77,19 +80,46 @@ def connected(cluster: str) -> Iterator[Any]:
         yield client
 
 
-def _state(paths: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Of the process that calls it: which paths it does not see, and what it runs."""
+def _native() -> frozenset[Precision]:
+    # torch takes seconds to import, and a scheduler needs none
+    from models.precision import native
+
+    return native()
+
+
+def _state(paths: Sequence[str]) -> tuple[list[str], dict[str, str], frozenset[Precision]]:
+    """Of the process that calls it: which paths it does not see, what it runs, and what its device computes in."""
     versions = {name: version.partition("+")[0] for name, version in provenance.versions().items()}
     # 3.11.4 and 3.11.9 give the same results, as do builds of a library for CPU and GPU
     versions["python"] = ".".join(versions["python"].split(".")[:2])
-    return [path for path in paths if not Path(path).exists()], {"code": _CODE, **versions}
+    return [path for path in paths if not Path(path).exists()], {"code": _CODE, **versions}, _native()
 
 
-def _check_workers(client: Any, cluster: str, shared: Sequence[Path]) -> None:
+def _wait_for_workers(client: Any, cluster: str) -> None:
     try:
         client.wait_for_workers(1, timeout=_CONNECT_S)
     except TimeoutError:
         raise UserError(f"the dask scheduler at {cluster} has no worker: {_START.format(cluster)}.") from None
+
+
+def available_precisions(cluster: str = "") -> frozenset[Precision]:
+    """The precisions that this machine's device computes in itself; or that any worker of a cluster does, of which
+    `run_all` then refuses those that do not.
+
+    Raises:
+        UserError: the scheduler cannot be reached, or has no worker.
+    """
+    if not cluster:
+        return _native()
+    with connected(cluster) as client:
+        _wait_for_workers(client, cluster)
+        answers = client.run(_native, on_error="return")
+    # what is wrong with a worker that cannot answer is said when it is to work
+    return frozenset[Any]().union(*(each for each in answers.values() if isinstance(each, frozenset)))
+
+
+def _check_workers(client: Any, cluster: str, shared: Sequence[Path], precisions: Collection[Precision]) -> None:
+    _wait_for_workers(client, cluster)
     answers = client.run(_state, [os.fspath(path) for path in shared], on_error="return")
     # one that has just died cannot be asked
     answers = {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}
@@ -99,7 +129,7 @@ def _check_workers(client: Any, cluster: str, shared: Sequence[Path]) -> None:
                 f"the worker {worker} of {cluster} does not run this code ({answer}): {_START.format(cluster)}."
             )
     ours = _state([])[1]
-    for worker, (unseen, theirs) in answers.items():
+    for worker, (unseen, theirs, available) in answers.items():
         if unseen:
             raise UserError(
                 f"the worker {worker} of {cluster} does not see {unseen[0]}: images and runs must lie in a folder that "
@@ -115,6 +145,12 @@ def _check_workers(client: Any, cluster: str, shared: Sequence[Path]) -> None:
             raise UserError(
                 f"the worker {worker} of {cluster} has {other} {theirs.get(other)}, and {ours[other]} is here: make "
                 "setup installs the same on both; then start the worker again (make worker)."
+            )
+        if lacking := sorted(set(precisions) - available):
+            raise UserError(
+                f"the worker {worker} of {cluster} does not compute in {lacking[0]} itself, as other machines here do: "
+                "end that worker, or compute in float32 on all (train with --precision float32, predict with --backend "
+                "torch-float32)."
             )
 
 
@@ -148,7 +184,13 @@ def _call(packed: bytes) -> Any:
 
 
 def _results(
-    call: Callable[[Task], Result], tasks: Sequence[Task], cluster: str, shared: Sequence[Path], gpus: int, alone: bool
+    call: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    cluster: str,
+    shared: Sequence[Path],
+    gpus: int,
+    alone: bool,
+    precisions: Collection[Precision],
 ) -> Iterator[Result]:
     """What `call` returns for each task, on a cluster, in the order in which they end."""
     with connected(cluster) as client:
@@ -156,7 +198,7 @@ def _results(
         import cloudpickle
         from distributed import as_completed
 
-        _check_workers(client, cluster, shared)
+        _check_workers(client, cluster, shared, precisions)
         needs = check_room(client, cluster, gpus, alone)
         # packed, as the scheduler would otherwise open them, and import all that is needed for it; and not by joblib,
         # which waits for ever for a task that dask has given up since its workers died
@@ -193,6 +235,7 @@ def run_all(
     shared: Sequence[Path] = (),
     gpus: int = 1,
     alone: bool = False,
+    precisions: Collection[Precision] = (),
 ) -> Iterator[Result]:
     """Call a function on every pending task, in processes; what a killed process was at is done again.
 
@@ -204,14 +247,15 @@ def run_all(
         shared: absolute paths that every worker of the cluster must see.
         gpus: that a task takes, where the cluster's workers offer GPUs (`make worker`); otherwise it takes a thread.
         alone: a task needs a process to itself.
+        precisions: that every worker of the cluster must compute in itself.
 
     Yields:
         What `call` returns, in any order, for the tasks whose process lived.
 
     Raises:
         UserError: processes keep dying. Or the scheduler cannot be reached, has no worker, or ends; a worker lacks a
-            path or enough GPUs, runs other code or libraries than this process, or would run tasks side by side that
-            need a process to themselves. What `call` raises is passed on.
+            path, a precision or enough GPUs, runs other code or libraries than this process, or would run tasks side by
+            side that need a process to themselves. What `call` raises is passed on.
     """
     tasks = pending()
     deaths, fewest = 0, len(tasks)
@@ -221,7 +265,7 @@ def run_all(
         count = 1 if processes == 1 else max(2, min(processes, len(tasks)))
         try:
             if cluster:
-                yield from _results(call, tasks, cluster, shared, gpus, alone)
+                yield from _results(call, tasks, cluster, shared, gpus, alone, precisions)
             else:
                 pool = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
                 yield from pool(joblib.delayed(call)(task) for task in tasks)

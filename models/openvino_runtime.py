@@ -17,7 +17,7 @@ from command_line import UserError
 from cores import thread_count
 from models.networks.windowed_unet import WindowedUNet
 from models.optional_library import fault_of, install_command
-from models.precision import has_bf16
+from models.precision import FLOAT32, Precision
 from models.prediction import PredictingNetwork
 from models.tta import Batch
 from models.variant import Variant
@@ -80,7 +80,7 @@ def _core() -> Any:
 class _Forward:
     """A compiled network; may be called from several threads, each of which gives the same bits alone."""
 
-    def __init__(self, network: torch.nn.Module, variant: Variant) -> None:
+    def __init__(self, network: torch.nn.Module, variant: Variant, precision: Precision) -> None:
         openvino, core = _openvino(), _core()
         example = torch.zeros(1, variant.in_channels, *variant.size)
         with warnings.catch_warnings():
@@ -95,7 +95,7 @@ class _Forward:
             model,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": "bf16" if has_bf16("cpu") else "f32",
+                "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": threads,
                 "ENABLE_CPU_PINNING": False,
@@ -111,8 +111,10 @@ class _Forward:
         return torch.from_numpy(np.array(found[0], np.float32))
 
 
-def openvino_network(network: torch.nn.Module, variant: Variant, device: torch.device) -> PredictingNetwork:
-    """A torch network compiled by OpenVINO, in bfloat16 where the CPU has it.
+def openvino_network(
+    network: torch.nn.Module, variant: Variant, device: torch.device, precision: Precision = FLOAT32
+) -> PredictingNetwork:
+    """A torch network compiled by OpenVINO, which predicts in a precision.
 
     Raises:
         UserError: it is not installed, or the device is no CPU.
@@ -122,6 +124,6 @@ def openvino_network(network: torch.nn.Module, variant: Variant, device: torch.d
     network = network.eval()
     if isinstance(network, WindowedUNet):
         # where the window lies is no part of a graph
-        parts = _Forward(network.finder, variant), _Forward(network.network, variant)
+        parts = _Forward(network.finder, variant, precision), _Forward(network.network, variant, precision)
         return PredictingNetwork(functools.partial(network.through, *parts), variant, device)
-    return PredictingNetwork(_Forward(network, variant), variant, device)
+    return PredictingNetwork(_Forward(network, variant, precision), variant, device)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models.network_input import normalise
-from models.precision import inference
+from models.precision import FLOAT32, Precision, autocast
 from models.tta import Batch, Transform, mean_logits, transformed_logits
 from models.variant import Variant
 
@@ -53,12 +53,16 @@ class PredictingNetwork:
             return [transformed_logits(self.forward, inputs, transform) for transform in transforms]
 
 
-def torch_network(network: torch.nn.Module, variant: Variant, device: torch.device) -> PredictingNetwork:
-    """A torch network in the precision that `models.precision.inference` chooses; it is moved and set to evaluate."""
+def torch_network(
+    network: torch.nn.Module, variant: Variant, device: torch.device, precision: Precision = FLOAT32
+) -> PredictingNetwork:
+    """A torch network that predicts in a precision; it is moved and set to evaluate."""
     module = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return PredictingNetwork(module, variant, device, partial(inference, device))
+    return PredictingNetwork(module, variant, device, partial(autocast, precision, device))
 
 
-def float32_network(network: torch.nn.Module, variant: Variant, device: torch.device) -> PredictingNetwork:
-    """The same in float32, wherever it runs: what others are compared with."""
+def float32_network(
+    network: torch.nn.Module, variant: Variant, device: torch.device, precision: Precision = FLOAT32
+) -> PredictingNetwork:
+    """The same in float32, whatever it was trained in: what others are compared with."""
     return replace(torch_network(network, variant, device), precision=nullcontext)

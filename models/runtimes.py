@@ -9,14 +9,14 @@ import torch
 
 from models.openvino_runtime import fault, openvino_network, require_openvino
 from models.prediction import PredictingNetwork, float32_network, torch_network
-from models.variant import Variant
 
 TORCH, FLOAT32, OPENVINO = "torch", "torch-float32", "openvino"
 # what --backend takes: "auto", and every key of `RUNTIMES`
 Backend = Literal["auto", "torch", "torch-float32", "openvino"]
 
-# from a trained network, its variant and a device to the network made ready
-RUNTIMES: dict[str, Callable[[torch.nn.Module, Variant, torch.device], PredictingNetwork]] = {
+# from a trained network, its variant, a device and the precision that it predicts in (float32 where none is given) to
+# the network made ready
+RUNTIMES: dict[str, Callable[..., PredictingNetwork]] = {
     TORCH: torch_network,
     FLOAT32: float32_network,
     OPENVINO: openvino_network,

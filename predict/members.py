@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from folds.task import check_frame, read_manifest
 from folds.verdict import why_left_out
 from models import checkpoint
 from models.frame import Frame, frame_of
+from models.precision import FLOAT32, Precision, for_prediction, native
+from models.runtimes import FLOAT32 as FLOAT32_RUNTIME
 from models.runtimes import TORCH
 from models.variant import IMPORTED, Variant
 from models.variants import VARIANTS
@@ -42,6 +44,9 @@ class Member:
         folds_digest, data_digest: which image was in which fold, and of which data.
         weights_digest: identifies the folds' weights.
         runtime: what computes the networks; a key of `models.runtimes.RUNTIMES`.
+        trained_in: of each fold's folder, by name, the precision that its network was trained in.
+        available: the precisions that the devices which compute the networks have; None where the one that does is
+            asked itself.
     """
 
     folder: Path
@@ -51,6 +56,8 @@ class Member:
     data_digest: str
     weights_digest: str
     runtime: str = TORCH
+    trained_in: tuple[tuple[str, Precision], ...] = ()
+    available: frozenset[Precision] | None = None
 
     @property
     def name(self) -> str:
@@ -61,6 +68,37 @@ class Member:
     def imported(self) -> bool:
         """Whether it is predictions made elsewhere, without a network."""
         return self.variant.network == IMPORTED
+
+    def precision_of(self, fold: Path, available: Collection[Precision] = (FLOAT32,)) -> Precision:
+        """What a fold's network predicts in.
+
+        Args:
+            fold: its folder.
+            available: the precisions of the device that computes it, where `self.available` does not say.
+        """
+        if self.runtime == FLOAT32_RUNTIME:
+            return FLOAT32
+        has = available if self.available is None else self.available
+        return for_prediction(dict(self.trained_in).get(fold.name, FLOAT32), has)
+
+    def precisions(self) -> list[Precision]:
+        """What its networks predict in, by fold: on the devices that have what is `available`, or here; none where
+        there are no networks to compute."""
+        here = native()
+        return [] if self.imported or self.variant.fitted else [self.precision_of(fold, here) for fold in self.folds]
+
+    def other_precision(self) -> str:
+        """Of networks that cannot predict in the precision that they were trained in, both, as the end of
+        "<network> ..."; empty where all can."""
+        trained = dict(self.trained_in)
+        pairs = [
+            (trained.get(fold.name, FLOAT32), now) for fold, now in zip(self.folds, self.precisions(), strict=False)
+        ]
+        others = [(was, now) for was, now in pairs if was != now]
+        if not others or self.runtime == FLOAT32_RUNTIME:
+            return ""
+        was, now = others[0]
+        return f"was trained in {was}, which the devices here do not compute in themselves: it predicts in {now}"
 
     def require_network(self) -> None:
         """Raise UserError where there is no network to predict with."""
@@ -81,6 +119,18 @@ class Member:
         except DamagedStoreError:
             # it is made anew where it is written
             return ""
+
+    def begun_precisions(self, path: Path) -> list[Precision]:
+        """What the logits in a store of this member were predicted in, by fold; empty where there are none, or none
+        that are known."""
+        if not path.exists():
+            return []
+        try:
+            attributes = LogitStore.open(path).attributes
+        except DamagedStoreError:
+            # it is made anew where it is written
+            return []
+        return list(attributes.get("precision", [])) if attributes.get("runtime", TORCH) == self.runtime else []
 
     def is_predicted(self) -> bool:
         """Whether the test set's logits are there, of all images that its store is for."""
@@ -190,6 +240,7 @@ def _member(folder: Path, fold_count: int) -> Member:
         folds_digest=first["folds_digest"],
         data_digest=first["data_digest"],
         weights_digest=digest.hexdigest(),
+        trained_in=tuple((f.name, m["precision"]) for f, m in zip(folds, manifests, strict=True) if "precision" in m),
     )
 
 

@@ -8,7 +8,7 @@ so what is stored does not depend on where a run was resumed, nor on how many th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from competition import Size
 from cores import core_count, thread_count
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
-from folds.workers import process_count, run_all
+from folds.workers import available_precisions, process_count, run_all
 from models.openvino_runtime import require_openvino
+from models.precision import FLOAT32
 from models.runtimes import OPENVINO
 from predict import blocks
 from predict.blocks import Place, names_by_slot, places, raise_unreadable, stacked
@@ -105,6 +106,27 @@ class _Task:
 _Fault = tuple[str, UserError]
 
 
+def begun_or_available(member: Member, path: Path, cluster: str = "") -> Member:
+    """A member whose networks predict in what the store at `path` was begun in; in a new one, in what this machine, or
+    the cluster's workers, have."""
+    begun = member.begun_precisions(path)
+    if begun:
+        return replace(member, available=frozenset({FLOAT32, *begun}))
+    return member if member.available is not None else replace(member, available=available_precisions(cluster))
+
+
+def _refuse_what_is_not_available(member: Member, path: Path, cluster: str) -> None:
+    """Refuse to go on in a precision that devices would emulate, and say so where it is not the one trained in."""
+    lacking = sorted(set(member.precisions()) - {FLOAT32} - available_precisions(cluster))
+    if lacking:
+        raise UserError(
+            f"{path} was begun in {lacking[0]}, which no device {'of the cluster' if cluster else 'here'} computes in "
+            "itself: go on where one does, or remove that folder to have all predicted anew."
+        )
+    if words := member.other_precision():
+        print(f"{member.name} {words}", flush=True)
+
+
 def predict(
     member: Member,
     names: Sequence[str],
@@ -142,14 +164,17 @@ def predict(
     """
     if member.imported:
         return member.imported_logits(names)
+    path = store or member.folder / TEST_STORE
+    member = begun_or_available(member, path, cluster)
     kept = LogitStore.create(
-        store or member.folder / TEST_STORE,
+        path,
         names,
         (member.variant.out_channels, *member.variant.size),
         variant=member.name,
         **member.variant.head_attributes(),
         tta=list(member.variant.tta),
         runtime=member.runtime,
+        precision=member.precisions(),
         weights_digest=member.weights_digest,
         frame_version=member.frame.version(size),
         # another folder may hold other images of the same names: Carvana's test and test_hq
@@ -161,6 +186,7 @@ def predict(
     missing = kept.missing()
     if not missing:
         return kept
+    _refuse_what_is_not_available(member, path, cluster)
     if member.runtime == OPENVINO and not member.variant.fitted:
         require_openvino(f"remove {kept.path}, which it has begun, and predict with --backend torch")
     part_images = blocks.PART_IMAGES
@@ -180,7 +206,8 @@ def predict(
                 return [part for part in parts if not lacking.isdisjoint(part)]
 
             shared = (folder, kept.path, *member.folds)
-            for count, some in run_all(task.run_part, pending, jobs=jobs, cluster=cluster, shared=shared):
+            needs = {"shared": shared, "precisions": member.precisions()}
+            for count, some in run_all(task.run_part, pending, jobs=jobs, cluster=cluster, **needs):
                 bar.update(count)
                 faults += some
     position = {name: k for k, name in enumerate(names)}

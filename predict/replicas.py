@@ -13,6 +13,7 @@ import torch
 from command_line import UserError
 from cores import thread_count
 from models import checkpoint
+from models.precision import native
 from models.prediction import PredictingNetwork
 from models.runtimes import RUNTIMES, TORCH
 from models.tta import find_transforms
@@ -52,7 +53,11 @@ class Replica:
         self._folders = member.folds[: folds or None]
         # a fitted one has nothing to compute
         make = RUNTIMES[TORCH if member.variant.fitted else member.runtime]
-        self._networks = [make(checkpoint.load(folder)[0], self.variant, self.device) for folder in self._folders]
+        here = native(self.device.type)
+        self._networks = [
+            make(checkpoint.load(folder)[0], self.variant, self.device, member.precision_of(folder, here))
+            for folder in self._folders
+        ]
         self._backoff = MemoryBackoff(self._mean, member.name)
         self._apart_backoff = MemoryBackoff(self._mean_and_masks, member.name)
 
@@ -172,7 +177,7 @@ _kept: dict[tuple[str, ...], ReplicaPool] = {}
 
 def pool_of_process(members: Sequence[Member]) -> ReplicaPool:
     """The members' networks, kept in this process for its next task; those of other members are let go."""
-    key = tuple(f"{member.folder} {member.weights_digest} {member.runtime}" for member in members)
+    key = tuple(f"{m.folder} {m.weights_digest} {m.runtime} {m.precisions()}" for m in members)
     with _lock:
         if key not in _kept:
             _kept.clear()

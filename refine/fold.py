@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from folds.task import FoldTask, begin_with_threads, read_manifest
 from json_file import Digest, Schema, closed
 from models import checkpoint
 from models.build import parameter_count
+from models.precision import FLOAT32
 from refine.coarse import Coarse
 from refine.planes import CoarsePlanes
 from refine.tiles import Tiles
@@ -176,19 +177,18 @@ def _loader(task: RefinerTask, *, train: bool) -> Any:
 def _train(task: RefinerTask, gpus: list[int]) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The trained network, and facts for the manifest."""
     from folds.divergence import LossWatch
-    from folds.fit import keep_epoch, train_module
-    from folds.optimisation import precision
+    from folds.fit import keep_epoch, precision_of, train_module
     from folds.start import starting_network
     from refine.module import RefinerModule
 
     fold, coarse, inputs = task.fold, task.coarse, task.fold.inputs
-    watch = LossWatch(fold.folder, fold.training.names, fold.label, fold.recipe, precision(fold.recipe))
+    watch = LossWatch(fold.folder, fold.training.names, fold.label, fold.recipe, precision_of(fold))
 
     def score(position: int, refiner: BoundaryRefiner) -> float:
         return coarse.score(position, refiner, inputs)
 
     network = starting_network(fold)
-    module = RefinerModule(network, task.boundary, fold.recipe, score, watch, fold.metric)
+    module = RefinerModule(network, task.boundary, fold.recipe, score, watch, fold.metric, precision_of(fold))
     facts = train_module(fold, module, _loader(task, train=True), _loader(task, train=False), gpus, pictures=False)
     return network, keep_epoch(fold, network, facts)
 
@@ -197,7 +197,7 @@ def _score(task: RefinerTask) -> pd.DataFrame:
     """Write the scores of the held-out images without and with the weights that lie in the fold's folder."""
     fold = task.fold
     state = checkpoint.parse_weights((fold.folder / WEIGHTS_FILE).read_bytes(), fold.folder)
-    refiner = BoundaryRefiner(task.boundary, [state], "")
+    refiner = BoundaryRefiner(task.boundary, [state], "", (fold.precision or FLOAT32,))
     positions = [int(position) for position in fold.held_out]
     scores = np.array(
         [
@@ -237,10 +237,12 @@ def complete_refiner(task: RefinerTask) -> dict[str, Any]:
         earlier = Spent(manifest["seconds"], manifest.get("cpu_seconds", 0.0))
         begin_with_threads(fold.folder, manifest["threads"])
         set_up(fold)
+        task = replace(task, fold=replace(fold, precision=manifest.get("precision")))
     else:
         (fold.folder / MANIFEST_FILE).unlink(missing_ok=True)
         _settle(task)
-        begin(fold)
+        fold = begin(fold)
+        task = replace(task, fold=fold)
         set_up(fold)
         with lease(1) as gpus, explained(fold):
             network, facts = _train(task, gpus)

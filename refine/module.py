@@ -16,6 +16,7 @@ from folds.divergence import LossWatch
 from folds.recipes import Recipe
 from kernels.metrics import Metric
 from models.losses import find_loss
+from models.precision import FLOAT32, Precision
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -30,6 +31,7 @@ class RefinerModule(lightning.LightningModule):
         score: the full-size score of the image at a position with a refiner.
         watch: is shown every loss.
         metric: that masks are scored by.
+        precision: what it is trained, and scored, in.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class RefinerModule(lightning.LightningModule):
         score: Callable[[int, BoundaryRefiner], float],
         watch: LossWatch,
         metric: Metric,
+        precision: Precision = FLOAT32,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -48,6 +51,7 @@ class RefinerModule(lightning.LightningModule):
         self._score = score
         self._watch = watch
         self._metric = metric
+        self._precision = precision
         self._loss = find_loss(recipe.loss)
 
     def _loss_of(self, batch: Batch) -> torch.Tensor:
@@ -73,7 +77,7 @@ class RefinerModule(lightning.LightningModule):
         """No weights that a loss was lost with are validated or saved."""
         self._watch.flush()
         state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
-        self._refiner = BoundaryRefiner(self._boundary, [state], "")
+        self._refiner = BoundaryRefiner(self._boundary, [state], "", (self._precision,))
         self._sums = [0.0, 0.0, 0]
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -91,7 +95,7 @@ class RefinerModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""
-        chosen = optimisation.optimiser(self.network.parameters(), self._recipe)
+        chosen = optimisation.optimiser(self.network.parameters(), self._recipe, self._precision)
         schedule = optimisation.schedule(
             chosen, self._recipe, int(self.trainer.estimated_stepping_batches), self._metric
         )

@@ -29,6 +29,7 @@ from folds.run_layout import LABELS_DIR, LABELS_FILE, LABELS_PAGE_FILE
 from folds.seen import Seen
 from models import checkpoint
 from models.features import encoder_of, pooled_features
+from models.precision import native
 from predict.members import Member
 from program_flags import CompetitionName, DataFolder, RunsFolder, places
 from report import page
@@ -130,13 +131,14 @@ def features_of(member: Member, training: TrainingSet, positions: Sequence[int])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = [checkpoint.load(folder)[0].to(device).eval() for folder in member.folds]
     encoders = [encoder_of(network.to(memory_format=torch.channels_last), member.name) for network in loaded]  # type: ignore[call-overload]
+    precisions = [member.precision_of(folder, native(device.type)) for folder in member.folds]
     found: list[list[np.ndarray]] = [[] for _ in encoders]
     with tqdm(total=len(positions), desc="features", unit="image", disable=None) as bar:
         for start in range(0, len(positions), _BATCH):
             some = positions[start : start + _BATCH]
             images = np.stack([training.input_of(position, member.frame) for position in some])
-            for own, encoder in zip(found, encoders, strict=True):
-                own.append(pooled_features(encoder, member.variant, images))
+            for own, encoder, precision in zip(found, encoders, precisions, strict=True):
+                own.append(pooled_features(encoder, member.variant, images, precision))
             bar.update(len(some))
     return [np.concatenate(own) for own in found]
 

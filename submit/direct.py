@@ -216,7 +216,8 @@ def write_direct(
                 return [k for k in stream.missing() if bad.isdisjoint(stream.shard_names(k))]
 
             shared = (folder, stream.folder, *(fold for member in blend.members for fold in member.folds))
-            for count, some in run_all(work.write, pending, jobs=jobs, cluster=cluster, shared=shared):
+            needs = {"shared": shared, "precisions": {p for member in blend.members for p in member.precisions()}}
+            for count, some in run_all(work.write, pending, jobs=jobs, cluster=cluster, **needs):
                 bar.update(count)
                 faults += some
     if not empty:

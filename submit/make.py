@@ -5,7 +5,7 @@ competition knows the test truth, score it. `make submission` calls it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +24,14 @@ from folder_lock import fill
 from folds.images import list_images
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
-from folds.workers import check_address, run_all
+from folds.workers import available_precisions, check_address, run_all
 from kernels.metrics import find_metric, score_in
 from models.frame import load_for
 from models.openvino_runtime import require_openvino
 from models.runtimes import OPENVINO, TORCH, Backend, choose_runtime
 from predict import blocks
 from predict.blocks import UnreadableImagesError
-from predict.predictor import predict
+from predict.predictor import begun_or_available, predict
 from predict.presence import said_of
 from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
 from submit.check import check, sample_names
@@ -127,7 +127,9 @@ def _predicted(
             stores.append(LogitStore.open(member.folder / TEST_STORE))
     if len(empty) == len(names):
         raise UserError(f"none of the {len(names)} images in {folder} can be read: copy them again.")
-    return _Blender(blend, stores, folder, frozenset(empty))
+    # as they were predicted
+    members = tuple(begun_or_available(m, store.path) for m, store in zip(blend.members, stores, strict=True))
+    return _Blender(replace(blend, members=members), stores, folder, frozenset(empty))
 
 
 def _runtime(backend: Backend, blend: Blend, images: int, cluster: str, *, stream: bool = False) -> str:
@@ -256,10 +258,14 @@ def main(
             member.require_network()
     names, folder = rows_wanted(facts, data, images, on_missing)
     blend = blend.on(_runtime(backend, blend, len(names), cluster, stream=stream))
+    if stream:
+        blend = blend.within(available_precisions(cluster))
     predictors = jobs or 1
 
     # 2) logits of all images by all members, unless they go straight to rows
     blender = None if stream else _predicted(blend, names, folder, facts.size, on_missing, predictors, cluster)
+    if blender is not None:
+        blend = blender.blend
 
     # 3) rows, shard by shard
     rows = SubmissionStream(

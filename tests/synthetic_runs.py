@@ -58,6 +58,7 @@ def save_member(root: Path, variant: Variant, folds: int = 2, **manifest: object
             "folds_digest": "f",
             "data_digest": "d",
             "frame_version": frame_of(variant).version(COMPETITIONS["carvana"].size),
+            **({} if variant.fitted else {"precision": "bf16"}),
             **manifest,
         }
         atomic.write_json(folder / "manifest.json", facts)

@@ -115,6 +115,10 @@ def check_refusals(cluster: str, seen: Path) -> None:
 
     assert sorted(run_all(len, lambda: ["a", "bc"], cluster=cluster, shared=[seen], alone=True)) == [1, 2]
     assert "does not see /nowhere" in refusal(seen, Path("/nowhere"))
+    # no CPU computes in it
+    with pytest.raises(UserError, match="does not compute in fp16 itself"):
+        list(run_all(len, lambda: ["a", "bc"], cluster=cluster, shared=[seen], precisions={"fp16"}))
+    assert workers.available_precisions(cluster) == workers.available_precisions()
     versions = provenance.versions()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "versions", lambda: {**versions, "torch": "1.0+cpu"})

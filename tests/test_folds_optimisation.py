@@ -81,25 +81,6 @@ def test_every_optimiser_descends(name: Optimiser) -> None:
     assert abs(float(value.detach())) < 0.3
 
 
-def test_precision_is_float32_where_the_hardware_has_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    capabilities: dict[str, bool] = {}
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    for available, bf16, wanted in ((False, True, "32-true"), (True, False, "32-true"), (True, True, "bf16-mixed")):
-        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
-        monkeypatch.setattr(
-            "torch.cuda.is_bf16_supported", lambda including_emulation=True, bf16=bf16: bf16 or including_emulation
-        )
-        assert optimisation.precision(DEMO) == wanted
-    assert optimisation.precision(replace(DEMO, precision="fp16")) == "16-mixed"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for name, wanted in (("avx512_f", "32-true"), ("avx512_bf16", "bf16-mixed"), ("amx_bf16", "bf16-mixed")):
-        capabilities.clear()
-        capabilities[name] = True
-        assert optimisation.precision(DEMO) == wanted
-    monkeypatch.delattr("torch.cpu.get_capabilities")
-    assert optimisation.precision(DEMO) == "32-true"
-
-
 def test_the_moving_average_is_the_sum_it_says() -> None:
     average = optimisation.MovingAverage(0.5)
     module: Any = torch.nn.Module()
@@ -121,7 +102,7 @@ def test_the_moving_average_is_the_sum_it_says() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
 def test_a_fused_step_clips_its_gradients(precision: Precision) -> None:
     weight = torch.nn.Parameter(torch.zeros(4))
-    chosen = optimisation.optimiser([weight], replace(DEMO, precision=precision))
+    chosen = optimisation.optimiser([weight], DEMO, precision)
     assert chosen.defaults["fused"]
     weight.grad = torch.full((4,), 30.0)
     # Lightning refuses to, of a step that might undo a scaling of the loss
@@ -132,5 +113,5 @@ def test_a_fused_step_clips_its_gradients(precision: Precision) -> None:
 
 
 def test_a_step_whose_loss_is_scaled_is_not_fused() -> None:
-    chosen = optimisation.optimiser([torch.nn.Parameter(torch.zeros(1))], replace(DEMO, precision="fp16"))
+    chosen = optimisation.optimiser([torch.nn.Parameter(torch.zeros(1))], DEMO, "fp16")
     assert not chosen.defaults["fused"]
