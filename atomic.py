@@ -25,23 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from command_line import UserError
+from shortage import is_disk_full
 
 # how the name of what is not finished begins; what a killed process leaves behind is known by it
 TEMPORARY = ".tmp-"
 # what is said of a call that a file system lacks: by the kernel, by emulations of the call, by network file systems
 _LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL, errno.ENOLCK)
-# what the system says when no more bytes fit
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# and how libraries pass it on that do not keep its number: safetensors, NumPy, torch
-_DISK_FULL_WORDS = (
-    "No space left on device",
-    "Disk quota exceeded",
-    "File too large",
-    "Not enough free space",
-    "PytorchStreamWriter failed writing",
-    "iostream error",
-)
-_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 _BLOCK_BYTES = 1 << 20
 # a file system takes 255 bytes, and a character has up to four
 _NAME_CHARACTERS = 40
@@ -135,18 +124,6 @@ def free_bytes(folder: Path) -> int | None:
     if not found.f_blocks:
         return None
     return found.f_frsize * (found.f_bavail if os.geteuid() else found.f_bfree)
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, is a full disk or an exhausted quota."""
-    while error is not None:
-        words = str(error)
-        if isinstance(error, OSError) and (error.errno in DISK_FULL or _SHORT_WRITE.search(words)):
-            return True
-        if isinstance(error, Exception) and any(known in words for known in _DISK_FULL_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def is_lacking(error: OSError) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import re
@@ -15,14 +14,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack
 from typing import ParamSpec, TypeVar
 
+import shortage
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 # nearly when the process started: programs import this among the first
 _STARTED = time.monotonic()
 
-# what the system says when no more bytes fit
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # sequences as ECMA-48 has them (CSI; OSC and its kin up to their end; two characters), then single controls, and what
 # changes the direction of writing
 _CONTROLS = re.compile(
@@ -127,9 +126,24 @@ def until_end(context: AbstractContextManager[T]) -> T:
     return _open[-1].enter_context(context)
 
 
+def _ran_out(error: Exception) -> str | None:
+    """The sentence for an error that is a full disk, or memory that ran out; None for another."""
+    if shortage.is_disk_full(error):
+        path = getattr(error, "filename", None)
+        written = f": {path} could not be written" if path else ""
+        return f"the disk is full{written}; free some space and run the same command again, what is finished is kept."
+    if shortage.is_out_of_memory(error):
+        words = shortage.detail(error)
+        return (
+            f"memory ran out{f' ({words})' if words else ''}: end what else runs and run the same command again to go "
+            "on from here, with fewer --jobs or a smaller --batch where it takes them."
+        )
+    return None
+
+
 def program(main: Callable[P, None]) -> Callable[P, None]:
-    """Decorate a program's `main`: a `UserError`, a refused system call or a killed process becomes one line
-    and exit status 1.
+    """Decorate a program's `main`: a `UserError`, a refused system call, a full disk, memory that ran out or a killed
+    process becomes one line and exit status 1.
 
     Ctrl-C exits with 130, a closed pipe with 141, as a shell would report them. One that succeeds says on standard
     error how long it took, where it is what the process was started for.
@@ -150,20 +164,18 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
             # the reader has gone; keep the interpreter from complaining again when it flushes at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
-        except OSError as error:
-            if error.errno in _DISK_FULL:
-                written = f": {error.filename} could not be written" if error.filename else ""
-                sys.exit(
-                    f"error: the disk is full{written}; free some space and run the same command again, what is "
-                    "finished is kept."
-                )
-            path = f": {error.filename}" if error.filename else ""
-            sys.exit(plain(f"error: {error.strerror or error}{path}"))
         except BrokenProcessPool:
             sys.exit(
                 "error: a process was killed, most often for want of memory: run the same command again to go on from "
                 "here, with fewer --jobs where it takes them"
             )
+        except Exception as error:
+            if sentence := _ran_out(error):
+                sys.exit(plain(f"error: {sentence}"))
+            if not isinstance(error, OSError):
+                raise
+            path = f": {error.filename}" if error.filename else ""
+            sys.exit(plain(f"error: {error.strerror or error}{path}"))
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on from here", file=sys.stderr)
             sys.exit(130)

@@ -14,6 +14,7 @@ from folds.boundary_crop import crop_size
 from folds.task import FoldTask
 from models.build import divisor
 from models.variant import PRESENCE_HEAD
+from shortage import detail, is_out_of_memory
 
 
 def _smaller_batch(batch: int, accumulate: int, devices: int) -> tuple[int, int]:
@@ -61,18 +62,29 @@ def out_of_memory(task: FoldTask) -> str:
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    # torch has no type of its own for the memory of the CPU
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _dead_worker(task: FoldTask, error: RuntimeError) -> str:
+def _dead_worker(task: FoldTask, error: Exception) -> str:
     fate = re.search(r"is (killed by signal: \w+)|(exit(?:ed|s)? unexpectedly(?: with exit code \d+)?)", str(error))
     how = f" ({fate.group(1) or fate.group(2)})" if fate else ""
     return (
         f"a process that loads the images of {task.label} died{how}, most often for want of memory: train with fewer "
         "--workers (0 loads without any); the same command goes on from the last completed epoch."
     )
+
+
+def _out_of_memory(task: FoldTask, error: Exception) -> str:
+    """The sentence for memory that ran out, wherever a fold was at."""
+    words = detail(error)
+    if "DataLoader worker" in str(error) or re.search("shared memory|/torch_", words):
+        return (
+            f"memory ran out in the processes that load the images of {task.label} ({words}): train with fewer "
+            "--workers (0 loads without any); the same command goes on from the last completed epoch."
+        )
+    if "thread" in words.lower():
+        return (
+            f"{task.label} cannot start another thread ({words}): train with fewer --jobs, or allow more processes "
+            "(ulimit -u); the same command goes on from the last completed epoch."
+        )
+    return out_of_memory(task)
 
 
 @contextmanager
@@ -86,9 +98,9 @@ def explained(task: FoldTask) -> Iterator[None]:
         if str(error).startswith("Caught UserError in DataLoader worker"):
             raise UserError(str(error).rstrip().rsplit("UserError: ", 1)[-1]) from error
         raise
-    except (RuntimeError, MemoryError) as error:
-        if _is_out_of_memory(error):
-            raise UserError(out_of_memory(task)) from error
-        if "DataLoader worker" in str(error):
-            raise UserError(_dead_worker(task, error)) from error  # type: ignore[arg-type]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise UserError(_out_of_memory(task, error)) from error
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise UserError(_dead_worker(task, error)) from error
         raise

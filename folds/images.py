@@ -24,7 +24,7 @@ from command_line import UserError, program
 from competition import Competition, Size
 from folds.parallel import cut, in_parallel
 from models.frame import Frame
-from models.image_file import ImageFile, decode
+from models.image_file import ImageFile, decode, out_of_memory
 from program_flags import CompetitionName, DataFolder, files_of
 
 # images a process verifies at a time
@@ -108,12 +108,14 @@ def read_mask(path: Path, expected: Size) -> np.ndarray:
             levels, alpha = _levels(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: every training image needs its mask; copy it there.") from None
+    except MemoryError:
+        raise UserError(out_of_memory(path)) from None
     except Image.DecompressionBombError:
         raise UserError(
             f"{path} has more pixels than any mask, expected {expected[0]}x{expected[1]}: put the competition's own "
             "mask back."
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, MemoryError):
+    except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error):
         raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
     if alpha is None or alpha.min() == alpha.max():
         return _foreground(levels, path)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError
 from path_names import shown, why_not
+from shortage import is_disk_full
 
 _BLOCK_BYTES = 1 << 20
 # errno of a full disk, of an exhausted quota, of a file above the file system's limit
@@ -189,7 +190,7 @@ def _unpack(
         if error.errno in (None, errno.EINVAL):
             # the bzip2 decoder's word for damage, and a directory that points outside the file
             raise DamagedArchiveError(f"{path} is damaged ({error}): copy the archive again.") from None
-        if error.errno not in atomic.DISK_FULL:
+        if not is_disk_full(error):
             raise
         raise UserError(
             f"the disk became full while {path.name} was unpacked: free some space and run the same command again; it "

@@ -16,6 +16,7 @@ from PIL import Image
 from command_line import UserError
 from competition import Size
 from models import codec_warnings
+from shortage import is_out_of_memory
 
 # the codec's reduced sizes, smallest picture first
 FACTORS = (8, 4, 2)
@@ -90,6 +91,14 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image if flip is None else cv2.flip(image, flip)
 
 
+def out_of_memory(path: Path) -> str:
+    """The sentence for a picture that there was not memory enough for: of any size, as others take it too."""
+    return (
+        f"{path} cannot be decoded, as memory ran out: end what else runs or take fewer --jobs, or reduce it if it has "
+        "more pixels than others."
+    )
+
+
 class ImageFile:
     """One image file, read at once and decoded on demand, once for each reduced size asked for.
 
@@ -122,7 +131,9 @@ class ImageFile:
             try:
                 image = cv2.imdecode(np.frombuffer(self._data, np.uint8), flag) if self._data else None
             except cv2.error as error:
-                # more pixels than OpenCV takes, or than there is memory for
+                if is_out_of_memory(error):
+                    raise UserError(out_of_memory(self._path)) from None
+                # more pixels than OpenCV takes
                 raise UserError(
                     f"{self._path} cannot be decoded ({error.err or 'by OpenCV'}): reduce it or take it out of the "
                     "folder."

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from command_line import UserError
+from shortage import detail, is_out_of_memory
 
 
 class MemoryBackoff:
@@ -19,11 +20,13 @@ class MemoryBackoff:
     Args:
         forward: maps (N, ...) to (N, ...), image by image, so that parts of a batch may go one after the other.
         label: of the network, for messages.
+        device: where it computes, for messages.
     """
 
-    def __init__(self, forward: Callable[[np.ndarray], np.ndarray], label: str) -> None:
+    def __init__(self, forward: Callable[[np.ndarray], np.ndarray], label: str, device: str = "cpu") -> None:
         self._forward = forward
         self._label = label
+        self._memory = "memory" if device == "cpu" else "GPU's memory"
         self.limit: int | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -37,18 +40,22 @@ class MemoryBackoff:
             try:
                 parts = [self._forward(images[k : k + step]) for k in range(0, len(images), step)]
                 return parts[0] if len(parts) == 1 else np.concatenate(parts)
-            except torch.OutOfMemoryError:
-                pass
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                words = detail(error)
             # past the handler: the traceback no longer holds the tensors that filled the memory
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if step == 1:
+                why = f" ({words})" if words else ""
                 raise UserError(
-                    f"one image at a time of {self._label} does not fit the GPU's memory: end what else runs on it, or "
-                    "take a variant of a smaller size."
+                    f"one image at a time of {self._label} does not fit the {self._memory}{why}: end what else runs "
+                    "there, or take a variant of a smaller size."
                 )
             self.limit = (step + 1) // 2
             warnings.warn(
-                f"a batch of {step} images of {self._label} does not fit the GPU's memory: going on with {self.limit}.",
+                f"a batch of {step} images of {self._label} does not fit the {self._memory}: going on with "
+                f"{self.limit}.",
                 stacklevel=2,
             )

@@ -58,8 +58,8 @@ class Replica:
             make(checkpoint.load(folder)[0], self.variant, self.device, member.precision_of(folder, here))
             for folder in self._folders
         ]
-        self._backoff = MemoryBackoff(self._mean, member.name)
-        self._apart_backoff = MemoryBackoff(self._mean_and_masks, member.name)
+        self._backoff = MemoryBackoff(self._mean, member.name, self.device.type)
+        self._apart_backoff = MemoryBackoff(self._mean_and_masks, member.name, self.device.type)
 
     def _mean(self, images: np.ndarray, networks: Sequence[PredictingNetwork] = ()) -> np.ndarray:
         first, *others = networks or self._networks
