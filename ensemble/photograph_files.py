@@ -11,7 +11,11 @@ import numpy as np
 import atomic
 from command_line import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2", ".gif", ".avif"),
+    # by a package of its own (models/heif.py)
+    *(".heic", ".heif"),
+)
 # what replaces a photograph's suffix in the names of its mask and its cut-out
 MASK_SUFFIX = "_mask.png"
 CUTOUT_SUFFIX = "_cutout.png"

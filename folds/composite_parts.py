@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from command_line import UserError
 from folds.images import image_digest
 from kernels.composition import Parts
 from kernels.paste import OPAQUE
-from models.image_file import decode
+from models.image_file import ImageFile, decode
 
 BACKGROUNDS_DIR, FOREGROUNDS_DIR = "bg", "fg"
 BACKGROUND_DEPTH_DIR, FOREGROUND_DEPTH_DIR = "bg_depth", "fg_depth"
@@ -54,16 +53,12 @@ def read_foreground(path: Path) -> np.ndarray:
     Raises:
         UserError: it cannot be read, has no transparency, or is transparent everywhere.
     """
-    try:
-        with Image.open(path) as file:
-            if not file.has_transparency_data:
-                raise UserError(
-                    f"{path} has no transparency, so nobody can tell the foreground: save it as a PNG with an alpha "
-                    "channel (make predict cuts out cars)."
-                )
-            pixels = np.asarray(file.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
+    pixels = ImageFile(path).as_stored()
+    if pixels.ndim < 3 or pixels.shape[2] < 4:
+        raise UserError(
+            f"{path} has no transparency, so nobody can tell the foreground: save it as a PNG with an alpha channel "
+            "(make predict cuts out cars)."
+        )
     if pixels[..., 3].max() < OPAQUE:
         raise UserError(f"{path} is transparent everywhere: take it out of the folder, or cut it out again.")
     return pixels
@@ -75,20 +70,17 @@ def read_depth(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         UserError: it is missing, cannot be read, is of another size than the picture, or not of 8 bits and one channel.
     """
-    try:
-        with Image.open(path) as file:
-            mode, pixels = file.mode, np.asarray(file)
-    except FileNotFoundError:
+    if not path.exists():
         raise UserError(
             f"{path} is missing: every picture needs its depth map; put it there, have it made (python -m "
             "folds.label_depth), or train a variant without depth (compact-mask-96)."
-        ) from None
-    except (OSError, SyntaxError, ValueError):
-        raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
-    if mode != "L":
+        )
+    file = ImageFile(path)
+    pixels = file.as_stored()
+    if file.mode != "L":
         raise UserError(
-            f"{path} is a picture of mode {mode}, and depth maps have one channel of 8 bits: scale it to 0 (far) .. "
-            "255 (near) and save it as mode L."
+            f"{path} is a picture of mode {file.mode}, and depth maps have one channel of 8 bits: scale it to 0 (far) "
+            ".. 255 (near) and save it as mode L."
         )
     if pixels.shape != size:
         raise UserError(

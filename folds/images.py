@@ -307,7 +307,6 @@ def faults(training: TrainingSet, *, jobs: int = -1) -> Iterable[str]:
         jobs: processes, as joblib counts them.
     """
     names = training.names
-    # threads would take turns (models/codec_warnings.py)
     for found in in_parallel(partial(_faults, training), cut(names, _CHUNK), len(names), label="verify", jobs=jobs):
         yield from found
 

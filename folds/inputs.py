@@ -17,7 +17,6 @@ from folds.derived import derive, new_array
 from folds.heads import HeadTruth, targets, targets_of
 from folds.images import Draws, TrainingSet
 from folds.parallel import cut, in_parallel
-from models import codec_warnings
 from models.frame import Frame
 
 # images that a process takes at a time
@@ -35,9 +34,6 @@ class Listed(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """Theirs, in order."""
-
-    def image_path(self, name: str) -> Path:
-        """Where one is."""
 
 
 class Inputs(Protocol):
@@ -130,13 +126,10 @@ class DrawnInputs:
 
 def _decode(decoded: Decoded, folder: Path, positions: Sequence[int]) -> None:
     cv2.setNumThreads(1)
-    listed = decoded.listed
     images = np.load(folder / "images.npy", mmap_mode="r+")
     masks = np.load(folder / "masks.npy", mmap_mode="r+")
     for position in positions:
-        # half a frame of grey would be learned from, and never be noticed
-        with codec_warnings.refused(listed.image_path(listed.names[position])):
-            images[position] = decoded.image(position)
+        images[position] = decoded.image(position)
         masks[position] = decoded.target(position)
 
 

@@ -6,16 +6,16 @@ that cover 1920. Whoever resizes a reduced picture must account for that, or eve
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from command_line import UserError
 from competition import Size
 from models import codec_warnings
+from models.heif import heif_pixels
+from models.image_header import AVIF, HEIC, JPEG, header_of, refuse_unreadable, too_deep, too_many_channels
 from shortage import is_out_of_memory
 
 # the codec's reduced sizes, smallest picture first
@@ -26,60 +26,25 @@ _FLAGS = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-_JPEG = b"\xff\xd8"
 # the end-of-image marker is looked for in the last bytes first; some writers append kilobytes of padding after it
 _TAIL_BYTES = 1024
 _END = b"\xff\xd9"
-# metadata lie in segments of at most 64 KiB before the picture
-_HEAD_BYTES = 1 << 18
-_ORIENTATION_TAG = 0x0112
+_FROM_BGR = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
+_TO_RGB = {1: cv2.COLOR_GRAY2RGB, 4: cv2.COLOR_RGBA2RGB}
 
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: copy it there.") from None
     except OSError as error:
         # one bad file or disk block must not end a run over thousands
         raise UserError(f"{path} cannot be read ({error.strerror}): allow it, or copy the file again.") from None
-    # OpenCV fills what a truncated JPEG lacks with grey and says nothing
-    if data[:2] == _JPEG:
-        # thumbnails before the picture have end markers of their own
-        start = _jpeg_segments(data)[1]
-        if data.find(_END, max(start, len(data) - _TAIL_BYTES)) < 0 and data.rfind(_END, start) < 0:
-            raise UserError(f"{path} is cut off (no end-of-image marker): copy the file again.")
-    return data
 
 
-def _jpeg_segments(data: bytes) -> tuple[Size | None, int]:
-    """Of a JPEG: (height, width) from its frame header, before its orientation is applied, None where there is none;
-    and where the picture's own bytes begin."""
-    size: Size | None = None
-    position = 2
-    while data[:2] == _JPEG and position + 9 < len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker == 0xDA:  # start of scan
-            break
-        if size is None and marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
-            size = int.from_bytes(data[position + 5 : position + 7]), int.from_bytes(data[position + 7 : position + 9])
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    return size, position
-
-
-def _orientation(data: bytes) -> int:
-    """The EXIF orientation 1..8 of a JPEG; 1, upright, where it has none or a broken one."""
-    if b"Exif\x00\x00" not in data[:_HEAD_BYTES]:
-        return 1
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            value = file.getexif().get(_ORIENTATION_TAG, 1)
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, Image.DecompressionBombError):
-        return 1
-    return value if value in range(1, 9) else 1
+def _channels(image: np.ndarray) -> int:
+    return int(image.shape[2]) if image.ndim == 3 else 1
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -102,56 +67,115 @@ def out_of_memory(path: Path) -> str:
 class ImageFile:
     """One image file, read at once and decoded on demand, once for each reduced size asked for.
 
+    Whatever is decoded is looked at for damage that codecs only warn of (models/codec_warnings.py).
+
     Args:
-        path: JPEG, PNG or whatever OpenCV reads.
+        path: JPEG, PNG or whatever OpenCV reads; HEIC, where pillow-heif is installed.
 
     Raises:
-        UserError: missing, refused, or cut off; the message names the file.
+        UserError: missing, refused, cut off, or of a kind whose pixels would be read in part (more than 8 bits or four
+            channels) or not at all; the message names the file.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._data = _read(path)
+        self._header = header_of(self._data)
+        refuse_unreadable(path, self._header)
+        if self._header.format == JPEG:
+            # OpenCV fills what a truncated JPEG lacks with grey and says nothing; thumbnails before the picture have
+            # end markers of their own
+            start = self._header.pixels_at
+            tail = max(start, len(self._data) - _TAIL_BYTES)
+            if self._data.find(_END, tail) < 0 and self._data.rfind(_END, start) < 0:
+                raise UserError(f"{path} is cut off (no end-of-image marker): copy the file again.")
         # None for other formats than JPEG, which have no reduced sizes
-        self._stored = _jpeg_segments(self._data)[0]
-        self._orientation = 1 if self._stored is None else _orientation(self._data)
+        self._stored = self._header.size
         self._decoded: dict[int, np.ndarray] = {}
+
+    @property
+    def format(self) -> str:
+        """Its format, such as "JPEG"; "?" where that is not known here."""
+        return self._header.format or "?"
+
+    @property
+    def mode(self) -> str:
+        """Its channels in letters, such as "RGB" or "L". Raises UserError as `image`."""
+        if self._header.mode:
+            return self._header.mode
+        return {1: "L", 3: "RGB", 4: "RGBA"}[_channels(self._pixels(1))]
 
     def _in_stored_order(self, size: Size) -> Size:
         """An upright size as the file stores its rows and columns, or back."""
-        return size if self._orientation < 5 else (size[1], size[0])
+        return size if self._header.orientation < 5 else (size[1], size[0])
+
+    def _decode(self, flags: int) -> np.ndarray | None:
+        if not self._data:
+            return None
+        encoded = np.frombuffer(self._data, np.uint8)
+        try:
+            image = cv2.imdecode(encoded, flags)
+            # of some (JPEG 2000 of grey and alpha) it knows the colours alone
+            return cv2.imdecode(encoded, cv2.IMREAD_COLOR) if image is None and flags < 0 else image
+        except cv2.error as error:
+            if is_out_of_memory(error):
+                raise UserError(out_of_memory(self._path)) from None
+            # more pixels than OpenCV takes
+            raise UserError(
+                f"{self._path} cannot be decoded ({error.err or 'by OpenCV'}): reduce it or take it out of the folder."
+            ) from None
 
     def _pixels(self, factor: int) -> np.ndarray:
-        """(ceil(H / factor), ceil(W / factor), 3) uint8 RGB as stored, not upright."""
+        """(ceil(H / factor), ceil(W / factor)[, 3 or 4]) uint8 as stored, not upright: grey, or RGB, or RGBA."""
         if factor not in self._decoded:
-            flag = _FLAGS[factor]
-            if self._stored is not None:
-                # the orientation is undone here: what the last row and column cover depends on it
-                flag |= cv2.IMREAD_IGNORE_ORIENTATION
-            try:
-                image = cv2.imdecode(np.frombuffer(self._data, np.uint8), flag) if self._data else None
-            except cv2.error as error:
-                if is_out_of_memory(error):
-                    raise UserError(out_of_memory(self._path)) from None
-                # more pixels than OpenCV takes
-                raise UserError(
-                    f"{self._path} cannot be decoded ({error.err or 'by OpenCV'}): reduce it or take it out of the "
-                    "folder."
-                ) from None
-            if image is None:
-                raise UserError(
-                    f"{self._path} is not an image that can be read: copy the file again or take it out of the folder."
-                )
-            self._decoded[factor] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            self._decoded[factor] = self._undamaged(factor)
         return self._decoded[factor]
+
+    def _undamaged(self, factor: int) -> np.ndarray:
+        if self._header.format == HEIC:
+            return heif_pixels(self._path, self._data)
+        if self._stored is not None or self._header.format == AVIF:
+            # the orientation is undone here: what the last row and column cover depends on it. What AVIF has beyond 8
+            # bits is for bright screens
+            flags = _FLAGS[factor] | cv2.IMREAD_IGNORE_ORIENTATION
+        else:
+            flags = cv2.IMREAD_UNCHANGED
+        if self._header.format in codec_warnings.FORMATS:
+            image = codec_warnings.undamaged(self._path, lambda: self._decode(flags))
+        else:
+            image = self._decode(flags)
+        if image is None:
+            raise UserError(
+                f"{self._path} is not an image that can be read, or is cut off: copy the file again, save it as JPEG "
+                "or PNG, or take it out of the folder."
+            )
+        if image.dtype != np.uint8:
+            # of formats whose headers are not read here
+            raise too_deep(self._path, image.dtype.itemsize * 8)
+        if image.ndim == 3 and image.shape[2] not in _FROM_BGR:
+            raise too_many_channels(self._path, image.shape[2])
+        return image if image.ndim == 2 else cv2.cvtColor(image, _FROM_BGR[image.shape[2]])
 
     def image(self) -> np.ndarray:
         """The whole image, (H, W, 3) uint8 RGB, upright.
 
         Raises:
-            UserError: not an image; the message names the file.
+            UserError: not an image, or damaged; the message names the file.
         """
-        return _upright(self._pixels(1), self._orientation)
+        image = _upright(self._pixels(1), self._header.orientation)
+        channels = _channels(image)
+        return image if channels == 3 else cv2.cvtColor(image, _TO_RGB[channels])
+
+    def as_stored(self) -> np.ndarray:
+        """The whole image, upright, with the channels that it has: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, uint8.
+
+        Of AVIF and HEIC colours alone.
+
+        Raises:
+            UserError: as `image`.
+        """
+        image = _upright(self._pixels(1), self._header.orientation)
+        return image[..., 0] if self.mode == "L" and image.ndim == 3 else image
 
     @property
     def size(self) -> Size:
@@ -163,13 +187,8 @@ class ImageFile:
         return self._in_stored_order(stored)
 
     def check(self) -> None:
-        """Decode the whole stream, at the size at which that is fastest, and without what codecs warn of as damage.
-
-        Raises:
-            UserError: as `image`; or a part of it is damaged, which `image` fills with grey.
-        """
-        with codec_warnings.refused(self._path):
-            self._pixels(FACTORS[0] if self._stored is not None else 1)
+        """Decode the whole stream, at the size at which that is fastest. Raises UserError as `image`."""
+        self._pixels(FACTORS[0] if self._stored is not None else 1)
 
     def reduced(self, size: Size) -> np.ndarray | None:
         """The image reduced to `size`, by way of the smallest of the codec's sizes that is not below it.
@@ -182,7 +201,7 @@ class ImageFile:
             the codec has no size that serves.
 
         Raises:
-            UserError: not an image; the message names the file.
+            UserError: as `image`.
         """
         if self._stored is None:
             return None
@@ -190,7 +209,7 @@ class ImageFile:
         factor = reduction(self._stored, wanted)
         if factor == 1:
             return None
-        return _upright(_resized(self._pixels(factor), factor, self._stored, wanted), self._orientation)
+        return _upright(_resized(self._pixels(factor), factor, self._stored, wanted), self._header.orientation)
 
 
 def _scales(full: Size, factor: int, size: Size) -> tuple[float, float]:
@@ -233,6 +252,6 @@ def decode(path: Path) -> np.ndarray:
         (H, W, 3) uint8 RGB; a photograph is turned upright, as its EXIF orientation says.
 
     Raises:
-        UserError: missing, refused, not an image, or cut off; the message names the file.
+        UserError: as `ImageFile` and its `image`; the message names the file.
     """
     return ImageFile(path).image()

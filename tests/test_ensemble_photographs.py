@@ -42,7 +42,7 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """Larger and smaller than the networks, tall, tiny, grey, 16 bits deep, with alpha, turned by EXIF."""
+    """Larger and smaller than the networks, tall, tiny, grey, with a palette, with alpha, turned by EXIF."""
     folder = tmp_path / "photographs"
     for k, (name, height, width) in enumerate(
         (("large.jpg", 300, 411), ("small.png", 20, 31), ("tall.webp", 200, 90), ("one.png", 1, 1))
@@ -50,7 +50,7 @@ def photographs(tmp_path: Path) -> Path:
         write_photograph(folder / name, height, width, seed=k)
     rng = np.random.default_rng(0)
     cv2.imwrite(str(folder / "grey.jpg"), rng.integers(0, 255, (70, 50), np.uint8))
-    cv2.imwrite(str(folder / "deep.tif"), rng.integers(0, 65535, (33, 34, 3), np.uint16))
+    Image.fromarray(rng.integers(0, 255, (33, 34), np.uint8)).convert("P").save(folder / "palette.tif")
     cv2.imwrite(str(folder / "alpha.png"), rng.integers(0, 255, (40, 45, 4), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -64,7 +64,7 @@ SIZES = {
     "tall": (200, 90),
     "one": (1, 1),
     "grey": (70, 50),
-    "deep": (33, 34),
+    "palette": (33, 34),
     "alpha": (40, 45),
     "turned": (411, 300),
 }

@@ -186,7 +186,7 @@ FAULTS: list[tuple[Callable[[Path], object], str]] = [
     ),
     (
         lambda d: _grey(d / "fg_depth/thing.1.png", np.zeros((18, 22), np.uint16)),
-        r"thing\.1\.png is a picture of mode I;16",
+        r"thing\.1\.png has 16 bits a channel",
     ),
     (
         lambda d: _grey(d / "bg_depth/ground_1.png", np.zeros((*SIZE, 3), np.uint8)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -26,7 +28,11 @@ from kernels import rle
 from models import codec_warnings
 from models.frame import Frame
 from models.image_file import ImageFile, decode
+from predict.blocks import UnreadableImagesError
+from predict.photographs import load
+from predict.predictor import predict
 from tests.conftest import png_header, read_picture, write_mask
+from tests.synthetic_runs import AVERAGE, save_member
 
 SMALL: Competition = dataclasses.replace(COMPETITIONS["carvana"], size=(199, 301), train_count=4)
 NAMES = [f"00000000000{car}_0{view}.jpg" for car in "ab" for view in (1, 2)]
@@ -86,11 +92,40 @@ def _cached(data: Path) -> list[str]:
     return []
 
 
+def _predicted(data: Path) -> list[str]:
+    """What is printed of images that cannot be predicted; the others are."""
+    member = save_member(data.parent, AVERAGE)
+    printed = io.StringIO()
+    lacking = []
+    with contextlib.redirect_stdout(printed):
+        try:
+            predict(member, NAMES, data / "train", SMALL.size)
+        except UnreadableImagesError as error:
+            lacking = error.names
+    sentences = printed.getvalue().splitlines()
+    assert lacking == NAMES[: len(sentences)]
+    return sentences
+
+
+def _photographed(data: Path) -> list[str]:
+    found = []
+    # reduced by the codec to each of its sizes, and not at all
+    for size in ((24, 37), (49, 75), (99, 150), SMALL.size):
+        try:
+            load(data / "train" / NAMES[0], [Frame(size)])
+        except UserError as error:
+            found.append(str(error))
+    assert len(found) in (0, 4)
+    return found[:1]
+
+
 PLACES: dict[str, Callable[[Path], list[str]]] = {
     "one file": _checked,
     "folds.images": lambda data: list(faults(find_training_set(SMALL, data), jobs=1)),
     "make data": lambda data: verify(SMALL, data, ["train", "train_masks"], jobs=1),
     "the cache of inputs": _cached,
+    "prediction": _predicted,
+    "a photograph": _photographed,
 }
 
 
@@ -150,20 +185,63 @@ def test_a_file_that_is_put_back_with_its_old_time_is_opened_again(data: Path) -
     assert PLACES["make data"](data) == []
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", "tiff_adobe_deflate"])
+def test_a_damaged_tiff_is_named_too(tmp_path: Path, capfd: pytest.CaptureFixture[str], compression: str) -> None:
+    path = tmp_path / "x.tif"
+    with Image.open(io.BytesIO(_jpeg())) as good:
+        good.save(path, compression=compression)
+    content = path.read_bytes()
+    assert decode(path).shape == (*SMALL.size, 3)
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + b"\xff" * 256 + content[middle + 256 :])
+    with pytest.raises(UserError, match=r"x\.tif is damaged"):
+        decode(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_threads_beside_each_other_name_the_damaged_images_and_no_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    damaged = rng.random(61) < 0.3
+    for k, bad in enumerate(damaged):
+        content = _jpeg(k, (131, 203))
+        (tmp_path / f"{k:02}.jpg").write_bytes(_hole(content) if bad else content)
+    paths = sorted(tmp_path.iterdir())
+
+    def look(k: int) -> str:
+        os.write(2, b"line %02d\n" % k)
+        try:
+            image = decode(paths[k])
+        except UserError as error:
+            return str(error)
+        np.testing.assert_array_equal(image, read_picture(paths[k])[..., ::-1])
+        return ""
+
+    with ThreadPoolExecutor(7) as pool:
+        found = list(pool.map(look, range(len(paths))))
+    assert [bool(sentence) for sentence in found] == damaged.tolist()
+    assert all(str(path) in sentence for path, sentence in zip(paths, found, strict=True) if sentence)
+    # what others write meanwhile appears, each line once
+    assert sorted(capfd.readouterr().err.splitlines()) == [f"line {k:02}" for k in range(len(paths))]
+
+
 def test_what_others_write_meanwhile_still_appears(tmp_path: Path) -> None:
     start = (
-        "import os; from pathlib import Path; from models import codec_warnings\n"
-        "with codec_warnings.refused(Path('x')): os.write(2, b'a bar\\n')\n"
-        "try:\n"
-        "    with codec_warnings.refused(Path('x')): os.write(2, b'other\\nCorrupt JPEG data: 3 bytes\\nlast\\n')\n"
+        "import os; from pathlib import Path; from models.codec_warnings import undamaged\n"
+        "undamaged(Path('x'), lambda: os.write(2, b'a bar\\n'))\n"
+        "try: undamaged(Path('x'), lambda: os.write(2, b'other\\nbar 5%Corrupt JPEG data: 3 bytes\\nlast\\n'))\n"
         "except Exception as error: print(error)\n"
+        "os.write(2, b'after\\n')\n"
         "os.close(2)\n"
-        "with codec_warnings.refused(Path('x')): print('without standard error')\n"
+        "print(undamaged(Path('x'), lambda: 'without standard error'))\n"
     )
     done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True)
-    assert done.stderr == "a bar\nother\nlast\n"
+    # decoded twice, since it might have been another's warning
+    assert done.stderr == "a bar\n" + "other\nbar 5%last\n" * 2 + "after\n"
     assert done.stdout.splitlines() == [
-        "x is damaged (Corrupt JPEG data: 3 bytes): copy the file again or take it out of the folder.",
+        "x is damaged (Corrupt JPEG data: 3 bytes): copy the file again or take it out of the folder; if it looks "
+        "whole in a viewer, save it anew.",
         "without standard error",
     ]
     assert codec_warnings._DAMAGE.search(b"3 files\nbar 100%") is None

@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from command_line import UserError
 from competition import Competition, Size
@@ -163,8 +162,6 @@ def mask_shape(mask: np.ndarray, runs: np.ndarray) -> dict[str, float]:
 
 
 def _file_facts(path: Path, file: ImageFile) -> dict[str, Any]:
-    with Image.open(path) as header:
-        kind, mode = header.format or "?", header.mode
     content = path.read_bytes()
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     height, width = file.size
@@ -172,8 +169,8 @@ def _file_facts(path: Path, file: ImageFile) -> dict[str, Any]:
         "bytes": len(content),
         "height": height,
         "width": width,
-        "format": kind,
-        "mode": mode,
+        "format": file.format,
+        "mode": file.mode,
         "digest": digest,
         "bytes_per_px": len(content) / (height * width),
     }
