@@ -17,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from command_line import UserError
 from path_names import why_not
+from text_file import decode
 
 T = TypeVar("T")
 
@@ -71,6 +72,11 @@ class Schema(Generic[T]):
         Raises:
             ValueError: it is not; says which field is wrong, and what was expected.
         """
+        if isinstance(data, bytes):
+            try:
+                data = decode(data)
+            except ValueError as error:
+                raise ValueError(f"no JSON: {error}") from None
         try:
             value = self._adapter.validate_json(data, strict=True)
         except ValidationError as error:

@@ -149,6 +149,10 @@ def run(
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_INSIDE), environment.get("PYTHONPATH"))))
     listening, telling = os.pipe()
     environment["KAGGLE_CLIENT_PIPE"] = str(telling)
+    for name, value in credentials.environment.items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
     watch = _Watch(listening)
     try:
         process = subprocess.Popen(

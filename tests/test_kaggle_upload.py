@@ -9,16 +9,18 @@ import signal
 import subprocess
 import threading
 import zipfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from kaggle_client import cli as kaggle_cli
 from kaggle_client import upload
-from kaggle_client.credentials import find_credentials
+from kaggle_client.credentials import Credentials, find_credentials
 from tests.kaggle_server import CANARY, USER, Fault, KaggleServer, leaks
 
 NAMES = ("00000000000a_01.jpg", "00000000000a_02.jpg", "00000000000b_01.jpg")
@@ -310,6 +312,76 @@ def test_access_token(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kaggle_cli.username(find_credentials()) == USER
     assert desk.submit() == ""
     assert desk.server.called("CreateSubmission")[0].headers["Authorization"] == f"Bearer {CANARY}"
+
+
+# what editors, shells and copying leave around a key
+AROUND: dict[str, Callable[[str], str]] = {
+    "carriage return": lambda key: f"{key}\r",
+    "CRLF": lambda key: f"{key}\r\n",
+    "line end": lambda key: f"\n{key}\n",
+    "spaces": lambda key: f" {key}\t ",
+    "byte-order mark": lambda key: f"\ufeff{key}",
+}
+# and in which encodings a file may be
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("variable", ["KAGGLE_API_TOKEN", "KAGGLE_KEY"])
+def test_what_stands_around_a_key_is_neither_sent_nor_a_way_to_see_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, variable: str, around: str
+) -> None:
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(desk.data))
+    monkeypatch.setenv("KAGGLE_USERNAME", USER)
+    monkeypatch.setenv(variable, AROUND[around](CANARY))
+    assert desk.submit() == ""
+    header = desk.server.called("CreateSubmission")[0].headers["Authorization"]
+    assert header == (
+        f"Bearer {CANARY}" if "TOKEN" in variable else f"Basic {b64encode(f'{USER}:{CANARY}'.encode()).decode()}"
+    )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", ["access_token", "access_token.txt", "kaggle.json"])
+def test_a_file_of_credentials_in_any_encoding(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, name: str, encoding: str
+) -> None:
+    monkeypatch.delenv("KAGGLE_CONFIG_DIR")
+    folder = Path.home() / ".kaggle"
+    folder.mkdir()
+    pair = json.dumps({"username": USER, "key": CANARY})
+    (folder / name).write_bytes((pair if name.endswith("json") else f"{CANARY}\r\n").encode(encoding))
+    assert desk.submit() == ""
+    assert len(desk.server.submissions) == 1
+    assert desk.server.called("CreateSubmission")[0].headers["Authorization"].split()[0] in ("Bearer", "Basic")
+
+
+@pytest.mark.parametrize("inside", ["\r", "\n", " ", "\x1b[2J", "é", "\udcff"])
+@pytest.mark.parametrize("variable", ["KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"])
+def test_a_key_that_can_be_none_is_refused_unseen(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, variable: str, inside: str
+) -> None:
+    monkeypatch.setenv(variable, CANARY + inside + CANARY)
+    error = desk.submit()
+    assert f"{variable} holds a line break, a space or another character" in error
+    assert CANARY not in error and error.isprintable() and desk.server.requests == []
+
+
+def test_a_file_that_is_no_text_is_one_sentence(desk: Desk) -> None:
+    folder = Path.home() / ".kaggle"
+    folder.mkdir()
+    (folder / "access_token").write_bytes(b"\x89PNG\xff" + CANARY.encode())
+    error = desk.submit()
+    assert "~/.kaggle/access_token cannot be read (it is neither UTF-8 nor UTF-16 text)" in error
+    assert CANARY not in error and "\n" not in error
+
+
+@pytest.mark.parametrize("secret", ["plain0", "with\\back", 'quo"te', "per%cent/slash", "it's"])
+def test_a_secret_is_redacted_however_it_is_escaped(secret: str) -> None:
+    credentials = Credentials("here", None, (secret,))
+    for form in (secret, repr(secret), repr(f"{secret}\r"), json.dumps(secret), quote(secret, safe="")):
+        assert secret not in credentials.redact(f"header {form} refused")
+        assert "***" in credentials.redact(f"header {form} refused") and credentials.are_in(form.encode())
 
 
 def test_credentials_show_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
