@@ -56,8 +56,35 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo demo-depth test check data fold folds fit refine ensemble submission submit predict plan explore suspects classify report export ship import-member \
+VERBS := help setup demo demo-depth test check data fold folds fit refine ensemble submission submit predict plan explore suspects classify report export ship import-member \
 	activations disagreement pseudo verdict scheduler worker notebook-push notebook-pull bench clean
+.PHONY: $(VERBS)
+
+# what a misspelt word would otherwise have done: the default competition sent, every fold trained, all tests run first
+VARIABLES := C V F DATA IMAGES BLEND SCHEDULER OUT NAME OOF TEST ARGS PY PYTHON BIN SHELL MAKEFLAGS
+GIVEN     := $(foreach each-name,$(.VARIABLES),$(if $(findstring command line,$(origin $(each-name))),$(each-name)))
+MISSPELT  := $(firstword $(filter-out $(VARIABLES) -%,$(GIVEN)))
+# the longest known one that it begins with, in any case, else the one of the fewest edits
+NEAREST    = $(shell awk -v word='$(subst ','\'',$(MISSPELT))' -v names='$(VARIABLES)' 'function edits(a, b,  i, j, d, c) { \
+	for (i = 0; i <= length(a); i++) for (j = 0; j <= length(b); j++) { \
+		if (!i || !j) { d[i, j] = i + j; continue } \
+		c = d[i-1, j-1] + (substr(a, i, 1) != substr(b, j, 1)); \
+		if (d[i-1, j] + 1 < c) c = d[i-1, j] + 1; if (d[i, j-1] + 1 < c) c = d[i, j-1] + 1; d[i, j] = c } \
+	return d[length(a), length(b)] } \
+	BEGIN { word = toupper(word); least = 99; split(names, all, " "); for (k = 1; k in all; k++) { n = all[k]; \
+		cost = index(word, n) == 1 ? -length(n) : edits(word, n); if (cost < least) { least = cost; best = n } } print best }')
+ifneq ($(MISSPELT),)
+  $(error $(MISSPELT) is no variable of this Makefile: did you mean $(NEAREST)=...? make help lists them)
+endif
+NO_VERB := $(firstword $(filter-out $(VERBS) .venv/%,$(MAKECMDGOALS)))
+ifneq ($(NO_VERB),)
+  $(error $(NO_VERB) is no verb of this Makefile: make help lists them; what a program or the tests take goes into ARGS, \
+    as in make $(or $(firstword $(filter $(VERBS),$(MAKECMDGOALS))),test) ARGS='$(NO_VERB)')
+endif
+# they have competition and networks of their own
+ifneq ($(and $(filter demo demo-depth,$(MAKECMDGOALS)),$(filter C V,$(GIVEN))),)
+  $(error make $(firstword $(filter demo demo-depth,$(MAKECMDGOALS))) is for the competition that comes along: leave $(filter C V,$(GIVEN)) out, or use make data, folds and ensemble)
+endif
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_every_verb_is_phony_and_explained() -> None:
     text = (ROOT / "Makefile").read_text()
-    phony = set(re.findall(r"^\.PHONY: (.*)$", text.replace("\\\n", " "), re.MULTILINE)[0].split())
+    phony = set(re.findall(r"^VERBS := (.*)$", text.replace("\\\n", " "), re.MULTILINE)[0].split())
     verbs = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
     assert verbs == phony
 
@@ -188,6 +188,53 @@ def test_every_step_of_a_verb_finds_the_results_where_they_are(words: Words, giv
         assert program[-2:] == ["--runs", "it's $my runs"]
     # a program that is asked for by name takes all
     assert words("report", "ARGS=--images 3 --runs x")[0][-4:] == ["--images", "3", "--runs", "x"]
+
+
+def refused(*given: str) -> str:
+    """What make says of words that it does not take; no program may have been started."""
+    command = ["make", "-n", "-o", "setup", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("COMPETITION=salt", "C"),
+        ("c=salt", "C"),
+        ("v=a", "V"),
+        ("f=0", "F"),
+        ("FOLD=0", "F"),
+        ("OUTPUT=x", "OUT"),
+        ("IMAGE=x", "IMAGES"),
+        ("SHEDULER=x", "SCHEDULER"),
+        ("BLENDS=x", "BLEND"),
+        ("it's=x", "TEST"),
+        ("ARG=--stream", "ARGS"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["submit", "fold", "predict"])
+def test_a_misspelt_variable_is_refused_with_the_nearest_one(verb: str, given: str, nearest: str) -> None:
+    sentence = refused(verb, given)
+    assert f"{given.partition('=')[0]} is no variable of this Makefile: did you mean {nearest}=...?" in sentence
+
+
+def test_the_environment_may_hold_anything(words: Words) -> None:
+    assert words("fold", environment={"COMPETITION": "salt", "f": "0"}) == words("fold")
+
+
+@pytest.mark.parametrize("given", ["C=carvana", "C=salt", "V=unet", "V=", "C="])
+@pytest.mark.parametrize("verb", ["demo", "demo-depth"])
+def test_the_demo_fetches_nothing(verb: str, given: str) -> None:
+    sentence = refused(verb, given)
+    assert f"make {verb} is for the competition that comes along: leave {given[0]} out" in sentence
+
+
+def test_a_word_that_is_no_verb_is_refused_before_the_verb_beside_it_has_run() -> None:
+    assert "as in make test ARGS='tests/test_makefile.py'" in refused("test", "tests/test_makefile.py")
+    assert "as in make fold ARGS='unet'" in refused("fold", "unet")
+    assert "make help lists them" in refused("ensembel")
 
 
 def test_help_survives_any_value() -> None:
