@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 import select
@@ -15,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import ParamSpec, TypeVar
 
 import shortage
+from remedies import completed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -159,7 +161,8 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
                 stack.callback(_open.remove, stack)
                 main(*args, **kwargs)
         except UserError as error:
-            sys.exit(f"error: {plain(str(error))}")
+            named = inspect.signature(main).bind(*args, **kwargs).arguments
+            sys.exit(f"error: {plain(completed(str(error), named))}")
         except BrokenPipeError:
             # the reader has gone; keep the interpreter from complaining again when it flushes at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

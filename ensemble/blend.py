@@ -21,6 +21,7 @@ from kernels.rle import encode_logits_text, encode_text
 from models.frame import Frame
 from models.precision import Precision
 from models.runtimes import TORCH
+from models.variants import VARIANTS
 from path_names import inside
 from predict.members import Member, find_members
 from predict.presence import Said
@@ -267,5 +268,7 @@ def _members(root: Path, names: list[str]) -> list[Member]:
     folds = len(finished_folds(first))
     if not folds:
         known = ", ".join(run.name for run in trained_runs(root)) or "none"
+        if names[0] not in VARIANTS:
+            raise UserError(f"{first} has no trained fold, and {names[0]!r} is no variant (trained there: {known}).")
         raise UserError(f"{first} has no trained fold (trained there: {known}): make folds V={names[0]}.")
     return find_members(root, names, folds)

@@ -13,11 +13,14 @@ from command_line import UserError
 from ensemble.repairs import REPAIRS
 from ensemble.voting import LINEAR, VOTES
 from folds.logit_code import LIMIT
+from folds.run_layout import trained_runs
 from json_file import Count, Digest, FolderName, Interval, Schema, Share, extensible
 from kernels.metrics import Metric, check_scores, metric_in
 from path_names import inside
 
 BLEND_FILE = "blend.json"
+# trained networks that come along
+_SHIPPED = "trained"
 # of a convolutional stacker: its weights, and what it is
 STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
 STACKER_FILE = "conv_stacker.json"
@@ -251,6 +254,17 @@ _ROUNDING = 1e-6
 BLEND = Schema(FittedBlend, "choose the blend again (make fit)", _check)
 
 
+def _first_step(folder: Path) -> str:
+    """What is to be done before there is a blend in `folder`."""
+    root = folder.parent
+    if trained_runs(root):
+        blends = sorted(each.parent.name for each in root.glob(f"*/{BLEND_FILE}"))
+        return "choose it first (make fit)" + (f", or name one that is there: {', '.join(blends)}" if blends else "")
+    shipped = _SHIPPED if (Path(_SHIPPED) / root.name).is_dir() and root.parent != Path(_SHIPPED) else ""
+    use = f", or use the networks that come with this repository (ARGS='--runs {shipped}')" if shipped else ""
+    return f"nothing is trained in {root} yet; train variants and choose it (make folds V=..., then make fit){use}"
+
+
 def read_blend(folder: Path) -> FittedBlend:
     """The blend that `ensemble.fit` wrote.
 
@@ -261,4 +275,4 @@ def read_blend(folder: Path) -> FittedBlend:
     try:
         return BLEND.read(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: choose the blend first (make fit).") from None
+        raise UserError(f"{path} is missing: {_first_step(folder)}.") from None

@@ -51,8 +51,8 @@ from models import checkpoint, weight_code
 from models.weight_code import Bits
 from predict.members import Member, find_members
 from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
+from remedies import CARD_FILE
 
-CARD_FILE = "README.md"
 # share of an image's pixels; where more change, the bits were too few (Dice would judge small masks by one pixel). In 8
 # bits an image whose mask hangs on little may change: that is their mean
 _MOST_CHANGED = 5e-4

@@ -24,7 +24,7 @@ from command_line import UserError, program
 from competition import Competition, Size
 from folds.parallel import cut, in_parallel
 from models.frame import Frame
-from models.image_file import ImageFile, decode, out_of_memory
+from models.image_file import OTHER_SIZE, ImageFile, decode, out_of_memory
 from program_flags import CompetitionName, DataFolder, files_of
 
 # images a process verifies at a time
@@ -103,7 +103,7 @@ def read_mask(path: Path, expected: Size) -> np.ndarray:
             if file.size[::-1] != expected:
                 raise UserError(
                     f"{path} has {'x'.join(map(str, file.size[::-1]))} pixels (height x width), expected "
-                    f"{expected[0]}x{expected[1]}: put the competition's own mask back."
+                    f"{expected[0]}x{expected[1]}: {OTHER_SIZE}."
                 )
             levels, alpha = _levels(file)
     except FileNotFoundError:
@@ -112,8 +112,7 @@ def read_mask(path: Path, expected: Size) -> np.ndarray:
         raise UserError(out_of_memory(path)) from None
     except Image.DecompressionBombError:
         raise UserError(
-            f"{path} has more pixels than any mask, expected {expected[0]}x{expected[1]}: put the competition's own "
-            "mask back."
+            f"{path} has more pixels than any mask, expected {expected[0]}x{expected[1]}: {OTHER_SIZE}."
         ) from None
     except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error):
         raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None

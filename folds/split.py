@@ -38,6 +38,11 @@ def split_groups(groups: np.ndarray, areas_px: np.ndarray, *, folds: int, seed: 
         UserError: fewer groups than folds.
     """
     unique, member = np.unique(groups, return_inverse=True)
+    if len(unique) < 2:
+        raise UserError(
+            f"all {len(groups)} images belong to one group ({unique[0] if len(unique) else 'none'}), and a split holds "
+            "whole groups out: add images of other groups, or tell groups apart."
+        )
     if folds < 2 or len(unique) < folds:
         raise UserError(
             f"{len(unique)} groups cannot be split into {folds} folds: ask for between 2 and {len(unique)} folds "
@@ -72,13 +77,21 @@ def digest(table: pd.DataFrame) -> str:
     return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
 
 
-def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFrame:
+def _named(table: pd.DataFrame, training: TrainingSet) -> pd.DataFrame:
+    """The table with images by file name: a user's own may have their keys, as the submission and groups.csv do."""
+    names = {training.competition.key(name): name for name in training.names}
+    names |= {name: name for name in training.names}
+    return table.assign(image=[names.get(image, image) for image in table["image"]])
+
+
+def check(table: pd.DataFrame, training: TrainingSet, source: Path, *, own: bool = False) -> pd.DataFrame:
     """Check a fold table against the training set.
 
     Args:
-        table: has at least the columns image and fold.
+        table: has at least the columns image (file names, or the keys of the submission's rows) and fold.
         training: the images it must cover, each once.
         source: where the table came from, for messages.
+        own: it is the user's, not one that a runs folder keeps.
 
     Returns:
         The table with the columns image, group, fold, in the order of `training.names`; area_px if it was there.
@@ -90,23 +103,29 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFr
     if not {"image", "fold"} <= set(table.columns):
         raise UserError(f"{source} needs the columns image and fold; it has {', '.join(map(str, table.columns))}.")
     if table["image"].isna().any():
-        raise UserError(f"{source} has a row without an image name (row {int(table['image'].isna().argmax()) + 1}).")
+        row = int(table["image"].isna().argmax()) + 1
+        raise UserError(f"{source} has a row without an image name (row {row}): give the name, or remove the row.")
+    table = _named(table, training)
     doubles = table["image"][table["image"].duplicated()]
     if len(doubles):
         raise UserError(f"{source} lists {doubles.iloc[0]} twice: keep one row an image.")
     lacking = sorted(set(training.names) - set(table["image"]))
     unknown = sorted(set(table["image"]) - set(training.names))
     if lacking or unknown:
-        what = f"lacks {lacking[0]}" if lacking else f"lists {unknown[0]}, which is not in {training.data}"
+        what = f"lists {unknown[0]}, which is not in {training.data}" if unknown else f"lacks {lacking[0]}"
         raise UserError(
             f"{source} {what} ({len(lacking)} images lacking, {len(unknown)} unknown): it was made for other data; "
-            "mend its rows, remove it to have a new split made, or choose another runs folder."
+            + (
+                "mend its rows, or leave --folds-csv out to have a split made."
+                if own
+                else "put the images back, remove it to have a new split made, or choose another runs folder."
+            )
         )
     table = table.set_index("image").loc[list(training.names)].reset_index()
     fold = pd.to_numeric(table["fold"], errors="coerce")
     if fold.isna().any() or (fold < 0).any() or (fold % 1 != 0).any():
         bad = table.loc[fold.isna() | (fold < 0) | (fold % 1 != 0)].iloc[0]
-        raise UserError(f"{source} puts {bad['image']} into fold {bad['fold']!r}: folds are numbered 0, 1, 2, ...")
+        raise UserError(f"{source} puts {bad['image']} into fold {bad['fold']}: number the folds 0, 1, 2, ...")
     table["fold"] = fold.astype(np.int64)
     present = np.unique(table["fold"])
     gaps = np.flatnonzero(present != np.arange(len(present)))
@@ -124,7 +143,7 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path) -> pd.DataFr
     return table[[c for c in COLUMNS if c in table.columns]]
 
 
-def read(path: Path, training: TrainingSet) -> pd.DataFrame:
+def read(path: Path, training: TrainingSet, *, own: bool = False) -> pd.DataFrame:
     """Read and check a fold table. Raises UserError as `check` does, or if the file is no CSV."""
     try:
         table = pd.read_csv(path, dtype={"image": str, "group": str})
@@ -132,7 +151,7 @@ def read(path: Path, training: TrainingSet) -> pd.DataFrame:
         raise UserError(f"{path} is not a CSV file: give one with the columns image and fold.") from None
     except FileNotFoundError:
         raise UserError(f"{path} is missing: give the path of a CSV with the columns image and fold.") from None
-    return check(table, training, path)
+    return check(table, training, path, own=own)
 
 
 def find_or_make(
@@ -167,7 +186,7 @@ def find_or_make(
         )
     source = own or path
     if own is not None or path.exists():
-        table = read(source, training)
+        table = read(source, training, own=own is not None)
         if folds not in (0, count := int(table["fold"].max()) + 1):
             raise UserError(
                 f"{source} has {count} folds, not {folds}: leave --folds out, or choose another runs folder."

@@ -13,6 +13,7 @@ from command_line import UserError
 from models.build import build
 from models.variant import VARIANT, VARIANT_FILE, WEIGHTS_FILE, Variant
 from models.weight_code import restored
+from remedies import made_again_by
 
 
 def save(folder: Path, network: torch.nn.Module, variant: Variant) -> None:
@@ -33,7 +34,7 @@ def load_variant(folder: Path) -> Variant:
     try:
         return VARIANT.read(path).with_tuples()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: train the fold first (make fold V=... F=...).") from None
+        raise UserError(f"{path} is missing: {made_again_by(folder)}.") from None
 
 
 def parse_weights(data: bytes, folder: Path) -> dict[str, torch.Tensor]:
@@ -46,7 +47,7 @@ def parse_weights(data: bytes, folder: Path) -> dict[str, torch.Tensor]:
         return restored(safetensors.torch.load(data))
     except (safetensors.SafetensorError, ValueError) as error:
         path = folder / WEIGHTS_FILE
-        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): train the fold again.") from None
+        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): {made_again_by(folder)}.") from None
 
 
 def load(folder: Path) -> tuple[torch.nn.Module, Variant]:
@@ -61,7 +62,7 @@ def load(folder: Path) -> tuple[torch.nn.Module, Variant]:
     try:
         network.load_state_dict(parse_weights(path.read_bytes(), folder))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: train the fold first (make fold V=... F=...).") from None
+        raise UserError(f"{path} is missing: {made_again_by(folder)}.") from None
     except RuntimeError as error:
-        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): train the fold again.") from None
+        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): {made_again_by(folder)}.") from None
     return network.eval(), variant

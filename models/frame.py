@@ -21,7 +21,7 @@ import numpy as np
 
 from command_line import UserError
 from competition import Size
-from models.image_file import ImageFile, reduction
+from models.image_file import OTHER_SIZE, ImageFile, reduction
 from models.variant import ENLARGED, Fit, Variant
 
 # of the geometry between a full frame and a network's input. 1: a JPEG decoded at 1/4 or 1/8 was resized as if it
@@ -218,7 +218,7 @@ def load_for(frames: Iterable[Frame], path: Path, expected: Size | None = None) 
     if expected is not None and full != expected:
         raise UserError(
             f"{path} has {full[0]}x{full[1]} pixels (height x width), expected {expected[0]}x{expected[1]}: "
-            "put the competition's own file back."
+            f"{OTHER_SIZE}."
         )
     return {frame: frame.input_of(file) for frame in dict.fromkeys(frames)}, full
 

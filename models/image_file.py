@@ -18,6 +18,9 @@ from models.heif import heif_pixels
 from models.image_header import AVIF, HEIC, JPEG, header_of, refuse_unreadable, too_deep, too_many_channels
 from shortage import is_out_of_memory
 
+# what to do where a file has another size than its competition's entry gives
+OTHER_SIZE = "put the competition's own file back, or, where all files are so, mend `size` in competition.py"
+
 # the codec's reduced sizes, smallest picture first
 FACTORS = (8, 4, 2)
 _FLAGS = {

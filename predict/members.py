@@ -31,6 +31,7 @@ from models.runtimes import TORCH
 from models.variant import IMPORTED, Variant
 from models.variants import VARIANTS
 from path_names import inside
+from remedies import is_shipped, made_again_by
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ def _member(folder: Path, fold_count: int) -> Member:
     for k, fold in enumerate(folds):
         manifest = read_manifest(fold)
         if manifest is None:
-            raise UserError(f"{fold} is not trained: make fold V={folder.name} F={k}.")
+            what = f"get the folder {folder.parent} again" if is_shipped(folder) else f"make fold V={folder.name} F={k}"
+            raise UserError(f"{fold} is not trained: {what}.")
         manifests.append(manifest)
         if manifest["fold"] != k:
             raise UserError(
@@ -217,10 +219,7 @@ def _member(folder: Path, fold_count: int) -> Member:
         weights = path.read_bytes() if path.exists() else None
         fault = fault_of_weights(fold, manifest, weights)
         if fault or weights is None:
-            raise UserError(
-                f"{path} is {fault}: put a good copy back, or train that fold alone again (make fold V={folder.name} "
-                f"F={k})."
-            )
+            raise UserError(f"{path} is {fault}: {made_again_by(fold)}.")
         digest.update(weights)
     for key, what in (("folds_digest", "folds"), ("data_digest", "data")):
         if len({m[key] for m in manifests}) > 1:

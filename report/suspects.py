@@ -101,7 +101,7 @@ def find_witnesses(root: Path, training: TrainingSet, asked: Sequence[str]) -> W
     folds = max((len(found) for found in runs.values()), default=0)
     names = list(asked) or [name for name, found in runs.items() if len(found) == folds]
     if not names:
-        raise UserError(f"{root} has no trained network to ask: train one first (make folds V=unet-mobilenetv3).")
+        raise UserError(f"{root} has no trained network to ask: train one first (make folds V=...).")
     members = find_members(root, names, folds)
     if not asked:
         manifests = [[read_manifest(fold) or {} for fold in member.folds] for member in members]

@@ -178,29 +178,30 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
         UserError: the file is missing, is no sample submission, or names no image, or one twice.
     """
     path = data / competition.sample_file
+    own = f"put the competition's own file there, or mend the entry {competition.name!r} in competition.py"
     try:
         header, *rows = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it fixes the rows of a submission and their order; copy it.") from None
     except (UnicodeDecodeError, ValueError):
-        raise UserError(f"{path} is not a sample submission: copy it again.") from None
+        raise UserError(f"{path} is not a sample submission: {own}.") from None
     if b"".join(split_row(header.encode())).decode() != ",".join(competition.header):
-        raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: copy it again.")
+        raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: {own}.")
     keys = [split_row(row.encode())[0].decode() for row in rows if row]
     if not keys:
-        raise UserError(f"{path} names no image: copy it again.")
+        raise UserError(f"{path} names no image: {own}.")
     suffix = competition.row_suffix
     if suffix and (key := next((key for key in keys if key.endswith(suffix)), None)):
         raise UserError(
-            f"{path} names {key} by its file, and a row of {competition.name} leaves the {suffix} off: copy it again."
+            f"{path} names {key} by its file, and a row of {competition.name} leaves the {suffix} off: {own}."
         )
     names = [competition.image_name(key) for key in keys]
     for row, name in enumerate(names, 1):
         if reason := why_not(name):
-            raise UserError(f"{path} names {shown(name)} in row {row}, no image's name, as {reason}: copy it again.")
+            raise UserError(f"{path} names {shown(name)} in row {row}, no image's name, as {reason}: {own}.")
     if len(set(names)) < len(names):
         double = next(name for name, count in Counter(names).items() if count > 1)
-        raise UserError(f"{path} names {double} twice: copy it again.")
+        raise UserError(f"{path} names {double} twice: {own}.")
     return names
 
 

@@ -315,7 +315,7 @@ BAD: dict[str, tuple[Callable[[], tuple[bytes, str]], str]] = {
     ),
     "three levels of alpha": (lambda: _saved(_alpha(0, np.where(MASK, 255, np.arange(57) % 2))), "levels"),
     "of another size": (lambda: _saved(Image.new("L", (57, 42))), "42x57 pixels"),
-    "a header of many pixels": (lambda: (png_header(70_000, 70_000), ".png"), "put the competition's own mask back"),
+    "a header of many pixels": (lambda: (png_header(70_000, 70_000), ".png"), "put the competition's own file back"),
     "cut off": (lambda: (_saved(_grey(0, 1))[0][:80], ".png"), "cut off"),
     "empty": (lambda: (b"", ".png"), "cut off"),
 }
