@@ -7,107 +7,43 @@ takes its place.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
 
 import atomic
 import provenance
 from command_line import UserError, program
-from competition import Size
 from ensemble.blend import find_blend
 from ensemble.blend_file import blend_folder
+from ensemble.exported import FORMATS, OPSET, Run, graph_of, require_libraries
 from ensemble.mask_agreement import (
     NOT_COMPARED,
     Agreement,
     ComparedCount,
     ComparedImages,
+    agree,
     example_images,
-    own_masks,
+    own_logits,
 )
 from ensemble.whole_network import WholeNetwork
 from folder_lock import fill
+from folds.outputs import digest
 from models.image_file import decode
-from models.optional_library import fault_of, install_command
 from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
 
-Format = Literal["onnx", "torch", "both"]
-Run = Callable[[np.ndarray], np.ndarray]
+Kinds = Literal["onnx", "torch", "both"]
 
-# of ONNX; every runtime since 2023 has it
-OPSET = 18
-FILES: dict[str, str] = {"onnx": "blend.onnx", "torch": "blend.pt2"}
-CARD_FILE = "export.json"
-# below this agreement of masks something is wrong
-_LEAST_DICE = 0.9995
-# a window begins at another phase of a network's strides than the whole frame does
-_LEAST_DICE_WINDOWED = 0.998
+# what is put before the suffix of a file whose masks differ from ours
+DIFFERS = ".differs"
 
 
-def write_onnx(network: WholeNetwork, full: Size, path: Path) -> None:
-    """Write `network` as ONNX: input `image` (H, W, 3) uint8 RGB, outputs `mask` (H, W) uint8 and `logits` float32.
-
-    Raises:
-        UserError: onnx or onnxscript is missing or broken.
-    """
-    for library in ("onnx", "onnxscript"):
-        if fault := fault_of(library):
-            raise UserError(
-                f"{library}, which ONNX needs, {fault}: {install_command(fault, 'requirements-export.txt')}, or use "
-                "--format torch."
-            )
-    example = (torch.zeros(*full, 3, dtype=torch.uint8),)
-    with atomic.replacing(path) as temporary, warnings.catch_warnings(), torch.inference_mode():
-        # of the exporter's own making
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            example,
-            temporary,
-            input_names=["image"],
-            output_names=["mask", "logits"],
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-
-
-def write_torch(network: WholeNetwork, full: Size, path: Path) -> None:
-    """Write `network` as `torch.export` has it; `torch.export.load(path).module()(image)` gives (mask, logits)."""
-    with atomic.replacing(path) as temporary, torch.no_grad():
-        exported = torch.export.export(network, (torch.zeros(*full, 3, dtype=torch.uint8),))
-        with temporary.open("wb") as file:
-            torch.export.save(exported, file)
-
-
-def runner(path: Path) -> Run | None:
-    """From an image (H, W, 3) uint8 to its mask (H, W) bool, by an exported file; None without its runtime."""
-    if path.suffix == ".pt2":
-        module = torch.export.load(path).module()
-
-        def by_torch(image: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                mask: np.ndarray = module(torch.from_numpy(image))[0].numpy() > 0
-            return mask
-
-        return by_torch
-    if fault_of("onnxruntime", ["InferenceSession"]):
-        return None
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def by_onnxruntime(image: np.ndarray) -> np.ndarray:
-        mask: np.ndarray = session.run(["mask"], {"image": image})[0] > 0
-        return mask
-
-    return by_onnxruntime
+def card_of(path: Path) -> Path:
+    """The file beside an export that says what it is."""
+    return path.with_name(path.name + ".json")
 
 
 def timed_masks(run: Run, paths: Sequence[Path]) -> tuple[list[np.ndarray], float]:
@@ -121,13 +57,67 @@ def timed_masks(run: Run, paths: Sequence[Path]) -> tuple[list[np.ndarray], floa
     return masks, float(np.median(took)) * 1e3
 
 
+def _save(
+    kind: str, content: bytes, folder: Path, card: dict[str, Any], paths: Sequence[Path], own: Sequence[np.ndarray]
+) -> str:
+    """Compare an export with our own masks, then write it and its card: beside an older one where they differ.
+
+    Args:
+        kind: a key of `FORMATS`.
+        content: of the file.
+        folder: for the file.
+        card: what is said of it beside the comparison; not modified.
+        paths, own: images, and the blend's logits of them, (H, W) float32.
+
+    Returns:
+        What is wrong with it, as a part of a sentence; empty where nothing is.
+    """
+    file = FORMATS[kind].file
+    run = FORMATS[kind].load(content)
+    fault, path = "", folder / file
+    compared = f"not compared, {NOT_COMPARED}"
+    if run is None:
+        compared = "not compared, as onnxruntime is not installed (requirements-export.txt)"
+    elif paths:
+        masks, ms = timed_masks(run, paths)
+        found = Agreement.of(masks, [logits > 0 for logits in own])
+        figures = (
+            f"Dice {found.mean:.6f}, {found.worst:.6f} at worst, {found.changed_mean:.4%} of the pixels differ, "
+            f"{found.changed:.4%} at worst"
+        )
+        if not agree(masks, own):
+            path = folder / f"{Path(file).stem}{DIFFERS}{Path(file).suffix}"
+            fault = f"the {kind} export gives other masks than this project ({figures}), so it is kept as {path.name}"
+        compared = f"{ms:.0f} ms an image; with our own masks of {len(paths)} images: {figures}"
+        card = {
+            **card,
+            "agreement": found.mean,
+            "worst": found.worst,
+            "changed": found.changed_mean,
+            "ms": round(ms, 1),
+        }
+    with atomic.replacing(path, needed_bytes=len(content)) as temporary:
+        temporary.write_bytes(content)
+    atomic.write_json(card_of(path), {**card, "bytes": len(content), "digest": digest(content)})
+    print(f"{path}: {len(content) / 1e6:.1f} MB, {compared}")
+    return fault
+
+
+def _remedy(members: int, networks: int) -> str:
+    if members > 1:
+        return "export one variant alone (V=...) to find the network at fault"
+    if networks > 1:
+        return "export one network alone (--folds 1) to see whether that one agrees"
+    return "look at its masks of more images (--images, --check), or use the other format (--format)"
+
+
 @program
 def main(
     competition: CompetitionName = "carvana",
     name: BlendName = "blend",
     variant: str = "",
     out: Path | None = None,
-    format: Format = "both",
+    format: Kinds = "both",
     folds: int = 0,
     images: ComparedImages = None,
     check: ComparedCount = 8,
@@ -135,6 +125,8 @@ def main(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Write a blend as one file, with everything before and after its networks inside, and compare its masks with ours.
+
+    It takes images of any size, and gives masks of theirs.
 
     Args:
         variant: one trained variant instead of the blend.
@@ -146,51 +138,32 @@ def main(
     blend = find_blend(root, name, variant)
     folder = out or (blend.members[0].folder if variant else blend_folder(root, name)) / "export"
     fill(folder)
-    network = WholeNetwork(blend, facts.size, folds).eval()
+    kinds = [*FORMATS] if format == "both" else [format]
+    require_libraries(kinds)
+    network = WholeNetwork(blend, folds)
     if network.left_out:
         print(f"left out, as it works on whole masks: {', '.join(network.left_out)}")
-    if network.had_windows:
-        print("computed on whole frames, where predictions here use windows: masks differ a little more")
-    least = _LEAST_DICE_WINDOWED if network.had_windows else _LEAST_DICE
     paths = example_images(images, data, facts, check)
-    masks = own_masks(blend, paths, facts.size, folds)
+    own = own_logits(blend, paths, folds)
+    networks = sum(len(member.folds[: folds or None]) for member in blend.members)
     card = {
         "competition": facts.name,
         "blend": variant or name,
-        "input": f"image: ({facts.size[0]}, {facts.size[1]}, 3) uint8 RGB",
-        "outputs": [f"mask: {facts.size[0]}x{facts.size[1]} uint8, 0 or 255", "logits: the same in float32, above 0"],
+        "input": "image: (H, W, 3) uint8 RGB, of any size",
+        "outputs": ["mask: (H, W) uint8, 0 or 255", "logits: (H, W) float32, above 0 where the mask is"],
         "opset": OPSET,
-        "networks": sum(len(member.folds[: folds or None]) for member in blend.members),
+        "networks": networks,
         "left_out": network.left_out,
         "git_commit": provenance.git_commit(),
         "versions": provenance.versions(),
     }
-    write = {"onnx": write_onnx, "torch": write_torch}
-    for kind in FILES if format == "both" else (format,):
-        path = folder / FILES[kind]
-        write[kind](network, facts.size, path)
-        line = f"{path}: {path.stat().st_size / 1e6:.1f} MB"
-        run = runner(path)
-        if run is None:
-            line += "; not compared, as onnxruntime is not installed (requirements-export.txt)"
-        elif paths:
-            found, ms = timed_masks(run, paths)
-            agreement = Agreement.of(found, masks)
-            if agreement.worst < least:
-                path.unlink()
-                raise UserError(
-                    f"the {kind} export gives other masks than this project (Dice {agreement.worst:.5f} at worst), and "
-                    "was removed: export one variant alone (V=...) to find the network at fault."
-                )
-            card[kind] = {"agreement": agreement.mean, "worst": agreement.worst, "ms": round(ms, 1)}
-            line += (
-                f", {ms:.0f} ms an image; Dice with our own masks {agreement.mean:.6f}, "
-                f"{agreement.worst:.6f} at worst, of {len(paths)} images"
-            )
-        else:
-            line += f"; not compared, {NOT_COMPARED}"
-        print(line)
-    atomic.write_json(folder / CARD_FILE, card)
+    graph = graph_of(network)
+    faults = [_save(kind, FORMATS[kind].encode(graph), folder, card, paths, own) for kind in kinds]
+    found = [fault for fault in faults if fault]
+    if found:
+        raise UserError(
+            f"{', and '.join(found)} in {folder}, beside what was there: {_remedy(len(blend.members), networks)}."
+        )
 
 
 if __name__ == "__main__":

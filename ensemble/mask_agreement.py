@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +10,16 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import arg
 
-from competition import Competition, Size
+from competition import Competition
 from ensemble.blend import Blend
+from ensemble.photograph_files import list_photographs
 from folds.images import list_images
 from folds.logit_code import rounded
 from kernels.metrics import DICE
 from models.image_file import decode
 from models.runtimes import FLOAT32
 from predict.blocks import Place
-from predict.photographs import PhotographLogits, load, network_logits
+from predict.photographs import Photograph, PhotographLogits, load, network_logits, photograph_of
 from predict.replicas import ReplicaPool
 
 # the flags of every program that compares masks
@@ -27,6 +28,14 @@ ComparedImages = Annotated[
 ]
 ComparedCount = Annotated[int, arg(help="how many of them.")]
 NOT_COMPARED = "as there are no images: name a folder (--images)"
+
+
+# Below both of a pair, masks differ: in Dice and in the share of their pixels, of all images and of one. A small mask
+# loses more Dice by one pixel than a large one by a hundred
+_LEAST_MEAN, _MOST_CHANGED_MEAN = 0.9999, 2e-5
+_LEAST_WORST, _MOST_CHANGED = 0.9995, 1e-4
+# logits nearer to 0 are decided by rounding: a store's steps are 0.002 there, and bytes of a resized image differ by 1
+_UNDECIDED = 0.01
 
 
 @dataclass(frozen=True)
@@ -58,45 +67,45 @@ class Agreement:
         return Agreement(float(np.mean(dice)), min(dice), max(changed), float(np.mean(changed)))
 
 
+def agree(masks: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> bool:
+    """Whether masks are those of the same networks computed elsewhere, but for rounding.
+
+    Args:
+        masks: (H, W) bool, at least one.
+        logits: the networks' own, (H, W) float32 each.
+
+    >>> own = np.array([[4.0, 3.0, -0.001, -5.0]])
+    >>> agree([np.array([[True, True, True, False]])], [own]), agree([np.array([[True, False, False, False]])], [own])
+    (True, False)
+    """
+    own = [plane > 0 for plane in logits]
+    decided = [np.abs(plane) >= _UNDECIDED for plane in logits]
+    counted = [np.where(sure, mask, other) for sure, mask, other in zip(decided, masks, own, strict=True)]
+    each = [Agreement.of([one], [other]) for one, other in zip(counted, own, strict=True)]
+    together = Agreement.of(counted, own)
+    return (together.mean >= _LEAST_MEAN or together.changed_mean <= _MOST_CHANGED_MEAN) and all(
+        one.worst >= _LEAST_WORST or one.changed <= _MOST_CHANGED for one in each
+    )
+
+
 def example_images(images: Path | None, data: Path, facts: Competition, count: int) -> list[Path]:
     """Images to compare on, evenly spaced; none where there are none.
 
     Args:
-        images: the folder that was asked for, if any.
+        images: the folder of photographs that was asked for, if any; or one photograph.
         data: the competition's files.
         facts: the competition.
         count: how many.
     """
-    for folder in (images, data / facts.test_dir, data / facts.train_dir):
-        if folder is not None and folder.is_dir():
-            names = list_images(folder, facts)
-            some = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))
-            return [folder / names[k] for k in some]
-    return []
-
-
-def own_masks(blend: Blend, paths: Sequence[Path], full: Size, folds: int = 0) -> list[np.ndarray]:
-    """A blend's masks of some images, (H, W) bool, without its refiners, repairs and what empties masks.
-
-    They are computed as an export does: in float32, and from the images' own pixels. Predictions here use bfloat16 on
-    machines that have it, and let the JPEG codec do the first halvings.
-
-    Args:
-        blend: whose combination needs no image.
-        paths: of the images.
-        full: (H, W) of the masks.
-        folds: networks of each member; 0 takes all.
-    """
-    pool = ReplicaPool(blend.on(FLOAT32).members, 1, folds=folds)
-    masks = []
-    with pool.running(), pool.take() as replicas:
-        for path in paths:
-            planes = []
-            for replica in replicas:
-                image = replica.frame.apply(decode(path))
-                planes.append(rounded(replica.logits(image[None])[0, replica.variant.planes_of("mask")][0]))
-            masks.append(blend.combined(planes, full) > blend.threshold)
-    return masks
+    if images is not None:
+        folder, names, _ = list_photographs(images)
+    else:
+        folders = [folder for folder in (data / facts.test_dir, data / facts.train_dir) if folder.is_dir()]
+        if not folders:
+            return []
+        folder, names = folders[0], list_images(folders[0], facts)
+    some = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))
+    return [folder / names[k] for k in some]
 
 
 def logits_of(blend: Blend, photograph: PhotographLogits) -> np.ndarray:
@@ -107,13 +116,33 @@ def logits_of(blend: Blend, photograph: PhotographLogits) -> np.ndarray:
     return there.logits(planes, photograph.size, photograph.images, photograph.said)
 
 
+def _photograph_logits(
+    blend: Blend, photographs: Iterable[tuple[Path, Photograph]], folds: int = 0
+) -> Iterator[PhotographLogits]:
+    """The logits of a blend's networks, in float32, photograph by photograph."""
+    pool = ReplicaPool(blend.on(FLOAT32).members, 1, folds=folds)
+    with pool.running():
+        for path, photograph in photographs:
+            yield from network_logits(pool, [(Place(path.name, 0, 1), photograph)])
+
+
+def own_logits(blend: Blend, paths: Sequence[Path], folds: int = 0) -> list[np.ndarray]:
+    """A blend's logits of some images, (H, W) float32 of each one's own size, above 0 where its mask is.
+
+    They are computed as an export does: in float32, from the images' own pixels, without refiners, repairs and what
+    empties masks. Predictions here use bfloat16 on machines that have it, and let the JPEG codec do the first halvings.
+
+    Args:
+        blend: whose combination needs no image.
+        paths: of the images.
+        folds: networks of each member; 0 takes all.
+    """
+    plain = replace(blend, refiners=(), repairs=(), gate=None)
+    decoded = ((path, photograph_of(decode(path), plain.frames)) for path in paths)
+    return [logits_of(plain, logits) for logits in _photograph_logits(plain, decoded, folds)]
+
+
 def whole_masks(blend: Blend, paths: Sequence[Path]) -> list[np.ndarray]:
     """A blend's masks of some images, (H, W) bool of each one's own size, with all that the blend does; in float32."""
-    pool = ReplicaPool(blend.on(FLOAT32).members, 1)
-    masks = []
-    with pool.running():
-        for path in paths:
-            photograph = load(path, blend.frames, blend.image_frames)
-            (logits,) = network_logits(pool, [(Place(path.name, 0, 1), photograph)])
-            masks.append(logits_of(blend, logits) > 0)
-    return masks
+    read = ((path, load(path, blend.frames, blend.image_frames)) for path in paths)
+    return [logits_of(blend, logits) > 0 for logits in _photograph_logits(blend, read)]

@@ -1,4 +1,4 @@
-"""A blend as one torch module, from a full-size image to its mask: all networks, and what lies before and after."""
+"""A blend as one torch module, from an image of any size to its mask: all networks, and what lies before and after."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from command_line import UserError
-from competition import Size
 from ensemble.blend import Blend
 from ensemble.voting import LINEAR
 from models import checkpoint
-from models.frame_graph import FrameGraph
 from models.network_input import normalise
-from models.networks.windowed_unet import WindowedUNet, unwindowed
+from models.networks.window_graph import graph_of_network
 from models.tta import find_transforms, mean_logits
 from predict.members import Member
+from predict.tile_graph import graph_of
 
 # the logit of what a vote has decided without doubt, as ensemble.voting has it
 _SURE = 16.0
@@ -50,39 +49,38 @@ VOTES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 class _MemberNetwork(torch.nn.Module):
     """A member's logits: its folds and its test-time augmentations averaged."""
 
-    def __init__(self, member: Member, full: Size, folds: int) -> None:
+    def __init__(self, member: Member, folds: int) -> None:
         super().__init__()
-        self.frame = FrameGraph(member.frame, full)
         loaded = [checkpoint.load(folder)[0].eval() for folder in member.folds[: folds or None]]
-        self.networks = torch.nn.ModuleList(unwindowed(network) for network in loaded)
-        self.had_windows = any(isinstance(network, WindowedUNet) for network in loaded)
+        self.networks = torch.nn.ModuleList(graph_of_network(network) for network in loaded)
         self._variant = member.variant
+        self._frame = member.frame
         self._transforms = find_transforms(member.variant.tta)
-        self._mask = member.variant.planes_of("mask")
+        self._mask = member.variant.planes_of("mask").start
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """(h, w) float32 logits of the mask, from (H, W, 3) uint8."""
-        inputs = normalise(self.frame.to_input(image), self._variant)
+        """(H, W) float32 logits of the mask, from (H, W, 3) uint8."""
+        frame = graph_of(self._frame, (image.shape[0], image.shape[1]))
+        inputs = normalise(frame.to_input(image), self._variant)
         found = [mean_logits(network, inputs, self._transforms) for network in self.networks]
-        return torch.stack(found).mean(0)[0, self._mask][0]
+        return frame.to_full(torch.stack(found).mean(0)[:, self._mask])
 
 
 class WholeNetwork(torch.nn.Module):
     """A blend of networks as one network, in float32.
 
-    Logits are not rounded as stored ones are. Repairs of the mask, and what empties masks, are left out: `left_out`
-    names them. Windowed networks compute whole frames: `had_windows` says whether there are any.
+    Logits are not rounded as stored ones are, and are summed at full size. Repairs of the mask, and what empties masks,
+    are left out: `left_out` names them.
 
     Args:
         blend: what is fitted.
-        full: (H, W) of the images it will take.
         folds: networks of each member; 0 takes all its folds.
 
     Raises:
         UserError: a member was imported; or the blend has a stacker or a refiner, which cannot be left out.
     """
 
-    def __init__(self, blend: Blend, full: Size, folds: int = 0) -> None:
+    def __init__(self, blend: Blend, folds: int = 0) -> None:
         super().__init__()
         self.label = blend.combination.label
         if self.label != LINEAR.label and self.label not in VOTES:
@@ -94,8 +92,7 @@ class WholeNetwork(torch.nn.Module):
         pairs = [(m, w) for m, w in zip(blend.members, blend.weights, strict=True) if w != 0]
         for member, _ in pairs:
             member.require_network()
-        self.networks = torch.nn.ModuleList(_MemberNetwork(member, full, folds) for member, _ in pairs)
-        self.had_windows = any(bool(network.had_windows) for network in self.networks)
+        self.networks = torch.nn.ModuleList(_MemberNetwork(member, folds) for member, _ in pairs)
         self._weights = [float(weight) for _, weight in pairs]
         self._threshold = float(blend.threshold)
         self.left_out = [name for name, _ in blend.repairs] + ["presence"] * (blend.gate is not None)
@@ -104,13 +101,12 @@ class WholeNetwork(torch.nn.Module):
         """Predict.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, 3) uint8 RGB, of any size.
 
         Returns:
             The mask, (H, W) uint8 of 0 and 255, and logits, (H, W) float32, above 0 where the mask is.
         """
-        planes = [network.frame.to_full(network(image)) for network in self.networks]  # type: ignore[operator, union-attr]
-        logits = self._combined(planes) - self._threshold
+        logits = self._combined([network(image) for network in self.networks]) - self._threshold
         return (logits > 0).to(torch.uint8) * 255, logits
 
     def _combined(self, planes: Sequence[torch.Tensor]) -> torch.Tensor:

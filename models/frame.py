@@ -29,7 +29,7 @@ from models.variant import ENLARGED, Fit, Variant
 _VERSION = 2
 
 # share of a frame's sides that an image has at least which is padded to it, where padding is not for more than a rest
-_NEARLY = 0.9
+NEARLY = 0.9
 # the networks whose finders look for one object in a whole image
 _OF_WHOLE_IMAGES = ("windowed-unet",)
 
@@ -60,7 +60,7 @@ class Frame:
         """
         if self.fit == "resize" or not self.whole:
             return self
-        fits = all(_NEARLY * own <= side <= own for own, side in zip(self.size, self.enlarged(full), strict=True))
+        fits = all(NEARLY * own <= side <= own for own, side in zip(self.size, self.enlarged(full), strict=True))
         return self if fits else Frame(self.size)
 
     def version(self, full: Size) -> int:

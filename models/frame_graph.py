@@ -1,81 +1,68 @@
-"""`Frame` as a part of a network's graph, for exports: from a full image to an input, and from logits back."""
+"""`Frame` as a part of a network's graph, for exports: from an image of any size to an input, and from logits back."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch.nn import functional
 
 from competition import Size
-from models.frame import Frame
+from models.frame import NEARLY, Frame
+from models.taps import Taps, area, linear, number, resampled, single, where
 
 
-def area_weights(source: int, target: int) -> np.ndarray:
-    """What each of `source` pixels in a row counts in each of `target` pixels that cover the same length.
-
-    Returns:
-        (target, source) float32; each row sums to 1.
-
-    >>> area_weights(4, 2).tolist()
-    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
-    """
-    edges = np.arange(target + 1) * source / target
-    low, high = edges[:-1, None], edges[1:, None]
-    pixels = np.arange(source)
-    overlap = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
-    return (overlap * target / source).astype(np.float32)
+def as_bytes(image: torch.Tensor) -> torch.Tensor:
+    """Values of any dtype rounded to uint8, as OpenCV rounds what it resizes."""
+    return image.round().clamp(0, 255).to(torch.uint8)
 
 
-class FrameGraph(torch.nn.Module):
-    """`Frame` for images of one size, in operations that every runtime has.
+class FrameGraph:
+    """A frame that images go through whole, for one image: it resizes, or resizes what it does not nearly fit.
 
-    A resized image is reduced by area from all its pixels, as `Frame.apply` does. `Frame.load` has the JPEG codec do
-    the first halvings, which moves a value by 0.2 of 255 on average, and a mask's edge now and then.
+    An image is reduced by area from all its pixels, as `Frame.apply` does. `Frame.load` has the JPEG codec do the first
+    halvings, which moves a value by 0.2 of 255 on average, and a mask's edge now and then.
 
     Args:
         frame: the network's.
-        full: (H, W) of the images.
+        full: (H, W) of the image; while a graph is made, symbols that stand for them.
 
     Raises:
-        UserError: the frame pads, and images of that size do not fit into it.
+        ValueError: images larger than the frame go through it in tiles (predict/tile_graph.py).
     """
 
     def __init__(self, frame: Frame, full: Size) -> None:
-        super().__init__()
-        self._frame, self._full = frame, full
-        self._rows, self._columns = frame.inside(full) if frame.fit != "resize" else (slice(None), slice(None))
-        self._reduces = frame.fit == "resize" and frame.size != full and all(map(np.less_equal, frame.size, full))
-        if self._reduces:
-            for name, source, target in zip(("down", "across"), full, frame.size, strict=True):
-                self.register_buffer(name, torch.from_numpy(area_weights(source, target)))
+        if frame.fit != "resize" and not (frame.whole and frame.fit == "pad"):
+            raise ValueError(f"images larger than {frame} go through it in tiles")
+        self._full, self._own = full, frame.size
+        self._pads = None if frame.fit == "resize" else _nearly_fits(full, frame.size)
 
     def to_input(self, image: torch.Tensor) -> torch.Tensor:
         """(1, h, w, 3) uint8, from (H, W, 3) uint8 RGB."""
-        values = image.permute(2, 0, 1).float()
-        if self._frame.fit == "resize":
-            if self._reduces:
-                values = self.down @ values @ self.across.T  # type: ignore[operator, union-attr]
-            elif self._frame.size != self._full:
-                values = self._bilinear(values, self._frame.size)
-        else:
-            height, width = self._frame.enlarged(self._full)
-            if (height, width) != self._full:
-                values = self._bilinear(values, (height, width))
-            sides = (
-                self._columns.start,
-                self._frame.size[1] - self._columns.stop,
-                self._rows.start,
-                self._frame.size[0] - self._rows.stop,
-            )
-            values = functional.pad(values[None], sides, "replicate" if self._frame.fit == "pad" else "reflect")[0]
-        return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)[None]
+        small = [number(side) < own for side, own in zip(self._full, self._own, strict=True)]
+        rows, columns = (
+            self._input_taps(side, own, small[0] | small[1]) for side, own in zip(self._full, self._own, strict=True)
+        )
+        return as_bytes(resampled(image, rows, columns))[None]
+
+    def _input_taps(self, side: int, own: int, grows: torch.Tensor) -> Taps:
+        """What each of the `own` rows is made of, of the `side` that an image has."""
+        taps, rows = side // own + 2, torch.arange(own)
+        resized = where(grows, linear(rows, side, own, taps), area(side, own, taps))
+        return resized if self._pads is None else where(self._pads, single(rows, side, taps), resized)
 
     def to_full(self, logits: torch.Tensor) -> torch.Tensor:
-        """(H, W) float32 logits, from (h, w)."""
-        inner = logits[self._rows, self._columns]
-        return inner if tuple(inner.shape) == self._full else self._bilinear(inner[None], self._full)[0]
+        """(H, W) float32 logits, from (1, h, w)."""
+        rows, columns = (self._full_taps(side, own) for side, own in zip(self._full, self._own, strict=True))
+        return resampled(logits[0][..., None], rows, columns)[..., 0]
 
-    @staticmethod
-    def _bilinear(planes: torch.Tensor, size: Size) -> torch.Tensor:
-        """(C, h', w') float32 of (C, h, w), pixel centres aligned."""
-        return functional.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0]
+    def _full_taps(self, side: int, own: int) -> Taps:
+        """What each of an image's `side` rows is made of, of the `own` of the logits."""
+        rows = torch.arange(side)
+        resized = linear(rows, own, side)
+        return resized if self._pads is None else where(self._pads, single(rows, own, 2), resized)
+
+
+def _nearly_fits(full: Size, own: Size) -> torch.Tensor:
+    """Whether an image is padded instead of resized, () bool, as `Frame.of` decides."""
+    fits = [
+        (number(side) <= most) & (number(side).double() >= NEARLY * most) for side, most in zip(full, own, strict=True)
+    ]
+    return fits[0] & fits[1]

@@ -56,6 +56,21 @@ def load(
     return Photograph(file.size, inputs)
 
 
+def photograph_of(image: np.ndarray, frames: Sequence[Frame]) -> Photograph:
+    """What networks of these frames need of a photograph, from its own pixels, which no codec has reduced.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; not modified.
+        frames: the networks'.
+    """
+    size = image.shape[0], image.shape[1]
+    inputs = {
+        frame: frame.enlarge(image) if frame.exceeded_by(size) else frame.apply(image)
+        for frame in dict.fromkeys(frame.of(size) for frame in frames)
+    }
+    return Photograph(size, inputs)
+
+
 @dataclass(frozen=True)
 class PhotographLogits:
     """One photograph's logits as the members' networks gave them.

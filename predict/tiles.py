@@ -9,6 +9,9 @@ import numpy as np
 
 from competition import Size
 
+# share of a tile's side that neighbours have in common at least
+OVERLAP = 0.25
+
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where the tiles along one side begin: evenly spread, the first at 0, the last ending at `length`.
@@ -48,7 +51,12 @@ def tile_weights(length: int, tile: int, overlap: int) -> np.ndarray:
 
 
 def predict_in_tiles(
-    image: np.ndarray, tile: Size, forward: Callable[[np.ndarray], np.ndarray], *, overlap: float = 0.25, batch: int = 4
+    image: np.ndarray,
+    tile: Size,
+    forward: Callable[[np.ndarray], np.ndarray],
+    *,
+    overlap: float = OVERLAP,
+    batch: int = 4,
 ) -> np.ndarray:
     """Logits of an image that may be larger than the network.
 

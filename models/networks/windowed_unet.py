@@ -21,16 +21,16 @@ Pass = Callable[[torch.Tensor], torch.Tensor]
 _REDUCTION = 8
 # logit above which the finder's cell holds something. A lower one loses no less with as large windows, but the finder
 # says 0.2 everywhere until it has seen more than a thousand images
-_SEEN = 0.0
+SEEN = 0.0
 # what a window has at least around it, as the finder misses what is small: a part of the longer side, 48 of 1920 px
 _MARGIN = 1 / 40
 # the logit of what lies outside of the window: 6e-6
-_OUTSIDE = -12.0
+OUTSIDE = -12.0
 # images that train on windows of one size: more of them waste pixels, and batch norm takes its statistics from them
 _TOGETHER = 2
 
 
-def _margin_px(size: Size) -> int:
+def margin_px(size: Size) -> int:
     return round(max(size) * _MARGIN)
 
 
@@ -88,7 +88,7 @@ class WindowedUNet(torch.nn.Module):
         super().__init__()
         self.finder = FoldedUNet(in_channels, 1, widths=finder_widths, fold=finder_fold)
         self.network = FoldedUNet(in_channels, out_channels, widths=widths, fold=fold, encoder=encoder)
-        self._step = FoldedUNet.divisor(widths, fold)
+        self.step = FoldedUNet.divisor(widths, fold)
         self._finder_step = FoldedUNet.divisor(finder_widths, finder_fold)
         self._found: torch.Tensor | None = None
 
@@ -106,7 +106,7 @@ class WindowedUNet(torch.nn.Module):
             inner = network(torch.cat([x[n : n + 1, :, r, c] for n, (r, c) in zip(numbers, windows, strict=True)]))
             for n, (r, c), plane in zip(numbers, windows, inner, strict=True):
                 sides = (c.start, x.shape[-1] - c.stop, r.start, x.shape[-2] - r.stop)
-                logits[n] = F.pad(plane, sides, value=_OUTSIDE)
+                logits[n] = F.pad(plane, sides, value=OUTSIDE)
         return torch.stack([logits[n] for n in range(len(x))])
 
     def share(self, x: torch.Tensor) -> float:
@@ -132,8 +132,8 @@ class WindowedUNet(torch.nn.Module):
             # where nothing is computed but shapes, all see all
             whole = slice(0, size[0]), slice(0, size[1])
             return [([n], [whole]) for n in range(len(found))]
-        cells = (found.detach()[:, 0] > _SEEN).cpu()
-        margin = _margin_px(size)
+        cells = (found.detach()[:, 0] > SEEN).cpu()
+        margin = margin_px(size)
         spans = [(_span(one.any(1), size[0], margin), _span(one.any(0), size[1], margin)) for one in cells]
         order = list(range(len(spans)))
         together = 1
@@ -143,7 +143,7 @@ class WindowedUNet(torch.nn.Module):
         groups = []
         for first in range(0, len(order), together):
             numbers = order[first : first + together]
-            rows, columns = (_slices([spans[n][axis] for n in numbers], size[axis], self._step) for axis in range(2))
+            rows, columns = (_slices([spans[n][axis] for n in numbers], size[axis], self.step) for axis in range(2))
             groups.append((numbers, list(zip(rows, columns, strict=True))))
         return groups
 
@@ -179,11 +179,11 @@ class _Everywhere(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, in_channels, h, w) to logits (N, out_channels, h, w)."""
-        seen = (self.windowed.finder(self.windowed.reduced(x)) > _SEEN).to(x.dtype)
-        margin = _margin_px((x.shape[-2], x.shape[-1]))
+        seen = (self.windowed.finder(self.windowed.reduced(x)) > SEEN).to(x.dtype)
+        margin = margin_px((x.shape[-2], x.shape[-1]))
         rows = _between(seen.amax(3), x.shape[-2], margin)[:, :, :, None]
         columns = _between(seen.amax(2), x.shape[-1], margin)[:, :, None, :]
-        return torch.where((rows * columns) > 0, self.windowed.network(x), _OUTSIDE)
+        return torch.where((rows * columns) > 0, self.windowed.network(x), OUTSIDE)
 
 
 def _between(seen: torch.Tensor, whole: int, margin: int) -> torch.Tensor:
