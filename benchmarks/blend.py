@@ -20,9 +20,9 @@ from benchmarks.alternation import Contender, medians_s
 from benchmarks.mask_pool import load_masks
 from command_line import UserError, program
 from competition import COMPETITIONS
-from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
 from ensemble.stacking import GreedySelection, ScoreWeights
+from ensemble.survey import build_index
 from ensemble.voting import LINEAR
 from folds.scoring import score_of
 from folds.store import LogitStore
@@ -120,9 +120,9 @@ def measure_fit(masks: Sequence[np.ndarray], folder: Path, in_memory: int, round
     # the first call compiles
     groups = np.arange(len(masks))
     oof = OofData(names, truth, _FULL, groups, groups, stores, frames)
-    DisagreementIndex.build(replace(oof, images=names[:1]), band=_BAND, jobs=1)
+    build_index(replace(oof, images=names[:1]), band=_BAND, jobs=1)
     begin = time.perf_counter()
-    index = DisagreementIndex.build(oof, band=_BAND, jobs=1)
+    index = build_index(oof, band=_BAND, jobs=1)
     build_s = (time.perf_counter() - begin) / len(masks)
 
     planes = {

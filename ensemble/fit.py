@@ -21,7 +21,6 @@ from ensemble.blend_table import table_lines
 from ensemble.boundary_file import entries_of
 from ensemble.conv_stacker import ConvStacker
 from ensemble.earlier_blend import check_left_out, earlier_blend, poorer_lines
-from ensemble.index import DisagreementIndex, single_scores
 from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
 from ensemble.patches import grid_of
@@ -31,6 +30,7 @@ from ensemble.score_memory import RememberingIndex
 from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all, gains
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS, SEARCHED, way_name
+from ensemble.survey import survey
 from folder_lock import fill
 from folds.images import TrainingSet, find_training_set, list_images
 from folds.inputs import Inputs, load_inputs
@@ -259,14 +259,16 @@ def main(
     if wanted is None:
         check_left_out(earlier, oof, root, folder)
 
-    # 3) each network alone, and which of them are worth blending
-    singles = single_scores(oof, jobs=jobs)
-    errors = 1 - singles.mean(0)
-    searched = np.flatnonzero(errors <= max_error_ratio * errors.min()).tolist()
+    # 3) each network alone, which of them are worth blending, and where these disagree
+    def worth(scores: np.ndarray) -> list[int]:
+        errors = 1 - scores
+        return cast("list[int]", np.flatnonzero(errors <= max_error_ratio * errors.min()).tolist())
+
+    singles, searched, plain_index = survey(oof, worth, band=_BAND, jobs=jobs)
     part = oof.of(searched)
 
     # 4) every way of blending, fitted and scored without each fold
-    index = RememberingIndex.around(DisagreementIndex.build(part, band=_BAND, jobs=jobs))
+    index = RememberingIndex.around(plain_index)
     again = () if not can_nest(oof.fold) else (blend,) if blend else ways
     candidates = evaluate_all(index, oof.fold, inner=again)
     asked = {conv.NAME: conv_stacker, conv.IMAGE_NAME: conv_stacker_image}

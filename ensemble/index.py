@@ -1,75 +1,41 @@
-"""The disagreement index: exact full-size scores of any convex blend, without touching full-size frames again.
+"""The disagreement index: full-size scores of any convex blend, without touching full-size frames again.
 
 Where all networks' logits have the same sign, so has every convex blend of them. The index keeps, of every training
 image, three counts and the logits of the pixels where the networks disagree, which are few: a weighting of six
 networks is then scored some two hundred times as fast as on full frames (`make bench`). What it finds of an image are
 counts of pixels, from which the score follows by any metric.
+
+The counts are exact for the weighted sum, in float32 and in the networks' order, of logits at full size. The blend that
+predicts (`ensemble.voting.WeightedLogits`) sums networks of one frame before it enlarges them, which rounds
+differently: pixels whose blended logit is within 2e-5 or so of the threshold may turn.
+
+Logits that would take too much memory are kept in 8 bits (kernels/pixel_code.py). Each network alone is then still
+scored exactly, and any other blend with an error of some pixels an image, to both sides alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
-from ensemble.oof_data import OofData
+from cores import thread_count
 from ensemble.voting import vote_mask
-from folds.parallel import cut, in_parallel
-from folds.scoring import full_size_score
-from kernels.blend import disagreement, open_counts
+from kernels import pixel_code
+from kernels.blend import open_counts
 from kernels.metrics import DICE, Metric
-from kernels.rle import decode
+from kernels.near import Near
 
-_CHUNK = 8
-# pixels of each image drawn from anywhere, of which those that networks agree on are kept beside the open ones
-_SAMPLE_PX = 64
+_ALL = slice(None)
 # pixels times weightings below which threads take longer to start than to work
 _LEAST_WORK = 1_000_000
 
 Result = TypeVar("Result")
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
-Entry = tuple[tuple[int, int, int], np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def _score_chunk(oof: OofData, positions: range) -> np.ndarray:
-    cv2.setNumThreads(1)
-    return np.array([
-        [
-            full_size_score(plane, frame, oof.truth.of(position), oof.full, oof.metric)
-            for plane, frame in zip(oof.planes(position), oof.frames, strict=True)
-        ]
-        for position in positions
-    ])  # fmt: skip
-
-
-def single_scores(oof: OofData, *, jobs: int = -1) -> np.ndarray:
-    """(N, M) float64 full-size scores of each network alone on each image; `jobs` processes, as joblib counts them."""
-    count = len(oof.images)
-    score, parts = partial(_score_chunk, oof), cut(range(count), _CHUNK)
-    return np.concatenate(list(in_parallel(score, parts, count, label="score networks", few=0, jobs=jobs)))
-
-
-def _entries(oof: OofData, band: tuple[float, float], positions: range) -> list[Entry]:
-    cv2.setNumThreads(1)
-    planes = np.empty((len(oof.stores), *oof.full), np.float32)
-    entries = []
-    for position in positions:
-        for m, (plane, frame) in enumerate(zip(oof.planes(position), oof.frames, strict=True)):
-            planes[m] = frame.invert(plane, oof.full)
-        mask = decode(oof.truth.of(position), oof.full)
-        # the same pixels of an image, however the work is spread
-        drawn = np.random.default_rng(position).integers(0, mask.size, _SAMPLE_PX)
-        logits = planes.reshape(len(planes), -1)[:, drawn]
-        agreed = (logits.min(0) > band[1]) | (logits.max(0) <= band[0])
-        sample = logits[:, agreed], mask.ravel()[drawn][agreed].astype(np.uint8)
-        entries.append((*disagreement(planes, mask, low=band[0], high=band[1]), *sample))
-    return entries
 
 
 @dataclass(frozen=True)
@@ -85,6 +51,8 @@ class DisagreementIndex:
         agreed_logits, agreed_truths: one (M, S_i) float32 and one (S_i,) uint8 array an image: a few of the pixels
             that all networks agree on, drawn evenly. The score needs none of them; a regression may.
         metric: what blends are scored by.
+        scales: one (D_i,) uint8 array an image where `logits` are int8 codes (kernels/pixel_code.py); empty where they
+            are float32.
     """
 
     agreed: np.ndarray
@@ -94,29 +62,7 @@ class DisagreementIndex:
     agreed_logits: list[np.ndarray] = field(default_factory=list)
     agreed_truths: list[np.ndarray] = field(default_factory=list)
     metric: Metric = DICE
-
-    @staticmethod
-    def build(oof: OofData, *, band: tuple[float, float] = (0.0, 0.0), jobs: int = -1) -> DisagreementIndex:
-        """Build the index from stored out-of-fold logits, in parallel.
-
-        Args:
-            oof: the networks' logits, the truth and the metric.
-            band: thresholds to serve; a wider band keeps more pixels.
-            jobs: processes, as joblib counts them.
-        """
-        count = len(oof.images)
-        find, parts = partial(_entries, oof, band), cut(range(count), _CHUNK)
-        found = in_parallel(find, parts, count, label="index disagreement", few=0, jobs=jobs)
-        entries = [entry for part in found for entry in part]
-        return DisagreementIndex(
-            agreed=np.array([e[0] for e in entries], np.int64),
-            logits=[e[1] for e in entries],
-            truths=[e[2] for e in entries],
-            band=band,
-            agreed_logits=[e[3] for e in entries],
-            agreed_truths=[e[4] for e in entries],
-            metric=oof.metric,
-        )
+    scales: list[np.ndarray] = field(default_factory=list)
 
     def of(self, images: np.ndarray) -> DisagreementIndex:
         """The index of the images at these positions alone; the pixels are shared, not copied."""
@@ -132,7 +78,31 @@ class DisagreementIndex:
             some(self.agreed_logits),
             some(self.agreed_truths),
             self.metric,
+            some(self.scales),
         )
+
+    @property
+    def members(self) -> int:
+        """M, the number of networks."""
+        return len(self.logits[0])
+
+    @property
+    def exact(self) -> bool:
+        """Whether logits are kept as they are, and not in 8 bits."""
+        return not self.scales
+
+    def open_logits(
+        self, image: int, *, at: np.ndarray | slice = _ALL, members: np.ndarray | slice = _ALL
+    ) -> np.ndarray:
+        """(m, d) float32 logits of open pixels of the image at a position.
+
+        Args:
+            image: the position.
+            at: which of its open pixels; all by default.
+            members: of which networks; all by default.
+        """
+        some = self.logits[image][members][:, at]
+        return some if self.exact else pixel_code.decode(some, self.scales[image][at])
 
     @property
     def open_share(self) -> float:
@@ -165,9 +135,16 @@ class DisagreementIndex:
         chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
 
         def one(position: int) -> np.ndarray:
-            return open_counts(self.logits[position], self.truths[position], weights, limits)
+            return open_counts(self.logits[position], self.truths[position], weights, limits, self._scales_of(position))
 
-        both, inside = np.moveaxis(np.stack(self._of_each(one, chosen, len(weights))), -1, 0)
+        return self._with_agreed(self._of_each(one, chosen, len(weights)), chosen)
+
+    def _scales_of(self, position: int) -> np.ndarray | None:
+        return None if self.exact else self.scales[position]
+
+    def _with_agreed(self, found: Sequence[np.ndarray], chosen: np.ndarray) -> Counts:
+        """All counts of some images, from those (W, 2) of each one's open pixels."""
+        both, inside = np.moveaxis(np.stack(found), -1, 0)
         intersection, predicted, true = self.agreed[chosen].T[..., None]
         return intersection + both, predicted + inside, true
 
@@ -177,13 +154,38 @@ class DisagreementIndex:
         """Full-size scores of many convex blends, (len(images), W) float64; arguments and errors as `counts`."""
         return self.metric.of_counts(*self.counts(weights, thresholds, images=images))
 
+    def scores_near(
+        self, base: np.ndarray, factors: np.ndarray, weights: np.ndarray, *, images: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`scores` of weightings around a common one, at the threshold 0: the same, in a fraction of the time.
+
+        Args:
+            base: (M,) the common one.
+            factors: (W,).
+            weights: (W, M); each row is its factor times `base`, but for one weight that is higher and one that is
+                lower than that.
+            images: positions to score; all by default.
+
+        Raises:
+            ValueError: a row is not of this kind.
+        """
+        near = Near.around(base, factors, weights)
+        chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
+
+        def one(position: int) -> np.ndarray:
+            return near.counts(self.logits[position], self.truths[position], 0.0, self._scales_of(position))
+
+        # one look at all networks' logits costs as much as some weightings
+        found = self._of_each(one, chosen, self.members)
+        return self.metric.of_counts(*self._with_agreed(found, chosen))
+
     def _of_each(self, one: Callable[[int], Result], images: Iterable[int], weightings: int) -> list[Result]:
         """`one` of every image; on threads, if there is work enough to pay for them."""
         positions = list(map(int, images))
         if weightings * sum(len(self.truths[p]) for p in positions) < _LEAST_WORK:
             return [one(p) for p in positions]
         # the kernel lets go of the interpreter, so threads share the index without copying it
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(thread_count()) as pool:
             return list(pool.map(one, positions))
 
     def vote_counts(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> Counts:
@@ -205,9 +207,10 @@ class DisagreementIndex:
         if not self.band[0] <= 0 <= self.band[1]:
             raise ValueError(f"votes have the threshold 0, which is not within {self.band}")
         chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
+        used = np.flatnonzero(weights)
 
         def one(position: int) -> tuple[int, int]:
-            mask = vote_mask(vote, list(self.logits[position]), weights.tolist())
+            mask = vote_mask(vote, list(self.open_logits(position, members=used)), weights[used].tolist())
             return int((mask & self.truths[position].view(bool)).sum()), int(mask.sum())
 
         both, inside = np.array(self._of_each(one, chosen, 1), np.int64).reshape(-1, 2).T

@@ -10,9 +10,9 @@ import tyro
 
 import atomic
 from command_line import UserError, program
-from ensemble.index import single_scores
 from ensemble.intervals import mean_interval
 from ensemble.oof_data import find_oof_data
+from ensemble.survey import single_scores
 from folds.images import TrainingSet, find_training_set
 from folds.run_layout import ROUND_FILE, fold_folder, trained_runs
 from folds.task import read_manifest

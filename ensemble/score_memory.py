@@ -63,6 +63,10 @@ class ScoreMemory:
         return np.stack([row[places] for row in rows], axis=1)
 
 
+def _keys(weights: np.ndarray, thresholds: np.ndarray) -> list[Hashable]:
+    return [(row.tobytes(), limit.tobytes()) for row, limit in zip(weights, thresholds, strict=True)]
+
+
 @dataclass(frozen=True)
 class RememberingIndex(DisagreementIndex):
     """A `DisagreementIndex` that gives the same scores, each computed once.
@@ -95,10 +99,24 @@ class RememberingIndex(DisagreementIndex):
         rows = np.atleast_2d(np.asarray(weights, np.float32))
         limits = np.broadcast_to(np.asarray(thresholds, np.float32), len(rows))
         chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
-        keys = [(row.tobytes(), limit.tobytes()) for row, limit in zip(rows, limits, strict=True)]
         score = super().scores
         return self.memory.recall(
-            keys, self.places[chosen], lambda which, some: score(rows[which], limits[which], images=chosen[some])
+            _keys(rows, limits),
+            self.places[chosen],
+            lambda which, some: score(rows[which], limits[which], images=chosen[some]),
+        )
+
+    def scores_near(
+        self, base: np.ndarray, factors: np.ndarray, weights: np.ndarray, *, images: np.ndarray | None = None
+    ) -> np.ndarray:
+        """As `DisagreementIndex.scores_near`; a weighting is remembered for `scores` too."""
+        rows = np.asarray(weights, np.float32)
+        chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
+        score = super().scores_near
+        return self.memory.recall(
+            _keys(rows, np.zeros(len(rows), np.float32)),
+            self.places[chosen],
+            lambda which, some: score(base, factors[which], rows[which], images=chosen[some]),
         )
 
     def vote_scores(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:

@@ -16,6 +16,8 @@ from kernels.metrics import Metric
 
 # a gain in mean score below this is noise of rounding, not a better blend
 _LEAST_GAIN = 1e-7
+# of many networks, those that take mass best, and those that give it best, of which all pairs are tried
+_BEST = 6
 
 
 class Blender(Protocol):
@@ -31,12 +33,18 @@ def _mean_scores(index: DisagreementIndex, images: np.ndarray, weights: np.ndarr
     return index.scores(weights, images=images).mean(0)
 
 
+def _near_scores(
+    index: DisagreementIndex, images: np.ndarray, base: np.ndarray, factors: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    return index.scores_near(base, factors, weights, images=images).mean(0)
+
+
 class BestSingle:
     """The one network with the highest mean score."""
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> BestSingle:
         """Learn from `images`; returns self."""
-        members = len(index.logits[0])
+        members = index.members
         scores = _mean_scores(index, images, np.eye(members))
         self.weights_ = np.eye(members)[int(scores.argmax())]
         return self
@@ -47,7 +55,7 @@ class EqualMean:
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> EqualMean:
         """Returns self."""
-        members = len(index.logits[0])
+        members = index.members
         self.weights_ = np.full(members, 1 / members)
         return self
 
@@ -57,7 +65,7 @@ class MeanOfBest:
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> MeanOfBest:
         """Learn from `images`; returns self."""
-        members = len(index.logits[0])
+        members = index.members
         ranking = np.argsort(-_mean_scores(index, images, np.eye(members)), kind="stable")
         candidates = np.zeros((members, members))
         for k in range(1, members + 1):
@@ -84,12 +92,16 @@ class GreedySelection:
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> GreedySelection:
         """Learn from `images`; returns self."""
-        members = len(index.logits[0])
+        members = index.members
         counts = np.zeros(members)
         best, best_score, since = counts, -1.0, 0
-        for _ in range(self.rounds):
+        for size in range(self.rounds):
             candidates = counts + np.eye(members)
-            scores = _mean_scores(index, images, candidates / candidates.sum(1, keepdims=True))
+            weights = candidates / candidates.sum(1, keepdims=True)
+            if size:
+                scores = _near_scores(index, images, counts / size, np.full(members, size / (size + 1)), weights)
+            else:
+                scores = _mean_scores(index, images, weights)
             pick = int(scores.argmax())
             counts = candidates[pick]
             if scores[pick] > best_score + _LEAST_GAIN:
@@ -106,50 +118,90 @@ class ScoreWeights:
     """Weights that maximise the mean score itself.
 
     The mean score is a step function of the weights, so gradients are of no use; a pattern search on the simplex is:
-    mass is moved between every pair of networks by a step that is halved whenever no move gains. It starts from the
-    best of the corners, the plain mean, and `draws` random weightings.
+    mass is moved between pairs of networks by a step that is halved whenever no move gains. It starts from the best of
+    the corners, the plain mean, and `draws` random weightings.
+
+    Up to six networks, every pair is tried. With more, which would take the cube of their number, it starts from what
+    greedy selection finds if that is better, and tries each network alone first, as one that takes from all others and
+    as one that gives to them: only of those that are best at it are all pairs tried.
 
     Args:
         draws: random starting points tried.
         steps: the steps, largest first.
         seed: of the draws.
+        all_pairs: networks up to which all pairs are tried.
     """
 
     def __init__(
-        self, draws: int = 64, steps: tuple[float, ...] = (0.2, 0.1, 0.05, 0.025, 0.0125), seed: int = 0
+        self,
+        draws: int = 64,
+        steps: tuple[float, ...] = (0.2, 0.1, 0.05, 0.025, 0.0125),
+        seed: int = 0,
+        all_pairs: int = 6,
     ) -> None:
         self.draws = draws
         self.steps = steps
         self.seed = seed
+        self.all_pairs = all_pairs
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> ScoreWeights:
         """Learn from `images`; returns self."""
-        members = len(index.logits[0])
+        members = index.members
         rng = np.random.default_rng(self.seed)
         starts = np.vstack(
             [np.eye(members), np.full(members, 1 / members), rng.dirichlet(np.ones(members), self.draws)]
         )
         scores = _mean_scores(index, images, starts)
+        if members > self.all_pairs:
+            greedy = GreedySelection().fit(index, images).weights_
+            starts = np.vstack([starts, greedy])
+            scores = np.append(scores, _mean_scores(index, images, greedy[None]))
         weights, best = starts[int(scores.argmax())], float(scores.max())
-        pairs = [(i, j) for i in range(members) for j in range(members) if i != j]
         for step in self.steps:
             while True:
-                moves = []
-                for giver, taker in pairs:
-                    moved = weights.copy()
-                    mass = min(step, moved[giver])
-                    if mass > 0:
-                        moved[giver] -= mass
-                        moved[taker] += mass
-                        moves.append(moved)
-                if not moves:
+                moved, score = self._best_move(index, images, weights, step)
+                if score <= best + _LEAST_GAIN:
                     break
-                scores = _mean_scores(index, images, np.array(moves))
-                if scores.max() <= best + _LEAST_GAIN:
-                    break
-                weights, best = moves[int(scores.argmax())], float(scores.max())
+                weights, best = moved, score
         self.weights_ = weights / weights.sum()
         return self
+
+    def _best_move(
+        self, index: DisagreementIndex, images: np.ndarray, weights: np.ndarray, step: float
+    ) -> tuple[np.ndarray, float]:
+        """The move with the highest mean score, and that; the weights themselves and -1 if there is none to try."""
+        members = len(weights)
+        everyone, givers = range(members), np.flatnonzero(weights > 0).tolist()
+        alone: list[np.ndarray] = []
+        found = np.empty(0)
+        pairs = [(i, j) for i in everyone for j in everyone]
+        if members > self.all_pairs:
+            # a network that takes from all, and one that gives to all, in proportion to what they have
+            giving = [i for i in givers if weights[i] < 1]
+            changed = [*everyone, *giving]
+            taken = np.minimum(step, weights[giving])
+            factors = np.concatenate([np.full(members, 1 - step), 1 / (1 - taken)])
+            others = factors[:, None] * weights
+            others[range(len(changed)), changed] += np.concatenate([np.full(members, step), -taken / (1 - taken)])
+            alone = list(np.maximum(others, 0))
+            found = _near_scores(index, images, weights, factors, np.array(alone))
+            takers = np.argsort(-found[:members], kind="stable")[:_BEST]
+            order = np.argsort(-found[members:], kind="stable")[:_BEST]
+            pairs = [(changed[members + k], int(j)) for k in order for j in takers]
+        moves = []
+        for giver, taker in pairs:
+            mass = min(step, weights[giver])
+            if mass > 0 and giver != taker:
+                moved = weights.copy()
+                moved[giver] -= mass
+                moved[taker] += mass
+                moves.append(moved)
+        if moves:
+            found = np.append(found, _near_scores(index, images, weights, np.ones(len(moves)), np.array(moves)))
+        if not len(found):
+            return weights, -1.0
+        pick = int(found.argmax())
+        return [*alone, *moves][pick], float(found[pick])
 
 
 class LogisticBlend:
@@ -182,13 +234,13 @@ class LogisticBlend:
         starts = ends - [len(index.truths[i]) for i in images]
         rows = [(i, part - start) for i, part, start in zip(images, parts, starts, strict=True)]
         return (
-            np.concatenate([index.logits[i][:, at] for i, at in rows], axis=1),
+            np.concatenate([index.open_logits(i, at=at) for i, at in rows], axis=1),
             np.concatenate([index.truths[i][at] for i, at in rows]),
         )
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> LogisticBlend:
         """Learn from `images`; returns self."""
-        members = len(index.logits[0])
+        members = index.members
         logits, truths = self._drawn(index, images)
         self.weights_ = np.full(members, 1 / members)
         if not len(truths):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels import pixel_code
 from kernels.compiled import compiled
 
 Array = np.ndarray
@@ -85,13 +86,15 @@ def _open_counts(logits: Array, truths: Array, weights: Array, thresholds: Array
         stop = min(start + _BLOCK_PX, count)
         length = stop - start
         for w in range(len(weights)):
-            total[:length] = 0
-            for m in range(members):
-                weight = weights[w, m]
-                if weight != 0:
-                    row = logits[m, start:stop]
-                    for x in range(length):
-                        total[x] += weight * row[x]
+            # many thresholds of one weighting are tried one after the other
+            if w == 0 or (weights[w] != weights[w - 1]).any():
+                total[:length] = 0
+                for m in range(members):
+                    weight = weights[w, m]
+                    if weight != 0:
+                        row = logits[m, start:stop]
+                        for x in range(length):
+                            total[x] += weight * row[x]
             threshold = thresholds[w]
             common = 0
             predicted = 0
@@ -133,13 +136,20 @@ def disagreement(
     return (int(intersection), int(predicted), int(true)), logits, truths
 
 
-def open_counts(logits: np.ndarray, truths: np.ndarray, weights: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def open_counts(
+    logits: np.ndarray,
+    truths: np.ndarray,
+    weights: np.ndarray,
+    thresholds: np.ndarray,
+    scales: np.ndarray | None = None,
+) -> np.ndarray:
     """What weightings select among open pixels.
 
     Args:
-        logits: (M, D) float32 and truths (D,) uint8 0/1, from `disagreement`.
+        logits: (M, D) float32 and truths (D,) uint8 0/1, from `disagreement`; or int8 codes of the logits.
         weights: (W, M) float32, one weighting a row.
         thresholds: (W,) float32; selected is what is strictly above.
+        scales: (D,) uint8, those of the codes (`kernels.pixel_code.encode`); None where `logits` are logits.
 
     Returns:
         (W, 2) int64: selected pixels that are true, selected pixels.
@@ -158,8 +168,11 @@ def open_counts(logits: np.ndarray, truths: np.ndarray, weights: np.ndarray, thr
             f"logits {logits.shape}, truths {truths.shape}, weights {weights.shape} and thresholds "
             f"{thresholds.shape} do not fit"
         )
-    if logits.dtype != np.float32 or truths.dtype != np.uint8:
-        raise ValueError(f"logits {logits.dtype} and truths {truths.dtype} must be float32 and uint8")
+    if logits.dtype != (np.float32 if scales is None else np.int8) or truths.dtype != np.uint8:
+        raise ValueError(f"logits {logits.dtype} and truths {truths.dtype} must be float32, or int8 codes, and uint8")
     out = np.zeros((len(weights), 2), np.int64)
-    _open_counts(logits, truths, weights.astype(np.float32), thresholds.astype(np.float32), out)
+    if scales is None:
+        _open_counts(logits, truths, weights.astype(np.float32), thresholds.astype(np.float32), out)
+        return out
+    pixel_code.code_counts(logits, scales, truths, weights.astype(np.float32), thresholds.astype(np.float32), out)
     return out

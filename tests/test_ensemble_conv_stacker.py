@@ -16,12 +16,12 @@ from command_line import UserError
 from competition import Size
 from ensemble import conv_stacker
 from ensemble.conv_stacker import ConvStacker
-from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
 from ensemble.patches import Patches, gather, grid_of, on_grid
 from ensemble.selection import Candidate, evaluate
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import EqualMean, ScoreWeights
+from ensemble.survey import build_index
 from folds.store import LogitStore
 from folds.truth import Truth
 from kernels import rle
@@ -73,7 +73,7 @@ def test_it_learns_from_a_pixels_surroundings_what_no_linear_blend_can(tmp_path:
     planes = np.stack([np.where(mask, 3.0, -3.0)[None].repeat(2, 0) for mask in masks]).astype(np.float32)
     planes[rng.random(planes.shape) < 0.1] *= -1.5
     stores, truth = stored(tmp_path, planes), known(masks)
-    index = DisagreementIndex.build(data(stores, truth), jobs=1)
+    index = build_index(data(stores, truth), jobs=1)
     linear = evaluate("dice-weights", ScoreWeights, index, FOLD)
     candidate = evaluate_stacker(linear, data(stores, truth), make=quick, jobs=1)
     fitted = candidate.stacker
@@ -131,7 +131,7 @@ def test_a_stacker_that_memorises_gains_nothing_from_random_labels(tmp_path: Pat
     rng = np.random.default_rng(1)
     masks = [rng.random(FULL) < 0.5 for _ in FOLD]
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
-    index = DisagreementIndex.build(data(stores, truth), jobs=1)
+    index = build_index(data(stores, truth), jobs=1)
     chance = index.scores(np.full(2, 0.5))[:, 0]
     candidate = evaluate_stacker(equal_mean(), data(stores, truth), make=Memoriser, jobs=1)
     fitted = candidate.stacker
@@ -149,7 +149,7 @@ def test_without_a_fold_it_has_seen_no_image_of_that_fold(tmp_path: Path) -> Non
     rng = np.random.default_rng(4)
     masks = [rng.random(FULL) < 0.5 for _ in FOLD]
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
-    index = DisagreementIndex.build(data(stores, truth), jobs=1)
+    index = build_index(data(stores, truth), jobs=1)
     chance = index.scores(np.full(2, 0.5))[:, 0]
     linear = evaluate("equal-mean", EqualMean, index, FOLD, inner=True)
     candidate = evaluate_stacker(linear, data(stores, truth), make=Memoriser, jobs=1)
@@ -251,7 +251,7 @@ def test_one_that_memorises_images_gains_nothing_from_random_labels(tmp_path: Pa
     masks = [rng.random(FULL) < 0.5 for _ in FOLD]
     stores, truth = stored(tmp_path, rng.normal(size=(len(FOLD), 2, *FULL)).astype(np.float32)), known(masks)
     pictures = Pictures(rng.integers(0, 256, (len(FOLD), *FULL, 3)).astype(np.uint8))
-    chance = DisagreementIndex.build(data(stores, truth), jobs=1).scores(np.full(2, 0.5))[:, 0]
+    chance = build_index(data(stores, truth), jobs=1).scores(np.full(2, 0.5))[:, 0]
     candidate = evaluate_stacker(equal_mean(), data(stores, truth), make=ImageMemoriser, pictures=pictures, jobs=1)
     fitted = candidate.stacker
     np.testing.assert_allclose(candidate.nested, chance, atol=1e-3)

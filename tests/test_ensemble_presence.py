@@ -13,13 +13,13 @@ import torch
 from command_line import UserError
 from competition import COMPETITIONS
 from ensemble.blend import Blend, find_blend
-from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
 from ensemble.photographs import main as mask_photographs
 from ensemble.presence import Gate, fit_gate
 from ensemble.procedure import Outcome, settle
 from ensemble.repairs import apply_kept
 from ensemble.selection import evaluate_all
+from ensemble.survey import build_index
 from folds import task_list
 from folds.fold import run_fold
 from folds.heads import load_truths
@@ -100,7 +100,7 @@ def images_with_and_without(folder: Path, count: int = 60) -> tuple[OofData, lis
 
 
 def settled(oof: OofData) -> Outcome:
-    index = DisagreementIndex.build(oof, band=(-0.5, 0.5), jobs=1)
+    index = build_index(oof, band=(-0.5, 0.5), jobs=1)
     candidates = evaluate_all(index, oof.fold, inner=("equal-mean",))
     return settle(candidates, index, oof, way="equal-mean", jobs=1)
 

@@ -214,3 +214,35 @@ def test_a_votes_nested_dice_takes_the_weights_fitted_without_the_fold(case: tup
         np.testing.assert_array_equal(weighted.nested[rows], expected)
     # a network that is wrong and sure of it sways a mean of logits more than a mean of probabilities
     assert candidates["probability"].nested.mean() > candidates["equal-mean"].nested.mean()
+
+
+def test_many_networks_are_searched_by_a_few_pairs_and_no_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirteen networks: the work of a fit is what a few candidates a network take, not all pairs."""
+    rng = np.random.default_rng(4)
+    truths = [truth_of(rng) for _ in range(12)]
+    common = rng.normal(size=(3, 12, 24, 32))
+    planes = []
+    for i, truth in enumerate(truths):
+        noise = rng.normal(size=(13, *truth.shape)) * rng.uniform(1, 3, (13, 1, 1))
+        shared = np.tensordot(rng.normal(size=(13, 3)), common[:, i], 1)
+        planes.append((np.where(truth, 2.0, -2.0) + noise + shared / 2).astype(np.float32))
+    index, images = make_index(planes, truths, (0.0, 0.0)), np.arange(12)
+    tried: list[int] = []
+    plain = DisagreementIndex.scores_near
+
+    def counted(self, base, factors, weights, *, images=None):
+        tried.append(len(weights))
+        found = plain(self, base, factors, weights, images=images)
+        np.testing.assert_array_equal(found, self.scores(weights, images=images))
+        return found
+
+    monkeypatch.setattr(DisagreementIndex, "scores_near", counted)
+    few = index.scores(ScoreWeights(draws=8).fit(index, images).weights_).mean()
+    most = max(tried)
+    every = index.scores(ScoreWeights(draws=8, all_pairs=13).fit(index, images).weights_).mean()
+    greedy = index.scores(GreedySelection().fit(index, images).weights_).mean()
+    assert few >= greedy
+    assert few >= every - 1e-3
+    # at most a pass of each network alone, as taker and as giver, and one of six by six
+    assert most <= 36
+    assert max(tried) > 100

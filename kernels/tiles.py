@@ -1,0 +1,132 @@
+"""Tiles of a frame on which a network's logits surely have one sign at full size, found at the network's own size.
+
+Bilinear interpolation never leaves the range of the logits around a pixel. So most of a frame, where all networks are
+sure of the same, is decided without a look at its pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from competition import Size
+from kernels.compiled import compiled
+
+Array = np.ndarray
+
+TILE_PX = 16
+# beyond what interpolation in float32 rounds by, and more pixels than its coordinates do
+_SLACK = np.float32(1e-3)
+_MARGIN_PX = 2
+
+
+@compiled
+def _tile_signs(plane: Array, height: int, width: int, low: np.float32, high: np.float32, tile: int) -> Array:
+    h, w = plane.shape
+    rows = (height + tile - 1) // tile
+    columns = (width + tile - 1) // tile
+    signs = np.zeros((rows, columns), np.int8)
+    lowest = np.empty(w, np.float32)
+    highest = np.empty(w, np.float32)
+    for i in range(rows):
+        first = max(0, i * tile * h // height - _MARGIN_PX)
+        last = min(h, -(-min(height, (i + 1) * tile) * h // height) + _MARGIN_PX)
+        lowest[:] = plane[first]
+        highest[:] = plane[first]
+        for y in range(first + 1, last):
+            row = plane[y]
+            for x in range(w):
+                lowest[x] = row[x] if row[x] < lowest[x] else lowest[x]
+                highest[x] = row[x] if row[x] > highest[x] else highest[x]
+        for j in range(columns):
+            left = max(0, j * tile * w // width - _MARGIN_PX)
+            right = min(w, -(-min(width, (j + 1) * tile) * w // width) + _MARGIN_PX)
+            least = lowest[left]
+            most = highest[left]
+            for x in range(left + 1, right):
+                least = lowest[x] if lowest[x] < least else least
+                most = highest[x] if highest[x] > most else most
+            if least > high + _SLACK:
+                signs[i, j] = 1
+            elif most <= low - _SLACK:
+                signs[i, j] = -1
+    return signs
+
+
+def tile_signs(plane: np.ndarray, full: Size, *, low: float, high: float) -> np.ndarray:
+    """Which tiles of the full frame are surely above or below a band.
+
+    Args:
+        plane: (h, w) float32 logits that cover the frame, to be brought to its size by bilinear interpolation.
+        full: (H, W) of the frame, at least the plane's size.
+        low, high: the band.
+
+    Returns:
+        (ceil(H / TILE_PX), ceil(W / TILE_PX)) int8: 1 where every pixel is above `high`, -1 where every one is at most
+        `low`, 0 elsewhere, and where that is not sure.
+    """
+    return _tile_signs(plane, *full, np.float32(low), np.float32(high), TILE_PX)
+
+
+@compiled
+def _gather(plane: Array, chosen: Array, tile: int, out: Array) -> None:
+    height, width = plane.shape
+    at = 0
+    for y in range(height):
+        for j in range(chosen.shape[1]):
+            if chosen[y // tile, j]:
+                for x in range(j * tile, min(width, (j + 1) * tile)):
+                    out[at] = plane[y, x]
+                    at += 1
+
+
+def tile_areas(full: Size) -> np.ndarray:
+    """Pixels of every tile, int64; those at the right and the bottom may be smaller."""
+    rows = np.diff(np.append(np.arange(0, full[0], TILE_PX), full[0]))
+    columns = np.diff(np.append(np.arange(0, full[1], TILE_PX), full[1]))
+    return np.outer(rows, columns)
+
+
+def gather(plane: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
+    """The pixels of some tiles, in row-major order of the whole frame.
+
+    Args:
+        plane: (H, W).
+        chosen: bool, as `tile_areas` has tiles.
+        out: (P,) of the plane's dtype, for all pixels of these tiles; written.
+    """
+    _gather(plane, chosen, TILE_PX, out)
+
+
+@compiled
+def _tile_truth(mask: Array, tile: int) -> Array:
+    height, width = mask.shape
+    out = np.zeros(((height + tile - 1) // tile, (width + tile - 1) // tile), np.int64)
+    for y in range(height):
+        for j in range(out.shape[1]):
+            count = 0
+            for x in range(j * tile, min(width, (j + 1) * tile)):
+                count += mask[y, x]
+            out[y // tile, j] += count
+    return out
+
+
+def tile_truth(mask: np.ndarray) -> np.ndarray:
+    """Pixels of every tile that are true in (H, W) uint8 0/1, int64."""
+    return _tile_truth(mask, TILE_PX)
+
+
+@compiled
+def _selected(logits: Array, truth: Array) -> tuple[int, int]:
+    both = 0
+    predicted = 0
+    for x in range(len(logits)):
+        inside = logits[x] > 0
+        predicted += inside
+        both += inside & truth[x]
+    return both, predicted
+
+
+def selected(logits: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
+    """Of pixels (P,) float32 above 0: those that are true (P,) uint8, and all."""
+    both, predicted = _selected(logits, truth)
+    return int(both), int(predicted)
