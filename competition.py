@@ -65,6 +65,7 @@ class Competition:
         sample_file: the sample submission, which fixes the rows and their order.
         metric: key of `kernels.metrics.METRICS`; the competition's score is its mean over images.
         empty_masks: whether images without any foreground are ordinary, and not faults.
+        full_masks: whether images of foreground alone are.
         channels: of an image; 3 is RGB.
         targets: heads (folds/heads.py) that there is truth for.
         composed: images are composed of backgrounds and foregrounds when asked for (folds/composites.py); an image is a
@@ -100,6 +101,7 @@ class Competition:
     sample_file: str = "sample_submission.csv"
     metric: str = "dice"
     empty_masks: bool = False
+    full_masks: bool = False
 
     def _match(self, name: str) -> re.Match[str]:
         match = re.fullmatch(self.name_pattern, name)
@@ -286,6 +288,7 @@ COMPETITIONS = {
             targets=("mask", "presence"),
             metric="mean_precision",
             empty_masks=True,
+            full_masks=True,
         ),
     )
 }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +23,11 @@ from PIL import Image
 
 from command_line import UserError, program
 from competition import Competition, Size
+from folds.mask_levels import foreground_of, levels_of, refuse_deep_colours, unexpected
 from folds.parallel import cut, in_parallel
 from models.frame import Frame
 from models.image_file import OTHER_SIZE, ImageFile, decode, out_of_memory
+from models.image_header import png_of_pixels_alone
 from program_flags import CompetitionName, DataFolder, files_of
 
 # images a process verifies at a time
@@ -55,34 +58,6 @@ def list_images(folder: Path, competition: Competition) -> list[str]:
     return names
 
 
-def _levels(file: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """The pixels of a mask file as levels, (H, W) of any number type; and its alpha, (H, W) uint8, where it counts."""
-    # through the palette: which index is foreground is the writer's choice (a full mask may hold only 0)
-    pixels = np.asarray(file if file.mode in ("L", "1", "I", "I;16", "F") else file.convert("L"))
-    alone = file.mode in ("LA", "PA", "RGBA")
-    if file.mode == "P" and pixels.min() == pixels.max():
-        # one grey from several indices: the file has no palette worth the name
-        indices = np.asarray(file)
-        pixels = indices if indices.min() != indices.max() else pixels
-        alone = "transparency" in file.info
-    alpha = np.asarray(file.convert("RGBA").getchannel("A")) if alone else None
-    # Pillow's 1-bit pixels are bool in bytes of 255, which not everything takes for True
-    return (pixels.view(np.uint8) if pixels.dtype == bool else pixels), alpha
-
-
-def _foreground(levels: np.ndarray, path: Path) -> np.ndarray:
-    """(H, W) bool: where the higher of two levels is; one level alone is foreground unless it is 0."""
-    low, high = levels.min(), levels.max()
-    mask: np.ndarray = levels == high if high else np.zeros(levels.shape, bool)
-    if not ((levels == low) | mask).all():
-        shown = ", ".join(map(str, np.unique(levels)[:5]))
-        raise UserError(
-            f"{path} holds more than two levels ({shown} ...), so it is not a binary mask: put the competition's own "
-            "mask back."
-        )
-    return mask
-
-
 def read_mask(path: Path, expected: Size) -> np.ndarray:
     """Read a mask.
 
@@ -95,17 +70,19 @@ def read_mask(path: Path, expected: Size) -> np.ndarray:
         (H, W) bool.
 
     Raises:
-        UserError: missing, unreadable, of another size, with more than two levels, or with one mask in its colour and
-            another in its alpha.
+        UserError: missing, unreadable, of another size, with more than two levels, with two colours of one grey, of
+            several pictures, or with one mask in its colour and another in its alpha.
     """
     try:
-        with Image.open(path) as file:
+        data = path.read_bytes()
+        refuse_deep_colours(data, path)
+        with Image.open(io.BytesIO(png_of_pixels_alone(data))) as file:
             if file.size[::-1] != expected:
                 raise UserError(
                     f"{path} has {'x'.join(map(str, file.size[::-1]))} pixels (height x width), expected "
                     f"{expected[0]}x{expected[1]}: {OTHER_SIZE}."
                 )
-            levels, alpha = _levels(file)
+            levels, alpha = levels_of(file, path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: every training image needs its mask; copy it there.") from None
     except MemoryError:
@@ -117,11 +94,11 @@ def read_mask(path: Path, expected: Size) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error):
         raise UserError(f"{path} is not an image that can be read, or is cut off: copy the file again.") from None
     if alpha is None or alpha.min() == alpha.max():
-        return _foreground(levels, path)
+        return foreground_of(levels, path)
     if levels.min() == levels.max():
-        return _foreground(alpha, path)
-    mask = _foreground(levels, path)
-    if not np.array_equal(mask, _foreground(alpha, path)):
+        return foreground_of(alpha, path)
+    mask = foreground_of(levels, path)
+    if not np.array_equal(mask, foreground_of(alpha, path)):
         raise UserError(
             f"{path} holds one mask in its colour and another in its alpha: save it in the levels 0 and 255, without "
             "alpha."
@@ -292,7 +269,9 @@ def _faults(training: TrainingSet, names: Sequence[str]) -> list[str]:
                 shown, expected = ("x".join(map(str, each)) for each in (file.size, size))
                 found.append(f"{path} has {shown} pixels (height x width), expected {expected}.")
                 continue
-            read_mask(training.mask_path(name), size)
+            mask_path = training.mask_path(name)
+            if sentence := unexpected(np.count_nonzero(read_mask(mask_path, size)), mask_path, training.competition):
+                found.append(sentence)
         except UserError as error:
             found.append(str(error))
     return found

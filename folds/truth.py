@@ -11,6 +11,7 @@ import numpy as np
 
 from folds.derived import derive
 from folds.images import TrainingSet
+from folds.mask_levels import unexpected
 from folds.parallel import cut, in_parallel
 from kernels import rle
 
@@ -40,6 +41,22 @@ def _runs_of(training: TrainingSet, names: Sequence[str]) -> list[np.ndarray]:
     return [rle.encode(training.mask(name)) for name in names]
 
 
+def say_unexpected(training: TrainingSet, areas_px: np.ndarray) -> None:
+    """Print a line on masks that are empty or full where the competition's entry expects none such, if there are any.
+
+    Args:
+        training: the images.
+        areas_px: (N,) of their masks' foreground.
+    """
+    if training.composed:
+        return
+    paths = map(training.mask_path, training.names)
+    found = list(filter(None, map(partial(unexpected, competition=training.competition), areas_px, paths)))
+    if found:
+        more = f" ({len(found) - 1} more such masks)" if len(found) > 1 else ""
+        print(found[0] + more)
+
+
 def load_truth(training: TrainingSet, cache: Path, *, jobs: int = -1) -> Truth:
     """The truth of a training set, read once from its masks.
 
@@ -57,9 +74,11 @@ def load_truth(training: TrainingSet, cache: Path, *, jobs: int = -1) -> Truth:
         read, names = partial(_runs_of, training), training.names
         chunks = in_parallel(read, cut(names, _CHUNK), len(names), label="read masks", jobs=jobs)
         runs = [image for chunk in chunks for image in chunk]
+        areas_px = np.array([r[:, 1].sum() for r in runs], np.int64)
+        say_unexpected(training, areas_px)
         np.save(temporary / "runs.npy", np.concatenate(runs))
         np.save(temporary / "offsets.npy", np.cumsum([0, *(len(r) for r in runs)]))
-        np.save(temporary / "areas_px.npy", np.array([r[:, 1].sum() for r in runs], np.int64))
+        np.save(temporary / "areas_px.npy", areas_px)
 
     derive(folder, fill)
     return Truth(

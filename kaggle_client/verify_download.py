@@ -14,6 +14,7 @@ import atomic
 from command_line import UserError
 from competition import Competition
 from folds.images import list_images, read_mask
+from folds.mask_levels import unexpected
 from folds.parallel import in_parallel
 from json_file import Count, Schema, closed
 from kernels import rle
@@ -58,6 +59,8 @@ class Look:
                     mask = read_mask(path, size)
                     if name in self.rows and not self._agrees(mask, self.rows[name]):
                         found.append((name, f"{path} and its row in {self.table} differ: {_AGAIN}"))
+                    elif sentence := unexpected(np.count_nonzero(mask), path, self.competition):
+                        found.append((name, sentence))
                 else:
                     file = ImageFile(path)
                     file.check()

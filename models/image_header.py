@@ -132,9 +132,15 @@ def _png(data: bytes) -> Header:
     return Header(PNG, bits, channels, mode, _orientation(exif) if exif else 1)
 
 
+# beside those that every PNG has: transparency, and further pictures
+_OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+
+
 def png_of_pixels_alone(data: bytes) -> bytes:
-    """A PNG without its comments, profiles and times, for which Pillow refuses some; all else as it is."""
-    kept = [data[a:b] for name, a, b in _png_chunks(data) if name[:1].isupper() or name == b"tRNS"]
+    """A PNG without its comments, profiles and times, for which Pillow refuses some; other files as they are."""
+    if not data.startswith(b"\x89PNG"):
+        return data
+    kept = [data[start:stop] for name, start, stop in _png_chunks(data) if name[:1].isupper() or name in _OF_PIXELS]
     return data[:8] + b"".join(kept)
 
 

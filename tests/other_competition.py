@@ -46,6 +46,7 @@ OTHER = Competition(
     sample_file="example.csv",
     metric="iou",
     empty_masks=True,
+    full_masks=True,
 )
 
 # padded by reflection, grey; and reduced, in colour

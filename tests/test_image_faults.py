@@ -9,6 +9,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,7 @@ from predict.blocks import UnreadableImagesError
 from predict.photographs import load
 from predict.predictor import predict
 from tests.conftest import png_header, read_picture, write_mask
+from tests.encoded_pictures import tiff
 from tests.synthetic_runs import AVERAGE, save_member
 
 SMALL: Competition = dataclasses.replace(COMPETITIONS["carvana"], size=(199, 301), train_count=4)
@@ -271,6 +273,42 @@ def _alpha(colour: np.ndarray | int, alpha: np.ndarray | int, mode: str = "RGBA"
     return Image.fromarray(np.dstack([*planes, np.broadcast_to(np.asarray(alpha, np.uint8), MASK.shape)]), mode=mode)
 
 
+# red and green of one grey, 76
+_ONE_GREY = (255, 0, 0), (0, 130, 0)
+
+
+def _coloured(low: tuple[int, int, int], high: tuple[int, int, int], mode: str = "RGB") -> Image.Image:
+    return Image.fromarray(np.where(MASK[..., None], high, low).astype(np.uint8)).convert(mode)
+
+
+def _colour_palette(*colours: tuple[int, int, int]) -> Image.Image:
+    """The last two of the colours."""
+    picture = Image.fromarray((MASK + np.uint8(len(colours) - 2)).astype(np.uint8), mode="P")
+    picture.putpalette([level for colour in colours for level in colour])
+    return picture
+
+
+def _big_endian(low: int, high: int) -> bytes:
+    return tiff(np.where(MASK, high, low)[..., None], 16, big_endian=True)
+
+
+def _commented(data: bytes) -> bytes:
+    comment = b"zTXt" + b"a\0\0" + zlib.compress(bytes(5 << 20))
+    return (
+        data[:33] + struct.pack(">I", len(comment) - 4) + comment + struct.pack(">I", zlib.crc32(comment)) + data[33:]
+    )
+
+
+def _three_colours() -> Image.Image:
+    pixels = np.array(_coloured(*_ONE_GREY))
+    pixels[:, 0] = 255
+    return Image.fromarray(pixels)
+
+
+def _two_frames(suffix: str) -> tuple[bytes, str]:
+    return _saved(_grey(0, 255), suffix, save_all=True, append_images=[_grey(255, 0)])
+
+
 FULL = MASK * np.uint8(255)
 KINDS: dict[str, Callable[[], tuple[bytes, str]]] = {
     "0 and 255": lambda: _saved(_grey(0, 255)),
@@ -292,6 +330,10 @@ KINDS: dict[str, Callable[[], tuple[bytes, str]]] = {
     "colour, opaque": lambda: _saved(_alpha(FULL, 255)),
     "colour and the same alpha": lambda: _saved(_alpha(FULL, FULL)),
     "alpha by a palette": lambda: _saved(_palette([0, 0]), transparency=0),
+    "16 bits, big endian, 256 and 65535": lambda: (_big_endian(256, 65535), ".tif"),
+    "white on red": lambda: _saved(_coloured((255, 0, 0), (255, 255, 255))),
+    "a palette with unused colours of one grey": lambda: _saved(_colour_palette(*_ONE_GREY, (0, 0, 9), (9, 9, 255))),
+    "a comment that is huge when unpacked": lambda: (_commented(_saved(_grey(0, 255))[0]), ".png"),
 }
 
 
@@ -308,6 +350,18 @@ def test_a_mask_of_two_levels_is_read_whatever_they_are(tmp_path: Path, kind: st
 
 
 BAD: dict[str, tuple[Callable[[], tuple[bytes, str]], str]] = {
+    "two colours of one grey": (lambda: _saved(_coloured(*_ONE_GREY)), "one grey .*levels 0 and 255"),
+    "with alpha": (lambda: _saved(_coloured(*_ONE_GREY, mode="RGBA")), "one grey .*levels 0 and 255"),
+    "three colours of two greys": (lambda: _saved(_three_colours()), "one grey .*levels 0 and 255"),
+    "a palette of them": (lambda: _saved(_colour_palette((0, 0, 0), *_ONE_GREY)), "one grey .*levels 0 and 255"),
+    "a palette of them, GIF": (lambda: _saved(_colour_palette(*_ONE_GREY), ".gif"), "one grey .*levels 0 and 255"),
+    "16 bits, colour": (
+        lambda: (bytes(cv2.imencode(".png", np.dstack([MASK * np.uint16(255)] * 3))[1].tobytes()), ".png"),
+        "3 channels of 16 bits: save it",
+    ),
+    "two frames, GIF": (lambda: _two_frames(".gif"), "several pictures, .*the one that is meant"),
+    "two frames, PNG": (lambda: _two_frames(".png"), "several pictures, .*the one that is meant"),
+    "two pages, TIFF": (lambda: _two_frames(".tif"), "several pictures, .*the one that is meant"),
     "two masks": (lambda: _saved(_alpha(FULL, 255 - FULL)), "another in its alpha: save it"),
     "three levels": (
         lambda: _saved(Image.fromarray(np.arange(43 * 57).reshape(43, 57).astype(np.uint8) % 3)),
@@ -346,3 +400,31 @@ def test_no_change_of_bytes_is_a_traceback(tmp_path: Path, kind: str) -> None:
             read_mask(path, MASK.shape)
         except UserError as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("value", [False, True], ids=["empty", "full"])
+def test_an_empty_or_full_mask_is_named_where_the_entry_expects_none(
+    data: Path, capsys: pytest.CaptureFixture[str], value: bool
+) -> None:
+    path = data / "train_masks" / SMALL.mask_name(NAMES[2])
+    write_mask(path, np.full(SMALL.size, value))
+    word, field = ("full", "full_masks") if value else ("empty", "empty_masks")
+    expecting = dataclasses.replace(SMALL, full_masks=value, empty_masks=not value)
+    for found, expected in (
+        (
+            list(faults(find_training_set(SMALL, data), jobs=1)),
+            list(faults(find_training_set(expecting, data), jobs=1)),
+        ),
+        (verify(SMALL, data, ["train", "train_masks"], jobs=1), verify(expecting, data, ["train_masks"], jobs=1)),
+    ):
+        (sentence,) = found
+        assert str(path) in sentence and f" is {word} " in sentence and field in sentence
+        assert expected == []
+    capsys.readouterr()
+    # trained on all the same, and said once, when masks are read
+    for facts, lines in ((SMALL, 1), (SMALL, 0), (expecting, 0)):
+        folder = data / "cache" / str(facts.empty_masks or facts.full_masks)
+        truth = load_truth(find_training_set(facts, data), folder, jobs=1)
+        assert truth.areas_px[2] == value * SMALL.size[0] * SMALL.size[1]
+        printed = capsys.readouterr().out.splitlines()
+        assert len(printed) == lines and all(str(path) in line for line in printed)

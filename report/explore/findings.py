@@ -57,13 +57,13 @@ def few(names: list[str]) -> str:
 def _of_masks(found: Found) -> list[str]:
     areas = found.survey.images["area_share"].dropna()
     told = [f"Masks cover {areas.mean():.1%} of the frame on average ({areas.min():.1%} to {areas.max():.1%})."]
-    empty = int((areas == 0).sum())
-    if empty and found.listing.competition.empty_masks:
-        told.append(f"{empty} of {len(areas)} masks are empty ({empty / len(areas):.1%}).")
-    elif empty:
-        told.append(f"{empty} masks are empty, which none should be in this competition.")
-    if full := int((areas == 1).sum()):
-        told.append(f"{full} masks are full.")
+    facts = found.listing.competition
+    for kind, share, expected in (("empty", 0, facts.empty_masks), ("full", 1, facts.full_masks)):
+        count = int((areas == share).sum())
+        if count and expected:
+            told.append(f"{count} of {len(areas)} masks are {kind} ({count / len(areas):.1%}).")
+        elif count:
+            told.append(f"{count} masks are {kind}, which none should be in this competition.")
     return told
 
 
