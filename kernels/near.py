@@ -18,6 +18,9 @@ from kernels.pixel_code import TIE, UNITS
 Array = np.ndarray
 
 _BLOCK_PX = 2048
+# mass that is little enough for the bounds of codes, and the largest code with its half
+_LITTLE = np.float32(0.06)
+_LARGEST = np.float32(127.5)
 # of float32: what sums in two orders may differ by, in units of the largest summand and a network
 _ROUNDING = np.float32(1.2e-7)
 
@@ -53,6 +56,7 @@ def _near_counts(
     coded = len(scales) > 0
     offset = np.float32(0.5) if coded else np.float32(0)
     tie = np.float32(TIE)
+    wide = not coded or moved > _LITTLE
     limits = np.empty(_BLOCK_PX, np.float32)
     total = np.empty(_BLOCK_PX, np.float32)
     lowest = np.empty(_BLOCK_PX, np.float32)
@@ -75,17 +79,22 @@ def _near_counts(
             for x in range(length):
                 limits[x] = threshold * units[scales[start + x]] + (tie if x & 1 else -tie)
         total[:length] = 0
-        lowest[:length] = np.float32(np.inf)
-        highest[:length] = np.float32(-np.inf)
+        # codes have bounds of their own: where little mass is moved, these are near enough to spare a look at networks
+        # without any weight
+        lowest[:length] = np.float32(np.inf) if wide else -_LARGEST
+        highest[:length] = np.float32(-np.inf) if wide else _LARGEST
         for m in range(members):
             row = logits[m, start : start + length]
             weight = base[m]
-            for x in range(length):
-                value = np.float32(row[x]) + offset
-                # not min and max, which heed NaN and are not vectorised
-                lowest[x] = value if value < lowest[x] else lowest[x]
-                highest[x] = value if value > highest[x] else highest[x]
-                total[x] += weight * value
+            if wide:
+                for x in range(length):
+                    value = np.float32(row[x]) + offset
+                    # not min and max, which heed NaN and are not vectorised
+                    lowest[x] = value if value < lowest[x] else lowest[x]
+                    highest[x] = value if value > highest[x] else highest[x]
+            if weight != 0:
+                for x in range(length):
+                    total[x] += weight * (np.float32(row[x]) + offset)
         largest = np.float32(0)
         for x in range(length):
             value = -lowest[x] if -lowest[x] > highest[x] else highest[x]

@@ -10,12 +10,14 @@ from kernels.near import Near
 from kernels.pixel_code import decode, encode
 
 
-def around(rng: np.random.Generator, members: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def around(
+    rng: np.random.Generator, members: int, steps: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A sparse weighting, and many of the kinds that searches try around it, with their factors."""
     base = rng.dirichlet(np.ones(members)) * (rng.random(members) < 0.6)
     base = np.eye(members)[0] if not base.any() else base / base.sum()
     weights, factors = [], []
-    for step in (0.5, 0.2, 0.0125):
+    for step in steps:
         for j in range(members):
             weights.append((1 - step) * base + step * np.eye(members)[j])
             factors.append(1 - step)
@@ -31,10 +33,11 @@ def around(rng: np.random.Generator, members: int) -> tuple[np.ndarray, np.ndarr
 
 @given(
     seed=st.integers(0, 10**6), members=st.integers(2, 9), pixels=st.sampled_from([0, 1, 37, 2048, 4999]),
-    halves=st.booleans(), threshold=st.sampled_from([0.0, 0.25, -0.5]), coded=st.booleans(),
+    halves=st.booleans(), steps=st.sampled_from([(0.5, 0.2, 0.0125), (0.05, 0.0125)]),
+    threshold=st.sampled_from([0.0, 0.25, -0.5]), coded=st.booleans(),
 )  # fmt: skip
 def test_counts_are_those_of_each_weighting_alone(
-    seed: int, members: int, pixels: int, halves: bool, threshold: float, coded: bool
+    seed: int, members: int, pixels: int, halves: bool, steps: tuple[float, ...], threshold: float, coded: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     logits = (2 * rng.normal(size=(members, pixels))).astype(np.float32)
@@ -42,7 +45,7 @@ def test_counts_are_those_of_each_weighting_alone(
         # sums that lie on the threshold, where rounding decides
         logits = (np.rint(2 * logits) / 2).astype(np.float32)
     truths = (rng.random(pixels) < 0.5).astype(np.uint8)
-    base, factors, weights = around(rng, members)
+    base, factors, weights = around(rng, members, steps)
     scales = None
     if coded:
         logits, scales = encode(logits)
