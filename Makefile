@@ -176,8 +176,9 @@ submit: setup  ## send the submission to Kaggle, once; ARGS=--scores lists what 
 	$(PY) -m kaggle_client.upload $(WHERE) $(MORE)
 
 predict: setup  ## masks and cut-outs of the photographs in IMAGES, into OUT, with the blend (or V=one variant)
-	$(PY) -m ensemble.photographs --images $(call quoted,IMAGES) --out $(call quoted,OUT) --competition $(call quoted,C) --variant $(call quoted,V) --cutout $(MORE)
-	$(if $(filter -h --help,$(MORE)),,$(PY) -m report.photographs --images $(call quoted,IMAGES) --out $(call quoted,OUT))
+	failed=; $(PY) -m ensemble.photographs --images $(call quoted,IMAGES) --out $(call quoted,OUT) --competition $(call quoted,C) --variant $(call quoted,V) --cutout $(MORE)$(if $(filter -h --help,$(MORE)),, \
+	|| failed=$$?; if [ -z "$$failed" ] || { [ $$failed = 1 ] && [ -f $(call quoted,OUT)/agreement.csv ]; }; then \
+	$(PY) -m report.photographs --images $(call quoted,IMAGES) --out $(call quoted,OUT) || failed=$$?; fi; exit $${failed:-0})
 
 plan: setup  ## what predicting the test set will take (time, disk, memory), from a few of its images
 	$(PY) -m submit.plan $(WHERE) --variants $(call quoted,V) $(MORE)

@@ -1,6 +1,6 @@
 """The facts of each competition, and nothing else: the one place that knows a competition's numbers.
 
-Imports only the standard library and `command_line`, so that every package may import it.
+Imports only the standard library and modules of the root that do, so that every package may import it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from command_line import UserError
+from folder_listing import ends_in, without_suffix
 
 Order = Literal["row", "column"]
 RowKey = Literal["name", "stem"]
@@ -47,13 +48,14 @@ class Competition:
         slug: Kaggle's name for it; None where Kaggle does not hold it.
         size: (height, width) of every image, in pixels.
         order: run-length numbering of the pixels; "row" counts left to right, then down.
-        name_pattern: regular expression of a whole image name. It may have the named groups `group` (images that
-            share it must stay in one fold: the car) and `view`.
+        name_pattern: regular expression of a whole image name, its suffix in lower case. It may have the named groups
+            `group` (images that share it must stay in one fold: the car) and `view`.
         mask_suffix: what replaces the image's suffix in the name of its mask.
         header: the two columns of the submission, key and run-length text.
         train_count, test_count: images in the full competition; None where that is not fixed.
         archives: what the organiser ships, in the order in which it is fetched.
-        image_suffix: of the images' file names.
+        image_suffix: of the images' file names, in whatever case a file has it.
+        further_suffixes: others that they may have too.
         row_key: how a row names its image: by the file's "name", or by its "stem", the name without suffix.
         train_dir, masks_dir, test_dir: folders of the images and of the training masks.
         truth_table: the training masks as run lengths, in the submission's own form; None where there is none.
@@ -85,6 +87,7 @@ class Competition:
     test_count: int | None
     archives: tuple[Archive, ...] = ()
     image_suffix: str = ".jpg"
+    further_suffixes: tuple[str, ...] = ()
     row_key: RowKey = "name"
     train_dir: str = "train"
     masks_dir: str = "train_masks"
@@ -104,7 +107,7 @@ class Competition:
     full_masks: bool = False
 
     def _match(self, name: str) -> re.Match[str]:
-        match = re.fullmatch(self.name_pattern, name)
+        match = re.fullmatch(self.name_pattern, self._lowered(name))
         if match is None:
             expected = re.sub(r"\?P<\w+>", "", self.name_pattern)
             raise UserError(
@@ -112,6 +115,36 @@ class Competition:
                 "rename the file or take it out of the folder."
             )
         return match
+
+    @property
+    def image_suffixes(self) -> tuple[str, ...]:
+        """All that an image's file name may end in."""
+        return (self.image_suffix, *self.further_suffixes)
+
+    def suffixes_of(self, folder: str) -> tuple[str, ...]:
+        """What the files end in that are meant in one of the competition's folders.
+
+        >>> COMPETITIONS["carvana"].suffixes_of("train"), COMPETITIONS["carvana"].suffixes_of("train_masks")
+        (('.jpg',), ('_mask.gif',))
+        """
+        return (self.mask_suffix,) if folder == self.masks_dir else self.image_suffixes
+
+    def stem(self, name: str) -> str:
+        """An image's name without its suffix.
+
+        >>> COMPETITIONS["salt"].stem("575d24d81d.PNG")
+        '575d24d81d'
+        """
+        return without_suffix(name, self.image_suffixes)
+
+    def _lowered(self, name: str) -> str:
+        """A name with its suffix in lower case."""
+        stem = self.stem(name)
+        return stem + name[len(stem) :].lower()
+
+    def follows_pattern(self, name: str) -> bool:
+        """Whether a file is named as the competition names its images."""
+        return ends_in(name, self.image_suffixes) and bool(re.fullmatch(self.name_pattern, self._lowered(name)))
 
     @property
     def has_groups(self) -> bool:
@@ -144,19 +177,19 @@ class Competition:
 
     @property
     def row_suffix(self) -> str:
-        """What a row leaves off the name of its image; nothing where it names the file."""
+        """What a row leaves off the usual name of its image; nothing where it names the file."""
         return "" if self.row_key == "name" else self.image_suffix
 
     def key(self, name: str) -> str:
-        """What stands for an image in a row of the submission.
+        """What stands for an image in a row of the submission, in whatever case its file has the suffix.
 
-        >>> COMPETITIONS["carvana"].key("00087a6bd4dc_01.jpg"), COMPETITIONS["salt"].key("575d24d81d.png")
+        >>> COMPETITIONS["carvana"].key("00087a6bd4dc_01.JPG"), COMPETITIONS["salt"].key("575d24d81d.png")
         ('00087a6bd4dc_01.jpg', '575d24d81d')
         """
-        return name.removesuffix(self.row_suffix)
+        return self._lowered(name) if self.row_key == "name" else self.stem(name)
 
     def image_name(self, key: str) -> str:
-        """The file name of the image that a row names: the opposite of `key`.
+        """The usual file name of the image that a row names: the opposite of `key` where the suffix is the usual one.
 
         >>> COMPETITIONS["salt"].image_name("575d24d81d")
         '575d24d81d.png'
@@ -169,7 +202,7 @@ class Competition:
         >>> COMPETITIONS["carvana"].mask_name("00087a6bd4dc_01.jpg")
         '00087a6bd4dc_01_mask.gif'
         """
-        return name.removesuffix(self.image_suffix) + self.mask_suffix
+        return self.stem(name) + self.mask_suffix
 
     def count(self, folder: str) -> int | None:
         """How many files the full competition has in a folder; None where that is not fixed.

@@ -15,7 +15,7 @@ from competition import Competition
 from ensemble.blend_file import FittedBlend, scores_file
 from ensemble.pseudo_choice import TAKEN, Expectation, certainty, choose, measure
 from folds.csv_table import read_table
-from folds.images import TrainingSet, image_digest, read_mask
+from folds.images import TrainingSet, image_digest, list_masks, read_mask
 from folds.pseudo_set import ALL_FOLDS, Labeller, Labels, Maker, Source, Teacher, by_number, make_labeller, store_path
 from folds.task import read_manifest
 from kernels.dice import counts
@@ -130,13 +130,15 @@ class Labelling:
     def truth(self, table: pd.DataFrame, masks: Path) -> np.ndarray:
         """(N,) the score of every row's label, where the truth is known."""
         metric, full = find_metric(self.facts.metric), self.facts.size
+        files = list_masks(masks, self.facts)
         scores = []
         for fold, rows in by_number(table):
             labeller = self.labeller(fold, self.source)
             for name in rows["image"]:
                 logits = labeller.mean(labeller.planes(name))
                 mask = (logits if logits.shape == full else labeller.frame.invert(logits, full)) > 0
-                scores.append(metric.of(counts(mask, read_mask(masks / self.facts.mask_name(name), full))))
+                true = self.facts.mask_name(name)
+                scores.append(metric.of(counts(mask, read_mask(masks / files.get(true, true), full))))
         return np.array(scores)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 import atomic
 from command_line import UserError
+from folder_listing import list_folder
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2", ".gif", ".avif"),
@@ -23,12 +24,15 @@ CUTOUT_SUFFIX = "_cutout.png"
 _LONGEST = 255
 
 
-def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, UserError]]]:
+def list_photographs(source: Path, *, report: bool = True) -> tuple[Path, list[str], list[tuple[str, UserError]]]:
     """The photographs of a folder, or one file.
 
+    Args:
+        source: the folder, or the file.
+        report: print what else lies in the folder, and is not junk.
+
     Returns:
-        Their folder, their names sorted, and the files that are none, each with its fault. Hidden files and folders
-        are passed over.
+        Their folder, their names sorted, and those that can have no outputs, each with its fault.
 
     Raises:
         UserError: nothing is there, or two photographs would have outputs of one name.
@@ -37,19 +41,14 @@ def list_photographs(source: Path) -> tuple[Path, list[str], list[tuple[str, Use
         return source.parent, [source.name], []
     if not source.is_dir():
         raise UserError(f"{source} is missing: name a photograph or a folder of photographs (IMAGES=...).")
-    # a link to nothing is a photograph that is missing
-    entries = (entry for entry in source.iterdir() if entry.is_file() or not entry.exists())
-    files = sorted(entry for entry in entries if not entry.name.startswith("."))
-    names = [entry.name for entry in files if entry.suffix.lower() in SUFFIXES]
-    others = [
-        (entry.name, UserError(f"{entry} is not a photograph ({', '.join(SUFFIXES)}): take it out of the folder."))
-        for entry in files
-        if entry.suffix.lower() not in SUFFIXES
-    ]
+    listing = list_folder(source, SUFFIXES)
+    note = listing.note(f"photograph ({', '.join(SUFFIXES)})")
+    if note and report:
+        print(f"warning: {note}")
     # one name must not end the work on thousands
-    long = [name for name in names if len(os.fsencode(Path(name).stem + CUTOUT_SUFFIX)) > _LONGEST]
-    names = [name for name in names if name not in long]
-    others += [
+    long = [name for name in listing.names if len(os.fsencode(Path(name).stem + CUTOUT_SUFFIX)) > _LONGEST]
+    names = [name for name in listing.names if name not in long]
+    others = [
         (name, UserError(f"{source / name} has a name too long for its mask to have one like it: rename it."))
         for name in long
     ]

@@ -62,7 +62,7 @@ def main(
     """
     facts = find_competition(competition)
     chosen = find_blend(runs / facts.name, blend, variant)
-    folder, names, not_images = list_photographs(images)
+    folder, names, too_long = list_photographs(images)
     chosen = chosen.on(choose_runtime(backend, len(names))).within(native())
     if out.resolve() == folder.resolve():
         raise UserError(f"{out} holds the photographs themselves: choose another folder for the masks (OUT=...).")
@@ -106,12 +106,12 @@ def main(
                 thread_setup=pool.set_up,
             )
         table.write()
-    unreadable = [*not_images, *((place.name, fault) for place, fault in faults)]
+    unreadable = [*too_long, *((place.name, fault) for place, fault in faults)]
     done = len(names) - len(faults)
     print(f"{out}: {done} mask{'' if done == 1 else 's'}, {len(names) - len(missing)} of them from before")
     if any(name in table.told for name in names):
         print(warning_of(table.told, names, out / TABLE_FILE))
-    raise_unreadable(unreadable, len(names) + len(not_images), "done")
+    raise_unreadable(unreadable, len(names) + len(too_long), "done")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from command_line import UserError
+from folder_listing import list_folder
 from folds.images import image_digest
 from kernels.composition import Parts
 from kernels.paste import OPAQUE
@@ -26,7 +27,10 @@ def list_parts(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: put the pictures there (python -m studio.composites renders some).")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+    listing = list_folder(folder, _SUFFIXES)
+    if note := listing.note(f"picture ({', '.join(_SUFFIXES)})"):
+        print(f"warning: {note}")
+    found = [folder / name for name in listing.names]
     if len(found) < 2:
         raise UserError(f"{folder} holds {len(found)} pictures ({', '.join(_SUFFIXES)}): put at least two there.")
     stems: dict[str, Path] = {}

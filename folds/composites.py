@@ -26,6 +26,7 @@ from pydantic import Field
 
 from command_line import UserError
 from competition import Competition
+from folder_listing import list_folder
 from folds.composite_parts import (
     BACKGROUND_DEPTH_DIR,
     BACKGROUNDS_DIR,
@@ -264,7 +265,7 @@ def find_composites(competition: Competition, data: Path) -> CompositeSet:
     for path, own in zip((*paths[0], *paths[1]), (*digests[0], *digests[1]), strict=True):
         digest.update(f"{path.parent.name}/{path.name} {own}\n".encode())
     for folder in depths:
-        for path in sorted(folder.glob("*.png")):
+        for path in (folder / name for name in list_folder(folder, [".png"]).names):
             digest.update(f"{folder.name}/{path.name} {image_digest(path.read_bytes())}\n".encode())
     # not the cache's: files may have been changed by something that left their digests alone
     parts = _parts(data, digest.hexdigest())

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError, program
+from folder_listing import is_empty
 from folder_lock import fill
 from folds import png_file
 from folds.composites import CompositeSet
@@ -128,7 +129,7 @@ def export(
     if state.exists():
         if _ANY.read(state) != parameters:
             raise UserError(f"{out} was begun with other parts or settings: remove it, or choose another --out.")
-    elif out.exists() and any(out.iterdir()):
+    elif not is_empty(out):
         raise UserError(f"{out} holds other files: choose an empty --out.")
     atomic.write_json(state, parameters)
     shards = [

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ from PIL import Image
 
 from command_line import UserError, program
 from competition import Competition, Size
+from folder_listing import Listing, ends_in, list_folder, without_suffix
 from folds.mask_levels import foreground_of, levels_of, refuse_deep_colours, unexpected
 from folds.parallel import cut, in_parallel
 from models.frame import Frame
@@ -34,28 +35,70 @@ from program_flags import CompetitionName, DataFolder, files_of
 _CHUNK = 32
 
 
+def _shared(listing: Listing, suffixes: Sequence[str], competition: Competition) -> Listing:
+    """A listing whose others lack those that `suffixes` make images or masks, where both lie in one folder."""
+    if competition.train_dir != competition.masks_dir:
+        return listing
+    return replace(listing, others=tuple(name for name in listing.others if not ends_in(name, suffixes)))
+
+
+def _report(listing: Listing, meant: str) -> None:
+    if note := listing.note(meant):
+        print(f"warning: {note}")
+
+
 def list_images(folder: Path, competition: Competition) -> list[str]:
-    """Names of the competition's images in `folder`, sorted.
+    """Names of the competition's images in `folder`, sorted; what is skipped, and is not junk, is printed.
 
     Raises:
         UserError: the folder is missing or holds no image, a name does not follow the competition's grammar, or two
-            names differ only in case.
+            names differ only in case or in their suffix.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: put the competition's files there, or name their place with DATA=...")
-    names = sorted(
-        entry.name for entry in folder.iterdir() if entry.suffix.lower() == competition.image_suffix and entry.is_file()
-    )
+    listing = list_folder(folder, competition.image_suffixes)
+    names, kinds = list(listing.names), " or ".join(competition.image_suffixes)
     if not names:
-        raise UserError(f"{folder} holds no {competition.image_suffix} image: copy the competition's files into it.")
+        raise UserError(f"{folder} holds no {kinds} image: copy the competition's files into it.")
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(name.lower(), name)
+        other = seen.setdefault(competition.stem(name).lower(), name)
         if other != name:
             raise UserError(f"{folder} holds both {other} and {name}: remove one of them.")
     for name in names:
         competition.group(name)
+    _report(_shared(listing, [competition.mask_suffix], competition), f"{kinds} image")
     return names
+
+
+def list_masks(folder: Path, competition: Competition) -> dict[str, str]:
+    """File names of the masks in a folder, in whatever case their suffixes are, by the names that
+    `Competition.mask_name` gives; empty where there is no such folder. What is skipped, and is not junk, is printed.
+
+    Raises:
+        UserError: two names differ only in the case of their suffix.
+    """
+    if not folder.is_dir():
+        return {}
+    suffix = competition.mask_suffix
+    listing = list_folder(folder, [suffix])
+    _report(_shared(listing, competition.image_suffixes, competition), f"{suffix} mask")
+    found: dict[str, str] = {}
+    for name in listing.names:
+        other = found.setdefault(without_suffix(name, [suffix]) + suffix, name)
+        if other != name:
+            raise UserError(f"{folder} holds both {other} and {name}: remove one of them.")
+    return found
+
+
+def as_spelled(names: Sequence[str], folder: Path, competition: Competition) -> list[str]:
+    """Names of images, as the submission's rows give them, as a folder's files are named: with another of the
+    competition's suffixes, or in another case. A name stays as it is where there is no such file."""
+    if not folder.is_dir():
+        return list(names)
+    found = list_folder(folder, competition.image_suffixes).names
+    by_key = {} if set(names) <= set(found) else {competition.key(name): name for name in found}
+    return [by_key.get(competition.key(name), name) for name in names]
 
 
 def read_mask(path: Path, expected: Size) -> np.ndarray:
@@ -124,6 +167,7 @@ class TrainingSet:
         digest: identifies the data: 16 hex digits over every image's and mask's name, size in bytes and CRC-32C.
         image_digests: identify each image file whatever its name (`image_digest`), in the order of `names`.
         own_groups: the group of every image, in the same order, where a table says it; empty where the names do.
+        mask_files: the file names of the masks as `list_masks` gives them, where any has its suffix in another case.
     """
 
     competition: Competition
@@ -132,6 +176,7 @@ class TrainingSet:
     digest: str
     image_digests: tuple[str, ...]
     own_groups: tuple[str, ...] = ()
+    mask_files: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def image_path(self, name: str) -> Path:
         """Where the image is."""
@@ -139,7 +184,8 @@ class TrainingSet:
 
     def mask_path(self, name: str) -> Path:
         """Where its mask is."""
-        return self.data / self.competition.masks_dir / self.competition.mask_name(name)
+        mask = self.competition.mask_name(name)
+        return self.data / self.competition.masks_dir / self.mask_files.get(mask, mask)
 
     @property
     def composed(self) -> bool:
@@ -232,13 +278,13 @@ def find_training_set(competition: Competition, data: Path) -> TrainingSet:
     masks_dir = data / competition.masks_dir
     if not masks_dir.is_dir():
         raise UserError(f"{masks_dir} is missing: the training masks belong there.")
-    masks = {entry.name for entry in masks_dir.iterdir() if entry.name.endswith(competition.mask_suffix)}
+    masks = list_masks(masks_dir, competition)
     wanted = {competition.mask_name(name): name for name in names}
-    lacking = sorted(set(wanted) - masks)
+    lacking = sorted(set(wanted) - set(masks))
     if lacking:
         more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
         raise UserError(f"{masks_dir / lacking[0]}{more} is missing: copy the mask of {wanted[lacking[0]]} there.")
-    orphans = sorted(masks - set(wanted))
+    orphans = sorted(masks[name] for name in set(masks) - set(wanted))
     if orphans:
         more = f" (and {len(orphans) - 1} more)" if len(orphans) > 1 else ""
         raise UserError(
@@ -247,14 +293,15 @@ def find_training_set(competition: Competition, data: Path) -> TrainingSet:
         )
     digest = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor(8) as pool:
-        paths = [data / competition.train_dir / n for n in names] + [masks_dir / m for m in sorted(wanted)]
+        paths = [data / competition.train_dir / n for n in names] + [masks_dir / masks[m] for m in sorted(wanted)]
         found = list(pool.map(_digests, paths))
     for part, _ in found:
         digest.update(part)
     image_digests = tuple(each for _, each in found[: len(names)])
     groups_path = data / (competition.groups_file or "")
     groups = read_groups(groups_path, competition, names) if groups_path.is_file() else ()
-    return TrainingSet(competition, data, tuple(names), digest.hexdigest(), image_digests, groups)
+    odd = masks if any(own != name for name, own in masks.items()) else {}
+    return TrainingSet(competition, data, tuple(names), digest.hexdigest(), image_digests, groups, odd)
 
 
 def _faults(training: TrainingSet, names: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import atomic
 from command_line import UserError
+from folder_listing import is_junk
 from path_names import shown, why_not
 from shortage import is_disk_full
 
@@ -63,8 +64,7 @@ def _members(archive: zipfile.ZipFile, folders: Sequence[str] = ()) -> dict[str,
     by_name = {PurePosixPath(folder).name: folder for folder in folders}
     for info in archive.infolist():
         path = PurePosixPath(info.filename)
-        # what macOS and Windows add
-        if info.is_dir() or path.name.startswith(".") or path.name == "Thumbs.db" or "__MACOSX" in path.parts:
+        if info.is_dir() or any(map(is_junk, path.parts)):
             continue
         if reason := why_not(path.name):
             raise DamagedArchiveError(
@@ -109,7 +109,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> N
         temporary.unlink(missing_ok=True)
 
 
-def unpack_folders(path: Path, home: Path, folders: Sequence[str]) -> dict[str, int]:
+def unpack_folders(path: Path, home: Path, folders: Sequence[str]) -> dict[str, list[str]]:
     """Unpack a ZIP archive into several folders, each file into the one named as its own folder in the archive.
 
     Args:
@@ -118,19 +118,22 @@ def unpack_folders(path: Path, home: Path, folders: Sequence[str]) -> dict[str, 
         folders: relative to `home`, with different last parts.
 
     Returns:
-        The number of files in each.
+        The names of the files in each.
 
     Raises:
         UserError: as `unpack`; or a file of the archive lies in a folder of another name, or a folder stays empty.
     """
     members = _unpack(path, home, lambda archive: _members(archive, folders), "the archive")
-    counts = {folder: sum(place.rpartition("/")[0] == folder for place in members) for folder in folders}
-    if empty := [folder for folder, count in counts.items() if not count]:
+    found: dict[str, list[str]] = {folder: [] for folder in folders}
+    for place in members:
+        folder, _, name = place.rpartition("/")
+        found[folder].append(name)
+    if empty := [folder for folder, names in found.items() if not names]:
         raise DamagedArchiveError(f"{path} holds nothing for {empty[0]}: copy the archive again.")
-    return counts
+    return found
 
 
-def unpack(path: Path, target: Path, *, folder: bool) -> int:
+def unpack(path: Path, target: Path, *, folder: bool) -> list[str]:
     """Unpack a ZIP archive; what is already there, by size and checksum, stays.
 
     Args:
@@ -139,7 +142,7 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
         folder: which of the two.
 
     Returns:
-        The number of files.
+        The names of the files.
 
     Raises:
         DamagedArchiveError: not a ZIP archive, damaged, encrypted, or packed in a way that cannot be read. It stays
@@ -157,7 +160,7 @@ def unpack(path: Path, target: Path, *, folder: bool) -> int:
             )
         return {target.name: next(iter(members.values()))}
 
-    return len(_unpack(path, target if folder else target.parent, chosen, str(target)))
+    return _unpack(path, target if folder else target.parent, chosen, str(target))
 
 
 def _unpack(

@@ -19,6 +19,7 @@ from pydantic import Field
 import atomic
 from command_line import UserError, program
 from competition import Competition
+from folder_listing import ends_in, list_folder
 from folder_lock import fill
 from json_file import Schema
 from kaggle_client import archive
@@ -85,9 +86,11 @@ def find_parts(competition: Competition, *, hq: bool = False, only: str = "") ->
     return [part for part in parts if part.name in wanted]
 
 
-def _count(folder: Path) -> int:
-    """Files in a folder that are not hidden; 0 where there is no such folder."""
-    return sum(not entry.name.startswith(".") for entry in folder.iterdir()) if folder.is_dir() else 0
+def _count(home: Path, folder: str, competition: Competition) -> int:
+    """Images, or masks, in one of the competition's folders, as they are counted when all is verified; 0 where there is
+    no such folder."""
+    path = home / folder
+    return len(list_folder(path, competition.suffixes_of(folder)).names) if path.is_dir() else 0
 
 
 def _require_all(part: Part, files: Mapping[str, int], source: Path) -> None:
@@ -102,8 +105,8 @@ def _require_all(part: Part, files: Mapping[str, int], source: Path) -> None:
 class Ledger:
     """Which parts are unpacked, and how many files each is; the competition's own count goes before a noted one."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
+    def __init__(self, data: Path, competition: Competition) -> None:
+        self._data, self._competition = data, competition
         self._path = data / LEDGER_FILE
         try:
             self._files = _LEDGER.read_if_there(self._path) or {}
@@ -120,7 +123,7 @@ class Ledger:
 
     def _has_folder(self, folder: str, count: int | None) -> bool:
         expected = self._files.get(folder) if count is None else count
-        return expected is not None and _count(self._data / folder) >= expected
+        return expected is not None and _count(self._data, folder, self._competition) >= expected
 
     def add(self, files: Mapping[str, int]) -> None:
         """Enter a part that is complete, by the number of files of each of its paths."""
@@ -128,14 +131,20 @@ class Ledger:
         atomic.write_json(self._path, self._files)
 
 
-def _place(part: Part, source: Path, data: Path) -> dict[str, int]:
+def _place(part: Part, source: Path, data: Path, competition: Competition) -> dict[str, int]:
     """Put a fetched file in its place: unpacked if it is an archive. Returns the number of files of each path."""
-    if zipfile.is_zipfile(source) or source.suffix == ".zip":
+    if zipfile.is_zipfile(source) or source.suffix.lower() == ".zip":
         if len(part.folders) > 1:
-            files = archive.unpack_folders(source, data, tuple(part.folders))
+            places = archive.unpack_folders(source, data, tuple(part.folders))
         else:
             (path,) = part.paths
-            files = {path: archive.unpack(source, data / path, folder=bool(part.folders))}
+            places = {path: archive.unpack(source, data / path, folder=bool(part.folders))}
+        if not part.folders:
+            return {part.name: 1}
+        files = {
+            folder: sum(ends_in(name, competition.suffixes_of(folder)) for name in places[folder])
+            for folder in part.folders
+        }
         _require_all(part, files, source)
         return files
     if part.folders or not source.stat().st_size:
@@ -195,7 +204,7 @@ def _download(competition: Competition, missing: list[Part], data: Path, ledger:
     for part in missing:
         fetched_file = _fetch(names[part.name], sizes[names[part.name]], slug, staging, credentials)
         try:
-            ledger.add(_place(part, fetched_file, data))
+            ledger.add(_place(part, fetched_file, data, competition))
         except archive.DamagedArchiveError as error:
             # what was fetched is ours to remove
             shutil.rmtree(fetched_file.parent)
@@ -206,12 +215,12 @@ def _download(competition: Competition, missing: list[Part], data: Path, ledger:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _take(missing: list[Part], source: Path, data: Path, ledger: Ledger) -> None:
+def _take(competition: Competition, missing: list[Part], source: Path, data: Path, ledger: Ledger) -> None:
     """Take the parts from a folder that has them, packed or not; unpacked folders are linked, not copied."""
     for part in missing:
         packed, plain = source / f"{part.name}.zip", source / part.name
         if part.folders and all((source / folder).is_dir() for folder in part.folders):
-            files = {folder: _count(source / folder) for folder in part.folders}
+            files = {folder: _count(source, folder, competition) for folder in part.folders}
             _require_all(part, files, source)
             for folder in part.folders:
                 target = data / folder
@@ -224,7 +233,7 @@ def _take(missing: list[Part], source: Path, data: Path, ledger: Ledger) -> None
         found = next((path for path in (plain, packed) if path.is_file()), None)
         if found is None:
             raise UserError(f"{source} has neither {plain.name} nor {packed.name}: name another folder (--source).")
-        ledger.add(_place(part, found, data))
+        ledger.add(_place(part, found, data, competition))
 
 
 def prepare(
@@ -243,10 +252,10 @@ def prepare(
         UserError: it cannot be fetched, or does not pass the verification.
     """
     parts = find_parts(competition, hq=hq, only=only)
-    ledger = Ledger(data)
+    ledger = Ledger(data, competition)
     missing = [part for part in parts if not ledger.has(part)]
     if missing and source is not None:
-        _take(missing, source, data, ledger)
+        _take(competition, missing, source, data, ledger)
     elif missing:
         _download(competition, missing, data, ledger, keep=keep_archives)
     faults = verify(competition, data, [path for part in parts for path in part.paths], jobs=jobs)

@@ -13,7 +13,7 @@ import numpy as np
 import atomic
 from command_line import UserError
 from competition import Competition
-from folds.images import list_images, read_mask
+from folds.images import list_images, list_masks, read_mask
 from folds.mask_levels import unexpected
 from folds.parallel import in_parallel
 from json_file import Count, Schema, closed
@@ -212,8 +212,13 @@ class _Verification:
 
     def masks(self, *, with_table: bool) -> None:
         """A mask for every training image and no other; and that each is what the table of run lengths says."""
-        folder, suffix = self._data / self._competition.masks_dir, self._competition.mask_suffix
-        masks = {e.name for e in folder.iterdir() if e.name.endswith(suffix)} if folder.is_dir() else set()
+        folder = self._data / self._competition.masks_dir
+        try:
+            files = list_masks(folder, self._competition)
+        except UserError as error:
+            self.faults.append(str(error))
+            return
+        masks = set(files)
         train = self._images.get(self._competition.train_dir)
         expected = {self._competition.mask_name(name) for name in train} if train else masks
         if not masks:
@@ -221,14 +226,16 @@ class _Verification:
         elif lacking := expected - masks:
             self.faults.append(f"{folder} lacks {_first(lacking)}: run the same command again.")
         if orphans := masks - expected:
-            self.faults.append(f"{folder} holds masks of no training image, {_first(orphans)}: remove them.")
+            named = {files[name] for name in orphans}
+            self.faults.append(f"{folder} holds masks of no training image, {_first(named)}: remove them.")
         rows = {}
         if with_table and self._competition.truth_table:
             # what is wrong with the table is said where its rows are compared
             table = _columns(self._data / self._competition.truth_table, self._competition.header)[0]
             image_name, mask_name = self._competition.image_name, self._competition.mask_name
             rows = {mask_name(image_name(key)): text for key, text in table}
-        self._look(folder, sorted(masks & expected), masks=True, rows=rows)
+            rows = {files[name]: text for name, text in rows.items() if name in files}
+        self._look(folder, sorted(files[name] for name in masks & expected), masks=True, rows=rows)
 
     def metadata(self, table: str) -> None:
         """Every group has its row."""

@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 # named one by one, so that nothing else that lies in the folder can travel
 PACKAGES = ("kernels", "models", "folds", "predict", "ensemble", "report", "submit", "kaggle_client", "notebooks")
 MODULES = (
-    "competition.py", "command_line.py", "path_names.py", "text_file.py", "atomic.py", "json_file.py", "cores.py",
-    "provenance.py", "program_flags.py",
+    "competition.py", "command_line.py", "remedies.py", "path_names.py", "text_file.py", "folder_listing.py",
+    "atomic.py", "folder_lock.py", "shortage.py", "json_file.py", "cores.py", "provenance.py", "program_flags.py",
 )  # fmt: skip
 # what the code imports, where that is not the requirement's own name
 _MODULE_OF = {

@@ -20,6 +20,7 @@ import atomic
 import provenance
 from command_line import UserError, program
 from competition import Competition, find_competition
+from folder_listing import list_folder
 from folds import split
 from folds.run_layout import FOLDS_FILE, JOBS_DIR
 from kaggle_client import cli as kaggle_cli
@@ -99,7 +100,7 @@ def write_dataset(folder: Path, ref: str, title: str, wheels: Path | None) -> No
     atomic.write_json(folder / "dataset-metadata.json", {"id": ref, "title": title, "licenses": [{"name": "other"}]})
     if wheels is None:
         return
-    found = sorted(wheels.glob("*.whl"))
+    found = [wheels / name for name in list_folder(wheels, [".whl"]).names] if wheels.is_dir() else []
     if not found:
         raise UserError(f"{wheels} holds no wheel: fill it (pip download -d {wheels} ...), or leave --wheels out.")
     for wheel in found:

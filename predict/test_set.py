@@ -8,7 +8,7 @@ from pathlib import Path
 
 from competition import Competition
 from folds.csv_table import read_table
-from folds.images import list_images
+from folds.images import as_spelled, list_images
 from folds.run_layout import TEST_STORE
 from folds.store import DamagedStoreError, LogitStore
 from path_names import inside
@@ -27,5 +27,5 @@ def names_of_test_set(members: Sequence[Member], data: Path, competition: Compet
         keys = read_table(sample, competition.header[:1], "copy it again", numbers=[])[competition.header[0]]
         for name in (names := [competition.image_name(key) for key in keys]):
             inside(data / competition.test_dir, name, str(sample))
-        return names
+        return as_spelled(names, data / competition.test_dir, competition)
     return list_images(data / competition.test_dir, competition)

@@ -64,7 +64,7 @@ def main(images: Path, out: Path, worst: int = 60) -> None:
     """
     if worst < 1:
         raise UserError(f"--worst {worst} is too few: give 1 or more.")
-    folder, names, _ = list_photographs(images)
+    folder, names, _ = list_photographs(images, report=False)
     told = read_told(out)
     known = [name for name in names if name in told]
     if not known:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 import atomic
 from command_line import UserError, check_seed, program
 from competition import COMPETITIONS, Competition
+from folder_listing import is_empty
 from folder_lock import fill
 from json_file import Schema
 from studio.cars import Car, build, draw_car, palette
@@ -168,7 +169,7 @@ def render_competition(
     if state.exists():
         if _PARAMETERS.read(state) != parameters:
             raise UserError(f"{out} was rendered with other parameters: remove the folder, or choose another --out.")
-    elif out.exists() and any(out.iterdir()):
+    elif not is_empty(out):
         raise UserError(f"{out} holds other files: choose an empty --out, or remove the folder.")
     tasks = [_Task(out, seed, False, n, views, depth) for n in range(cars)]
     tasks += [_Task(out, seed, True, n, views, depth) for n in range(test_cars)]

@@ -14,6 +14,7 @@ import tyro
 from command_line import UserError, program
 from competition import Competition
 from ensemble.blend_file import Foreground
+from folds.images import list_images
 from kernels.rle import parse
 from path_names import shown, why_not
 from program_flags import CompetitionName, files_of
@@ -223,7 +224,7 @@ def main(
     if images is not None:
         if not images.is_dir():
             raise UserError(f"{images} is not a folder: name the folder of the images that were predicted.")
-        names = sorted(p.name for p in images.iterdir() if p.suffix.lower() == facts.image_suffix)
+        names = list_images(images, facts)
     else:
         names = sample_names(data, facts)
     report = check(file, competition=facts, names=names, expected=expected_of(file))

@@ -21,7 +21,7 @@ from competition import Competition, Size
 from ensemble.blend import Blend, find_blend
 from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, FittedBlend, blend_folder, read_blend
 from folder_lock import fill
-from folds.images import list_images
+from folds.images import as_spelled, list_images
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from folds.workers import available_precisions, check_address, run_all
@@ -96,7 +96,7 @@ def rows_wanted(
             f"{folder} is missing: put the test images there, or name a folder of images to predict instead "
             "(ARGS='--images FOLDER')."
         )
-    names = sample_names(data, competition)
+    names = as_spelled(sample_names(data, competition), folder, competition)
     lacking = sorted(set(names) - set(list_images(folder, competition)))
     if lacking and on_missing == "refuse":
         raise UserError(
@@ -272,7 +272,7 @@ def main(
         home / SHARDS_DIR,
         names,
         header=facts.header,
-        row_suffix=facts.row_suffix,
+        key=facts.key,
         size=facts.size,
         order=facts.order,
         shard_rows=blocks.PART_IMAGES,

@@ -15,7 +15,8 @@ import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
 from ensemble.photograph_files import MASK_SUFFIX
-from folds.images import read_mask
+from folder_listing import list_folder, without_suffix
+from folds.images import list_masks, read_mask
 from kernels.dice import counts_runs
 from kernels.metrics import Metric, find_metric
 from kernels.rle import encode, parse
@@ -41,9 +42,9 @@ class Score:
 
 def _masks(folder: Path, competition: Competition) -> Iterator[tuple[str, np.ndarray]]:
     """Rows of the masks that `make predict` has written into a folder."""
-    for path in sorted(folder.glob(f"*{MASK_SUFFIX}")):
-        name = path.name.removesuffix(MASK_SUFFIX) + competition.image_suffix
-        yield name, encode(read_mask(path, competition.size), order=competition.order)
+    for mask in list_folder(folder, [MASK_SUFFIX]).names:
+        name = without_suffix(mask, [MASK_SUFFIX]) + competition.image_suffix
+        yield name, encode(read_mask(folder / mask, competition.size), order=competition.order)
 
 
 def _rows(path: Path, competition: Competition) -> Iterator[tuple[str, np.ndarray]]:
@@ -80,9 +81,11 @@ def score(path: Path, truth: Path, *, competition: Competition) -> Score:
     """
     size, metric = competition.size, find_metric(competition.metric)
     if truth.is_dir():
+        files = list_masks(truth, competition)
 
         def true_runs(name: str) -> np.ndarray:
-            return encode(read_mask(truth / competition.mask_name(name), size), order=competition.order)
+            mask = competition.mask_name(name)
+            return encode(read_mask(truth / files.get(mask, mask), size), order=competition.order)
     else:
         known = dict(_rows(truth, competition))
 

@@ -63,7 +63,7 @@ class SubmissionStream:
         folder: for the shards; its own, made if need be.
         names: image names in the order of the submission, each once.
         header: the two columns.
-        row_suffix: what a row leaves off its image's name.
+        key: from an image's name to what stands for it in its row.
         size: (H, W) of every image.
         order: of the pixels.
         shard_rows: rows a shard.
@@ -82,7 +82,7 @@ class SubmissionStream:
         names: Sequence[str],
         *,
         header: tuple[str, str],
-        row_suffix: str = "",
+        key: Callable[[str], str] = str,
         size: Size,
         order: Order = "row",
         shard_rows: int = 1000,
@@ -97,7 +97,7 @@ class SubmissionStream:
         self.size = size
         self.order: Order = order
         self.header = header
-        self.row_suffix = row_suffix
+        self._key = key
         self.shard_rows = shard_rows
         self.count = len(names)
         self._names: list[str] | None = list(names)
@@ -111,8 +111,9 @@ class SubmissionStream:
             "names_sha256": hashlib.sha256(listing.encode()).hexdigest(),
             "fingerprint": self.fingerprint,
         }
-        if row_suffix:
-            state["row_suffix"] = row_suffix
+        keys = [key(name) for name in names]
+        if keys != list(names):
+            state["keys_sha256"] = hashlib.sha256("\n".join(keys).encode()).hexdigest()
         path = folder / _STATE_FILE
         self._identity = hashlib.blake2b(json.dumps(state).encode(), digest_size=8).hexdigest()
         if path.exists() and self._is_of_another(path, state, restart):
@@ -195,7 +196,7 @@ class SubmissionStream:
                 f"shard {shard} of {self.folder} lacks {len(lacking)} images ({lacking[0]} first): give each once."
             )
         path = self.shard_path(shard)
-        keys = (name.removesuffix(self.row_suffix).encode() for name in wanted)
+        keys = (self._key(name).encode() for name in wanted)
         content = b"".join(b"%s,%s\n" % (key, texts[name]) for key, name in zip(keys, wanted, strict=True))
         seal = self._seal(shard, content)
         with explained(path), atomic.replacing(path, needed_bytes=len(content) + len(seal)) as temporary:

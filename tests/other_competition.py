@@ -21,7 +21,7 @@ OTHER = Competition(
     slug="drops-under-glass",
     size=(64, 96),
     order="column",
-    name_pattern=r"[a-z]{3}-\d{3}\.png",
+    name_pattern=r"[a-z]{3}-\d{3}\.(png|jpg)",
     mask_suffix="-label.png",
     header=("tile", "spans"),
     train_count=20,
@@ -34,6 +34,7 @@ OTHER = Competition(
         Archive("probe", ("probe/pictures",)),
     ),
     image_suffix=".png",
+    further_suffixes=(".jpg",),
     row_key="stem",
     train_dir="shown/pictures",
     masks_dir="shown/labels",
@@ -72,20 +73,24 @@ def _drop(seed: int) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    return bytes(cv2.imencode(".png", pixels)[1].tobytes())
+# images are not all of one format, nor their names in one case
+_SUFFIXES = (".png", ".png", ".PNG", ".jpg", ".JPG")
 
 
-def picture(mask: np.ndarray, seed: int) -> bytes:
-    """A drop on a noisy ground, grey stored as three channels, as PNG."""
+def _encoded(suffix: str, pixels: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(suffix.lower(), pixels)[1].tobytes())
+
+
+def picture(mask: np.ndarray, seed: int, suffix: str = ".png") -> bytes:
+    """A drop on a noisy ground, grey stored as three channels."""
     noise = np.random.default_rng(seed).normal(0, 8, mask.shape)
     grey = np.clip(np.where(mask, 60, 180) + noise, 0, 255).astype(np.uint8)
-    return _png(np.repeat(grey[..., None], 3, axis=2))
+    return _encoded(suffix, np.repeat(grey[..., None], 3, axis=2))
 
 
 def label(mask: np.ndarray) -> bytes:
     """A mask as PNG, of 16 bits and the levels 0 and 65535 unless it is empty, of 8 bits then."""
-    return _png(mask.astype(np.uint16) * np.uint16(65535) if mask.any() else mask.astype(np.uint8))
+    return _encoded(".png", mask.astype(np.uint16) * np.uint16(65535) if mask.any() else mask.astype(np.uint8))
 
 
 def _zipped(path: Path, files: dict[str, bytes]) -> None:
@@ -99,10 +104,19 @@ def _zipped(path: Path, files: dict[str, bytes]) -> None:
 def ship(folder: Path) -> dict[str, np.ndarray]:
     """Write the archives and tables as the organiser ships them; returns the training masks by image name."""
     folder.mkdir(parents=True)
-    masks = {f"abc-{i:03}.png": _drop(i) for i in range(20)}
-    test = {f"xyz-{i:03}.png": picture(_drop(100 + i), 100 + i) for i in reversed(range(6))}
-    shown = {f"somewhere/pictures/{name}": picture(mask, i) for i, (name, mask) in enumerate(masks.items())}
-    shown |= {f"somewhere/labels/{OTHER.mask_name(name)}": label(mask) for name, mask in masks.items()}
+    masks = {f"abc-{i:03}{_SUFFIXES[i % 5]}": _drop(i) for i in range(20)}
+    test = {
+        f"xyz-{i:03}{_SUFFIXES[i % 5]}": picture(_drop(100 + i), 100 + i, _SUFFIXES[i % 5]) for i in reversed(range(6))
+    }
+    shown = {f"somewhere/pictures/{name}": picture(mask, i, name[-4:]) for i, (name, mask) in enumerate(masks.items())}
+    # the name of a mask has its suffix in another case here and there, too
+    shown |= {
+        f"somewhere/labels/{OTHER.mask_name(name).replace('.png', ('.png', '.PNG')[i % 3 == 0])}": label(mask)
+        for i, (name, mask) in enumerate(masks.items())
+    }
+    shown |= {
+        f"somewhere/{part}/{junk}": b"x" for part in ("pictures", "labels") for junk in ("Thumbs.db", "._abc.png")
+    }
     _zipped(folder / "shown.zip", shown)
     _zipped(folder / "probe.zip", {f"pictures/{name}": content for name, content in test.items()})
     header = ",".join(OTHER.header) + "\n"

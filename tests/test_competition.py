@@ -55,10 +55,22 @@ def test_an_unknown_competition_lists_the_known_ones() -> None:
         find_competition("cats")
 
 
-@pytest.mark.parametrize("module", ["competition", "command_line", "atomic", "shortage", "provenance"])
+_BOTTOM = (
+    "competition",
+    "command_line",
+    "path_names",
+    "folder_listing",
+    "atomic",
+    "shortage",
+    "remedies",
+    "provenance",
+)
+
+
+@pytest.mark.parametrize("module", _BOTTOM)
 def test_the_bottom_modules_import_only_the_standard_library_and_each_other(module: str) -> None:
     tree = ast.parse((ROOT / f"{module}.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
-    assert foreign <= {"command_line", "atomic", "shortage"}
+    assert foreign <= {"command_line", "path_names", "folder_listing", "atomic", "shortage", "remedies"}

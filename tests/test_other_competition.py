@@ -129,7 +129,7 @@ def _three_levels(data: Path) -> None:
 
 def _other_image(data: Path) -> None:
     folder = data / OTHER.masks_dir
-    shutil.copy(folder / "abc-003-label.png", folder / "abc-001-label.png")
+    shutil.copy(folder / "abc-004-label.png", folder / "abc-001-label.png")
 
 
 def _other_row(data: Path) -> None:
@@ -140,7 +140,7 @@ def _other_row(data: Path) -> None:
 
 
 def _low_image(data: Path) -> None:
-    _write(data / OTHER.train_dir / "abc-002.png", picture(np.zeros((63, 96), bool), 0))
+    _write(data / OTHER.train_dir / "abc-001.png", picture(np.zeros((63, 96), bool), 0))
 
 
 def _with_suffix(data: Path) -> None:
@@ -154,7 +154,7 @@ def _with_suffix(data: Path) -> None:
         (_three_levels, "abc-001-label.png holds more than two levels"),
         (_other_image, "abc-001-label.png and its row in"),
         (_other_row, "abc-001-label.png and its row in"),
-        (_low_image, "abc-002.png has 63x96 pixels (height x width), expected 64x96"),
+        (_low_image, "abc-001.png has 63x96 pixels (height x width), expected 64x96"),
         (_with_suffix, "differ, first at xyz-005"),
     ],
 )

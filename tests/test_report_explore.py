@@ -74,6 +74,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, pd.DataFram
     write_mask(masks / f"{CARS[4]}_09_mask.gif", small_ellipse(1))
     (train / "car.jpg").write_bytes(b"")
     (train / "Thumbs.db").write_bytes(b"")
+    (train / "notes.txt").write_bytes(b"")
     # a training image once more, smaller, brighter and compressed again; and others
     again = cv2.convertScaleAbs(read_picture(train / f"{CARS[5]}_01.jpg"), beta=8)
     cv2.imwrite(str(test / "0000000000f1_01.jpg"), again, [cv2.IMWRITE_JPEG_QUALITY, 60])
@@ -96,7 +97,7 @@ def test_every_planted_fault_is_named(planted: tuple[dict, pd.DataFrame, Path]) 
     assert faults["training images without a mask"] == [f"{CARS[4]}_02.jpg"]
     assert faults["masks without an image"] == [f"{CARS[4]}_09_mask.gif"]
     assert faults["not named as the competition names its images"] == ["train/car.jpg"]
-    assert faults["no image by its name"] == ["train/Thumbs.db"]
+    assert faults["no image by its name"] == ["train/notes.txt"]
     assert faults["rows of the sample submission without an image"] == ["0000000000f1_02.jpg"]
     assert len(faults["test images that the sample submission does not list"]) == 4
     assert table["set"].value_counts().to_dict() == {"train": 11, "test": 5}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,9 @@ import pandas as pd
 
 from command_line import UserError
 from competition import Competition
+from folder_listing import ends_in, list_folder
 from folds.csv_table import read_table
-from folds.images import TrainingSet, find_training_set, read_groups
+from folds.images import TrainingSet, as_spelled, find_training_set, list_masks, read_groups
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,6 @@ class Listing:
     notes: list[str] = field(default_factory=list)
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else []
-
-
 def _add(faults: dict[str, list[str]], kind: str, names: Iterable[str]) -> None:
     if found := list(names):
         faults.setdefault(kind, []).extend(found)
@@ -64,15 +60,20 @@ def _add(faults: dict[str, list[str]], kind: str, names: Iterable[str]) -> None:
 def _images(folder: Path, competition: Competition, faults: dict[str, list[str]]) -> list[str]:
     names: list[str] = []
     seen: dict[str, str] = {}
-    for name in _files(folder):
-        if Path(name).suffix.lower() != competition.image_suffix:
-            _add(faults, "no image by its name", [f"{folder.name}/{name}"])
-        elif not re.fullmatch(competition.name_pattern, name):
+    if not folder.is_dir():
+        return names
+    listing = list_folder(folder, competition.image_suffixes)
+    # masks are no strangers where both share a folder
+    shared = competition.train_dir == competition.masks_dir
+    others = [name for name in listing.others if not (shared and ends_in(name, [competition.mask_suffix]))]
+    _add(faults, "no image by its name", [f"{folder.name}/{name}" for name in others])
+    for name in listing.names:
+        if not competition.follows_pattern(name):
             _add(faults, "not named as the competition names its images", [f"{folder.name}/{name}"])
         else:
-            other = seen.setdefault(name.lower(), name)
+            other = seen.setdefault(competition.stem(name).lower(), name)
             if other != name:
-                _add(faults, "names that differ in case alone", [f"{folder.name}/{other}, {name}"])
+                _add(faults, "names that differ in case or suffix alone", [f"{folder.name}/{other}, {name}"])
             names.append(name)
     return names
 
@@ -95,7 +96,8 @@ def _test(competition: Competition, data: Path, faults: dict[str, list[str]], no
         except UserError as error:
             notes.append(str(error))
         else:
-            rows = [competition.image_name(key) for key in table[competition.header[0]]]
+            keys = [competition.image_name(key) for key in table[competition.header[0]]]
+            rows = as_spelled(keys, folder, competition)
             _add(faults, "rows of the sample submission without an image", sorted(set(rows) - set(names)))
             _add(faults, "test images that the sample submission does not list", sorted(set(names) - set(rows)))
             _add(faults, "listed twice in the sample submission", pd.Series(rows)[pd.Series(rows).duplicated()])
@@ -129,12 +131,11 @@ def list_files(competition: Competition, data: Path) -> Listing:
     faults: dict[str, list[str]] = {}
     notes: list[str] = []
     found = _images(data / competition.train_dir, competition, faults)
-    # other files beside the masks are the images' own where both share a folder
-    masks = {name for name in _files(data / competition.masks_dir) if name.endswith(competition.mask_suffix)}
+    masks = list_masks(data / competition.masks_dir, competition)
     wanted = {competition.mask_name(name): name for name in found}
-    _add(faults, "training images without a mask", [wanted[m] for m in sorted(set(wanted) - masks)])
-    _add(faults, "masks without an image", sorted(masks - set(wanted)))
-    names = sorted(wanted[mask] for mask in masks & set(wanted))
+    _add(faults, "training images without a mask", [wanted[m] for m in sorted(set(wanted) - set(masks))])
+    _add(faults, "masks without an image", sorted(masks[m] for m in set(masks) - set(wanted)))
+    names = sorted(wanted[mask] for mask in set(masks) & set(wanted))
     if not names:
         raise UserError(
             f"{data / competition.train_dir} and {data / competition.masks_dir} hold no image with its mask: put the "
@@ -148,7 +149,7 @@ def list_files(competition: Competition, data: Path) -> Listing:
         except UserError as error:
             notes.append(f"{error} Here every image is its own group.")
     ordered = _in_order(names, groups, competition)
-    training = TrainingSet(competition, data, ordered[0], "", ())
+    training = TrainingSet(competition, data, ordered[0], "", (), mask_files=masks)
     train = Pictures("train", data / competition.train_dir, *ordered, training)
     return Listing(competition, train, _test(competition, data, faults, notes), faults, notes)
 
