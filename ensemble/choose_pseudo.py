@@ -17,6 +17,7 @@ from ensemble.blend_file import blend_folder, read_blend
 from ensemble.labelling import PARTS, Labelling, makers_of, oof_scores, teacher_of, with_decisions
 from ensemble.pseudo_choice import Expectation, certainty
 from folder_lock import fill
+from folds.contents import CONTENTS_FILE, changed, read_contents, write_record
 from folds.images import find_training_set, list_images
 from folds.pseudo_set import (
     ALL_FOLDS,
@@ -30,6 +31,7 @@ from folds.pseudo_set import (
     Source,
     by_number,
     digest_of,
+    store_path,
 )
 from folds.run_layout import finished_folds
 from kernels.metrics import find_metric, score_in
@@ -161,7 +163,9 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
         place, asked = images, list_images(images, facts)
     else:
         place, asked = data / facts.test_dir, names_of_test_set(members, data, facts)
-    labelling = Labelling(facts, training, root, home, members, makers, source, labels, place, asked)
+    stores = (store_path(root, names[0], source, fold, home) for fold in makers)
+    contents = read_contents(place, asked, home / CONTENTS_FILE, *(store / CONTENTS_FILE for store in stores))
+    labelling = Labelling(facts, training, root, home, members, makers, source, labels, place, asked, contents)
     labelling.predict()
 
     # 3) how sure the networks are, and the score that out-of-fold images of the same certainty have
@@ -212,6 +216,8 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
         record["known_truth"] = _known_truth(table, known)
 
     # 5) for training, and last what says that all of it is there
+    if changed(home / CONTENTS_FILE, contents):
+        write_record(home / CONTENTS_FILE, contents)
     with atomic.replacing(home / PSEUDO_TABLE_FILE) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6f")
     atomic.write_json(home / PSEUDO_FILE, PSEUDO.of(record))

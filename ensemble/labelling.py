@@ -14,8 +14,9 @@ from command_line import UserError
 from competition import Competition
 from ensemble.blend_file import FittedBlend, scores_file
 from ensemble.pseudo_choice import TAKEN, Expectation, certainty, choose, measure
+from folds.contents import Content
 from folds.csv_table import read_table
-from folds.images import TrainingSet, image_digest, list_masks, read_mask
+from folds.images import TrainingSet, list_masks, read_mask
 from folds.pseudo_set import ALL_FOLDS, Labeller, Labels, Maker, Source, Teacher, by_number, make_labeller, store_path
 from folds.task import read_manifest
 from kernels.dice import counts
@@ -62,6 +63,7 @@ class Labelling:
         source, labels: of the set.
         images: folder of the images.
         names: of the images.
+        contents: what the images hold, by name.
     """
 
     facts: Competition
@@ -74,6 +76,7 @@ class Labelling:
     labels: Labels
     images: Path
     names: Sequence[str]
+    contents: Mapping[str, Content]
 
     def labeller(self, fold: int, source: Source, maker: Maker | None = None) -> Labeller:
         """What labels images of a source for a fold; by `maker`, if given."""
@@ -90,21 +93,16 @@ class Labelling:
                 path = store_path(self.root, member.name, self.source, fold, self.home)
                 # what a run has begun with, it goes on with
                 runtime = member.begun_runtime() if self.source == "test" else ""
-                predict(replace(one, runtime=runtime or TORCH), self.names, self.images, self.facts.size, store=path)
+                ready = replace(one, runtime=runtime or TORCH)
+                predict(ready, self.names, self.images, self.facts.size, store=path, contents=self.contents)
 
     def known(self, names: Sequence[str]) -> np.ndarray:
         """(N,) bool: which images are training images, or of their groups; never those of the training set itself."""
         if self.source == "training":
             return np.zeros(len(names), bool)
         groups, digests = set(self.training.groups()), set(self.training.image_digests)
-        outside = self.source == "folder"
-        return np.array(
-            [
-                self.facts.group(name) in groups
-                or (outside and image_digest((self.images / name).read_bytes()) in digests)
-                for name in names
-            ]
-        )
+        copies = {name for name, content in self.contents.items() if content.image_digest in digests}
+        return np.array([self.facts.group(name) in groups or name in copies for name in names])
 
     def out_of_fold(self, scores: pd.DataFrame, without: Mapping[int, Maker], every: Maker, jobs: int) -> pd.DataFrame:
         """The measures of the training images' out-of-fold labels, each by the maker that was chosen without it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ensemble.mask_agreement import logits_of
 from ensemble.photograph_files import CUTOUT_SUFFIX, MASK_SUFFIX, cut_out, list_photographs, write_png
 from ensemble.photograph_table import TABLE_FILE, PhotographTable, Told, read_told, warning_of
 from folder_lock import fill
+from folds.contents import CONTENTS_FILE, read_contents, renew
 from json_file import Schema
 from models.image_file import decode
 from models.precision import native
@@ -76,6 +78,17 @@ def main(
         return [out / (stem + MASK_SUFFIX), *([out / (stem + CUTOUT_SUFFIX)] if cutout else [])]
 
     table = PhotographTable(out, read_told(out))
+
+    def drop(others: Collection[str]) -> int:
+        of_before = [name for name in others if table.told.pop(name, None) is not None]
+        for name in others:
+            for path in (out / (Path(name).stem + suffix) for suffix in (MASK_SUFFIX, CUTOUT_SUFFIX)):
+                path.unlink(missing_ok=True)
+        return len(of_before)
+
+    record = out / CONTENTS_FILE
+    if stale := renew(record, read_contents(folder, names, record), drop):
+        print(f"{stale} photographs are not those that the masks in {out} are of: their masks are made again")
     missing = [name for name in names if name not in table.told or not all(path.exists() for path in outputs(name))]
     faults: list[tuple[Place, UserError]] = []
     if missing:

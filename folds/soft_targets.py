@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from command_line import UserError
 from competition import Size
+from folds.contents import CONTENTS_FILE, changed, read_contents
 from folds.extra_rows import ExtraRows, JoinedInputs, PickedInputs
 from folds.heads import MASK_HEAD
 from folds.images import TrainingSet, image_digest
@@ -100,6 +102,24 @@ def _is_left_out(left_out: Collection[str], training: TrainingSet, folder: Path 
     return lambda name: name in left_out or image_digest((folder / name).read_bytes()) in digests
 
 
+def _unchanged(labels: PseudoSet, folder: Path, names: Sequence[str]) -> str:
+    """8 hex digits over what images hold.
+
+    Raises:
+        UserError: that is not what they held when they were labelled: another image has another mask, and may be one
+            that is held out.
+    """
+    record = labels.folder / CONTENTS_FILE
+    contents = read_contents(folder, names, record)
+    if stale := changed(record, contents):
+        raise UserError(
+            f"{folder / stale[0]} is not the image that was labelled ({len(stale)} of {len(names)} images of "
+            f"{labels.folder} have changed): put the images back, or remove that folder and choose again (make pseudo)."
+        )
+    told = "".join(f"{name} {content.digest}\n" for name, content in contents.items())
+    return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
+
+
 def extra_rows(
     labels: PseudoSet,
     fold: int,
@@ -136,9 +156,11 @@ def extra_rows(
     starts: list[int] = []
     for maker in _makers_for(labels, fold):
         taken = labels.taken[maker]
+        same = _unchanged(labels, places[source], taken)
         soft = SoftInputs(places[source], taken, labels.labeller(maker), frame, heads, facts.size)
-        # a set's digest stands for its labels, and the training images' for the pictures of both
-        folder = cache / training.digest / f"{labels.record['digest']}-{maker}-{folder_name(frame, facts.size, heads)}"
+        # a set's digest stands for its labels, the other for its pictures
+        name = f"{labels.record['digest']}-{maker}-{same}-{folder_name(frame, facts.size, heads)}"
+        folder = cache / training.digest / name
         # kept whole, whatever is left out of it
         own: Inputs = checked(kept(soft, folder))
         used = [position for position, name in enumerate(taken) if not stays_out(name)]

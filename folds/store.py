@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -302,6 +302,13 @@ class LogitStore:
     def missing_of(self, names: Sequence[str]) -> list[str]:
         """Those of some images that are not written yet, without a look at all others."""
         return [name for name in names if not self._chunk(self._position(name)).exists()]
+
+    def drop(self, names: Collection[str]) -> int:
+        """Remove the logits of some images, so that they are missing; returns of how many there were any."""
+        there = set(names).difference(self.missing())
+        for name in there:
+            self._chunk(self._position(name)).unlink(missing_ok=True)
+        return len(there)
 
     def digest(self, names: Sequence[str]) -> str:
         """16 hex digits over some images' names and the checksums that end their files, which are not looked at

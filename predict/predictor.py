@@ -7,7 +7,7 @@ so what is stored does not depend on where a run was resumed, nor on how many th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from command_line import UserError
 from competition import Size
 from cores import core_count, thread_count
+from folds.contents import CONTENTS_FILE, Content, read_contents, renew
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from folds.workers import available_precisions, process_count, run_all
@@ -139,8 +140,10 @@ def predict(
     store: Path | None = None,
     jobs: int = 1,
     cluster: str = "",
+    contents: Mapping[str, Content] | None = None,
 ) -> LogitStore:
-    """Predict images and keep their logits in `<member's folder>/test.zarr`.
+    """Predict images and keep their logits in `<member's folder>/test.zarr`; those of images whose files hold something
+    else than when they were predicted are made again.
 
     Args:
         member: the trained variant.
@@ -153,6 +156,7 @@ def predict(
         store: where to keep the logits instead.
         jobs: processes, as joblib counts them. One has a thread for each core, or for each GPU.
         cluster: address of a dask scheduler whose workers predict instead; they must see the same folders.
+        contents: what the images hold, where the caller has looked already.
 
     Returns:
         The complete store.
@@ -180,6 +184,10 @@ def predict(
         # another folder may hold other images of the same names: Carvana's test and test_hq
         images=folder.absolute().name,
     )
+    record = kept.path / CONTENTS_FILE
+    now = read_contents(folder, names, record) if contents is None else contents
+    if stale := renew(record, now, kept.drop):
+        print(f"{kept.path}: {stale} images are not what they were when they were predicted, predicted again")
     damaged = kept.verify()
     if damaged:
         print(f"{kept.path}: the logits of {len(damaged)} images are damaged ({damaged[0]} first), predicted again")

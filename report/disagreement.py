@@ -24,6 +24,7 @@ from ensemble.blend_file import (
     blend_folder,
     read_blend,
 )
+from folds.contents import CONTENTS_FILE, changed, read_contents
 from folds.parallel import cut, in_parallel
 from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
@@ -141,6 +142,14 @@ def main(
             f"of {', '.join(wanted)}, {have} has predicted the test set, and it takes two networks to disagree: "
             "have the others predict it too (make disagreement ARGS=--predict)."
         )
+    for _, store in found:
+        record = store.path / CONTENTS_FILE
+        stale = changed(record, read_contents(data / facts.test_dir, store.names, record)) if record.exists() else []
+        if stale:
+            raise UserError(
+                f"{len(stale)} of the test images are not what they were when they were predicted ({stale[0]} first): "
+                "have them predicted again (make disagreement ARGS=--predict)."
+            )
     images = found[0][1].names
     for member, store in found[1:]:
         if store.names != images:

@@ -4,7 +4,7 @@ competition knows the test truth, score it. `make submission` calls it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from competition import Competition, Size
 from ensemble.blend import Blend, find_blend
 from ensemble.blend_file import SCORE_FILE, SHARDS_DIR, SUBMISSION_FILE, FittedBlend, blend_folder, read_blend
 from folder_lock import fill
+from folds.contents import CONTENTS_FILE, Content, read_contents, renew
 from folds.images import as_spelled, list_images
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
@@ -112,14 +113,21 @@ def _with_way_out(error: UnreadableImagesError) -> UserError:
 
 
 def _predicted(
-    blend: Blend, names: list[str], folder: Path, size: Size, on_missing: OnMissing, jobs: int, cluster: str
+    blend: Blend,
+    names: list[str],
+    folder: Path,
+    size: Size,
+    on_missing: OnMissing,
+    contents: Mapping[str, Content],
+    jobs: int,
+    cluster: str,
 ) -> _Blender:
     """Logits of all images by all members; images that cannot be read are refused, or become empty rows."""
     stores: list[LogitStore] = []
     empty: set[str] = set()
     for member in blend.members:
         try:
-            stores.append(predict(member, names, folder, size, jobs=jobs, cluster=cluster))
+            stores.append(predict(member, names, folder, size, jobs=jobs, cluster=cluster, contents=contents))
         except UnreadableImagesError as error:
             if on_missing == "refuse":
                 raise _with_way_out(error) from None
@@ -262,8 +270,14 @@ def main(
         blend = blend.within(available_precisions(cluster))
     predictors = jobs or 1
 
+    # what the images hold, once for all that is made of them
+    records = [home / SHARDS_DIR, *(member.folder / TEST_STORE for member in blend.members)]
+    contents = read_contents(folder, names, *(record / CONTENTS_FILE for record in records))
+
     # 2) logits of all images by all members, unless they go straight to rows
-    blender = None if stream else _predicted(blend, names, folder, facts.size, on_missing, predictors, cluster)
+    blender = None
+    if not stream:
+        blender = _predicted(blend, names, folder, facts.size, on_missing, contents, predictors, cluster)
     if blender is not None:
         blend = blender.blend
 
@@ -279,6 +293,8 @@ def main(
         fingerprint=_fingerprint(name, blend, images, blender.empty if blender else ()),
         restart=restart,
     )
+    if stale := renew(rows.folder / CONTENTS_FILE, contents, rows.drop):
+        print(f"{stale} shards in {rows.folder} are of images that have changed since: they are made again")
     if damaged := rows.drop_damaged():
         print(f"{len(damaged)} shards in {rows.folder} are damaged: they are made again")
     if blender is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,15 @@ class SubmissionStream:
         for shard in damaged:
             self.shard_path(shard).unlink()
         return damaged
+
+    def drop(self, names: Collection[str]) -> int:
+        """Remove the shards with rows of some images, so that they are made again; returns how many there were."""
+        stale = set(names)
+        there = sorted(set(range(self.shard_count)) - set(self.missing()))
+        found = [shard for shard in there if not stale.isdisjoint(self.shard_names(shard))]
+        for shard in found:
+            self.shard_path(shard).unlink(missing_ok=True)
+        return len(found)
 
     def _parts(self) -> Iterator[bytes]:
         yield (",".join(self.header) + "\n").encode()

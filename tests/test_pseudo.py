@@ -364,3 +364,25 @@ def test_an_image_that_is_left_out_does_not_come_back_with_another_label(
     shutil.copy(data / "train" / gone[0], outside / others.taken[ALL_FOLDS][0])
     after = extra_rows(others, 0, TINY, 0.25, training, root / "cache", gone)
     assert after.names == others.taken[ALL_FOLDS][1:]
+
+
+def test_an_image_that_was_replaced_since_it_was_labelled_is_not_learned_from(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, root = shutil.copytree(made[0], tmp_path / "data"), shutil.copytree(made[1] / "carvana", tmp_path / "carvana")
+    pseudo.main(data=data, runs=tmp_path, jobs=1, out="replaced")
+    found = PseudoSet.read(root / "blend" / "replaced", CARVANA)
+    training = find_training_set(CARVANA, data)
+    rows = extra_rows(found, 0, TINY, 0.25, training, root / "cache")
+    name = found.taken[ALL_FOLDS][1]
+    labelled = (data / "test" / name).read_bytes()
+    # by an image that some fold holds out
+    shutil.copy(training.image_path(training.names[0]), data / "test" / name)
+    with pytest.raises(UserError, match=rf"{name} is not the image that was labelled \(1 of 3 images"):
+        extra_rows(found, 0, TINY, 0.25, training, root / "cache")
+    (data / "test" / name).write_bytes(labelled)
+    assert extra_rows(found, 0, TINY, 0.25, training, root / "cache").names == rows.names
+    # chosen anew, it is known for what it is, whatever its name says
+    shutil.copy(training.image_path(training.names[0]), data / "test" / name)
+    pseudo.main(data=data, runs=tmp_path, jobs=1, out="anew", least=0.0)
+    assert set(PseudoSet.read(root / "blend" / "anew", CARVANA).taken[ALL_FOLDS]) == set(TEST) - {name}
