@@ -34,7 +34,7 @@ from ensemble.survey import survey
 from folder_lock import fill
 from folds.images import TrainingSet, find_training_set, list_images
 from folds.inputs import Inputs, load_inputs
-from folds.run_layout import CACHE_DIR
+from folds.run_layout import CACHE_DIR, check_name_of_blend
 from kernels.metrics import find_metric
 from predict.members import parse_members
 from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
@@ -250,6 +250,7 @@ def main(
         raise UserError(f"--max-error-ratio {max_error_ratio:g} leaves out the best network itself: give 1 or more.")
     folder = blend_folder(root, name)
     fill(folder, f"the blend in {folder}", name=".fit.lock")
+    check_name_of_blend(root, name, "--name")
 
     # 2) the networks' out-of-fold logits beside the truth, all of one split
     training = find_training_set(facts, data)

@@ -1,10 +1,11 @@
-"""The layout of `runs/<competition>/`: its names, and which of it is finished. No library but the standard one.
+"""The layout of `runs/<competition>/`: its names, and which of it is finished.
 
     folds.csv                       the split
     cache/                          what is derived from the training images
     explore/                        the page about the data, and its numbers
     suspects/                       labels that networks contradict
     labels/                         labels of groups, told from their images
+    activations/, masks/            pages about networks; masks of photographs
     sent.json, kaggle/              what was sent to Kaggle, and which jobs were pushed there
     <run>/                          a variant; trained with --tag, <variant>-<tag>
         fold<k>/                    one network, its recipe and its curves; manifest.json is written last
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from command_line import UserError
 
 # a network's own two files are models.checkpoint's, which lies below this package
 from models.variant import VARIANT_FILE, WEIGHTS_FILE
@@ -40,6 +43,11 @@ CONFIDENCE_FILE = "confidence.csv"
 LABELS_DIR = "labels"
 LABELS_PAGE_FILE = "labels.html"
 LABELS_FILE = "guesses.csv"
+ACTIVATIONS_DIR = "activations"
+# of photographs, unless OUT= names another folder
+MASKS_DIR = "masks"
+# of a blend, unless --name gives another
+BLEND_DIR = "blend"
 
 OOF_STORE = "oof.zarr"
 TEST_STORE = "test.zarr"
@@ -67,6 +75,9 @@ MANIFEST_FILE = "manifest.json"
 # what predicting with a fold, or starting from it, takes
 TRAINED_FILES = (WEIGHTS_FILE, VARIANT_FILE, RECIPE_FILE, MANIFEST_FILE)
 
+# of what lies in `runs/<competition>` beside the runs and the blends
+_TAKEN = (FOLDS_FILE, CACHE_DIR, SENT_FILE, JOBS_DIR, EXPLORE_DIR, SUSPECTS_DIR, LABELS_DIR, ACTIVATIONS_DIR, MASKS_DIR)
+
 _FOLD = "fold"
 
 
@@ -87,6 +98,33 @@ def fold_number(folder: Path) -> int | None:
     """
     match = re.fullmatch(rf"{_FOLD}(\d+)", folder.name)
     return int(match[1]) if match else None
+
+
+def check_name_of_run(root: Path, name: str, flag: str) -> None:
+    """Refuse a name for a new run in `runs/<competition>` that something else has, or will have.
+
+    Args:
+        root: `runs/<competition>`.
+        name: one part of a path.
+        flag: what gave it.
+
+    Raises:
+        UserError: it is taken.
+    """
+    run = root / name
+    if name in (*_TAKEN, BLEND_DIR):
+        raise UserError(f"{run} is the place of something else than a network: choose another name ({flag}).")
+    if run.exists() and not begun_folds(run) and not (run / OOF_STORE).exists():
+        raise UserError(f"{run} is there, and is no run of a network: choose another name ({flag}).")
+
+
+def check_name_of_blend(root: Path, name: str, flag: str) -> None:
+    """As `check_name_of_run`, for a blend; UserError where the name is taken."""
+    run = root / name
+    if name in _TAKEN:
+        raise UserError(f"{run} is the place of something else than a blend: choose another name ({flag}).")
+    if begun_folds(run) or (run / OOF_STORE).exists():
+        raise UserError(f"{run} holds a network, not a blend: choose another name ({flag}).")
 
 
 def is_finished(folder: Path) -> bool:

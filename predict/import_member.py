@@ -20,7 +20,16 @@ from competition import Competition
 from folder_lock import fill
 from folds import split
 from folds.images import TrainingSet, find_training_set, list_images
-from folds.run_layout import CACHE_DIR, FOLDS_FILE, MANIFEST_FILE, OOF_STORE, TEST_STORE, fold_folder, is_finished
+from folds.run_layout import (
+    CACHE_DIR,
+    FOLDS_FILE,
+    MANIFEST_FILE,
+    OOF_STORE,
+    TEST_STORE,
+    check_name_of_run,
+    fold_folder,
+    is_finished,
+)
 from folds.scoring import full_size_score
 from folds.store import LogitStore
 from folds.task import read_manifest
@@ -80,17 +89,11 @@ def _check_split(theirs: pd.DataFrame | None, ours: pd.DataFrame, table: Path, *
 
 
 def _check_names(predictions: Predictions, names: list[str], where: Path) -> None:
-    """Every image must have a prediction, and every prediction an image."""
+    """Every image must have a prediction."""
     lacking = {name for name in names if Path(name).stem not in predictions.files}
-    unknown = set(predictions.files) - {Path(name).stem for name in names}
     if lacking:
         raise UserError(
             f"{_shown(lacking)}, of {where} have no prediction: predict them too, and name each file after its image."
-        )
-    if unknown:
-        raise UserError(
-            f"predictions of {_shown(unknown)}, belong to no image in {where}: take them out, or name each file after "
-            "its image."
         )
 
 
@@ -158,8 +161,11 @@ def _is_whole(run: Path, folds: int) -> bool:
     return not store.verify() and not store.missing()
 
 
-def _import_test(predictions: Predictions, run: Path, data: Path, competition: Competition) -> int:
+def _import_test(source: Path, values: Values, run: Path, data: Path, competition: Competition, jobs: int) -> int:
     """Store the test images' logits; returns their number."""
+    folder = data / competition.test_dir
+    images = list_images(folder, competition) if folder.is_dir() else []
+    predictions = open_predictions(source, values, images=images, jobs=jobs)
     manifest = read_manifest(fold_folder(run, 0))
     if manifest is None:
         raise UserError(f"{run} has no out-of-fold predictions, without which it cannot be blended: give OOF=... too.")
@@ -169,12 +175,8 @@ def _import_test(predictions: Predictions, run: Path, data: Path, competition: C
             f"the test set's predictions have {predictions.size[0]}x{predictions.size[1]} pixels and the out-of-fold "
             f"ones {variant.size[0]}x{variant.size[1]} (height x width): give those of one network, at one size."
         )
-    folder = data / competition.test_dir
-    if folder.is_dir():
-        names = list_images(folder, competition)
-        _check_names(predictions, names, folder)
-    else:
-        names = sorted(stem + competition.image_suffix for stem in predictions.files)
+    _check_names(predictions, images, folder)
+    names = images or sorted(stem + competition.image_suffix for stem in predictions.files)
     store = LogitStore.create(
         run / TEST_STORE,
         names,
@@ -207,7 +209,9 @@ def main(
 ) -> None:
     """Take predictions made by another program as a member like any other: scored, blended, submitted.
 
-    One file an image (NPZ as nnU-Net writes it, NPY, or PNG of 8 or 16 bits), named after it, all of one size.
+    One file an image (NPZ as nnU-Net writes it, NPY, or PNG of 8 or 16 bits), named after it, all of one size. The
+    folders of nnU-Net's results are taken as they lie: the PNG beside an NPZ, and files that belong to no image, are
+    skipped, and counted in what is printed.
 
     Args:
         name: of the member, and of its folder in the runs folder.
@@ -225,6 +229,7 @@ def main(
     run = inside(root, name, "NAME")
     if name in VARIANTS:
         raise UserError(f"{name} is a variant that is trained here: choose another name (NAME=...).")
+    check_name_of_run(root, name, "NAME=...")
     if oof is None and test is None:
         raise UserError(
             "nothing to import: give a folder of out-of-fold predictions (OOF=...) or the test set's (TEST=...)."
@@ -241,7 +246,7 @@ def main(
             )
         training = find_training_set(facts, home)
         table = split.read(table_path, training)
-        predictions = open_predictions(oof, values, jobs=jobs)
+        predictions = open_predictions(oof, values, images=training.names, jobs=jobs)
         if before is not None and before["digest"] != predictions.digest:
             raise UserError(
                 f"{run} holds other predictions: remove the folder to import these, or choose another NAME."
@@ -258,7 +263,7 @@ def main(
 
     # 3) the test set's
     if test is not None:
-        count = _import_test(open_predictions(test, test_values, jobs=jobs), run, home, facts)
+        count = _import_test(test, test_values, run, home, facts, jobs)
         print(f"{run / TEST_STORE}: {count} images")
     print(f"choose a blend with it: make ensemble C={facts.name}")
 

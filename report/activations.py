@@ -19,7 +19,7 @@ from tqdm import tqdm
 from command_line import UserError, program
 from ensemble.blend import find_blend
 from ensemble.photograph_files import list_photographs
-from folds.run_layout import fold_number
+from folds.run_layout import ACTIVATIONS_DIR, fold_number
 from models import checkpoint
 from models.activations import Score, Stage, foreground_score, look_inside, pixel_score
 from models.frame import Frame, frame_of
@@ -31,7 +31,6 @@ from program_flags import RunsFolder, places
 from report import page
 from report.pictures import picture_uri
 
-PAGES_DIR = "activations"
 # pixels of a channel's picture, at least; larger ones are reduced to about this
 _CHANNEL_WIDTH_PX = 144
 _PICTURE_WIDTH_PX = 576
@@ -227,7 +226,7 @@ def main(
             raise UserError(f"{folder / name} and {background} differ in size: give the background of that image.")
         pixels = network_input([*under, image], frame)
         sections.append(_section(name, network, trained, pixels, score, plane, channels))
-    path = out or root / PAGES_DIR / f"{member.folder.name}.html"
+    path = out or root / ACTIVATIONS_DIR / f"{member.folder.name}.html"
     page.write(
         path,
         "activations.html.j2",

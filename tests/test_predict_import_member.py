@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from models.variants import VARIANTS
 from notebooks.pack import blend_files
 from predict.import_member import main
 from submit.writer import open_rows, split_row
-from tests.conftest import ellipse
+from tests.conftest import ellipse, png_header
 from tests.tiny_folds import TINY
 
 # divides neither the frame nor anything else
@@ -201,10 +203,6 @@ def _drop_one(case: Case, folder: Path) -> None:
     next(folder.rglob("*.npy")).unlink()
 
 
-def _one_more(case: Case, folder: Path) -> None:
-    np.save(folder / "fold_0" / "stranger_01.npy", np.zeros(SIZE, np.float32))
-
-
 def _swap_folds(case: Case, folder: Path) -> None:
     (folder / "fold_0").rename(folder / "x")
     (folder / "fold_1").rename(folder / "fold_0")
@@ -254,9 +252,60 @@ def _pickled(case: Case, folder: Path) -> None:
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
 
 
+def _instead(folder: Path, suffix: str) -> Path:
+    """Where another file of an image goes, whose own is removed."""
+    path = sorted(folder.rglob("*.npy"))[3]
+    path.unlink()
+    return path.with_suffix(suffix)
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    written = io.BytesIO()
+    np.lib.format.write_array_header_1_0(written, {"shape": shape, "fortran_order": False, "descr": "<f8"})
+    return written.getvalue()
+
+
+def _absurd_header(case: Case, folder: Path) -> None:
+    _instead(folder, ".npy").write_bytes(_header((54_000, 54_000)) + bytes(1000))
+
+
+def _absurd_archive(case: Case, folder: Path) -> None:
+    with zipfile.ZipFile(_instead(folder, ".npz"), "w") as packed:
+        packed.writestr("probabilities.npy", _header((54_000, 54_000)) + bytes(1000))
+
+
+def _bomb(case: Case, folder: Path) -> None:
+    # an archive that says to unpack to 2 GiB
+    path = _instead(folder, ".npz")
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a.npy", _header((11_585, 11_586)) + bytes(1000))
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"PK\x01\x02") + 24
+    data[place : place + 4] = (2**31 - 1).to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+def _huge_png(case: Case, folder: Path) -> None:
+    _instead(folder, ".png").write_bytes(png_header(70_000, 70_000))
+
+
+def _patched(at: int, value: int) -> Callable[[Case, Path], None]:
+    """An archive whose headers say something else, at a place of its local one; of its central one it is two on."""
+
+    def change(case: Case, folder: Path) -> None:
+        path = _instead(folder, ".npz")
+        np.savez(path, probabilities=np.zeros(SIZE))
+        data = bytearray(path.read_bytes())
+        central = data.rindex(b"PK\x01\x02")
+        for place in (at, central + at + 2):
+            data[place : place + 2] = value.to_bytes(2, "little")
+        path.write_bytes(data)
+
+    return change
+
+
 FAULTS: dict[str, tuple[Callable[[Case, Path], None], str]] = {
     "an image is lacking": (_drop_one, r"1 image, \w+_0\d.jpg first, of .* have no prediction"),
-    "one too many": (_one_more, "predictions of 1 image, stranger_01 first, belong to no image"),
     "other folds": (_swap_folds, r"another split than .*folds.csv \(12 images, .* lie in another fold\).* would leak"),
     "a group in two folds": (_spread_a_group, r"images of one group into different folds \(groups 0000"),
     "no folds": (_no_folds, "nothing says which fold each prediction comes from: .*--same-folds"),
@@ -269,6 +318,13 @@ FAULTS: dict[str, tuple[Callable[[Case, Path], None], str]] = {
     "NaN": (_rewritten(_not_a_number), "holds NaN or infinity: predict the image again"),
     "a file that is cut off": (_cut, "cannot be read .*: copy the file again"),
     "a pickle": (_pickled, "cannot be read .*: copy the file again"),
+    "no pixel": (_rewritten(lambda a: a[:, :0]), "holds no pixel: predict the image again"),
+    "a header of 22 GiB": (_absurd_header, r"cannot be read \(it says to hold \(54000, 54000\) of float64, more"),
+    "a header of 22 GiB in an archive": (_absurd_archive, r"cannot be read \(it says to hold \(54000, 54000\)"),
+    "an archive of many zeros": (_bomb, r"cannot be read \(it says to hold \(11585, 11586\), more than any mask"),
+    "a PNG that says to be huge": (_huge_png, "cannot be read .it says to have more pixels than any mask"),
+    "an encrypted archive": (_patched(6, 1), r"cannot be read \(.*encrypted.*\): copy the file again, or write it"),
+    "an archive packed in another way": (_patched(8, 99), r"cannot be read \(That compression method is not supp"),
 }
 
 
@@ -332,6 +388,7 @@ def test_names_that_are_taken_and_values_that_cannot_be_meant(
 ) -> None:
     monkeypatch.setitem(VARIANTS, "tiny", TINY)
     folder = case.write(tmp_path / "oof", _npy)
+    (case.runs / "carvana" / "mine").mkdir()
     for arguments, message in (
         ({"name": "tiny", "oof": folder}, "a variant that is trained here"),
         ({"name": "../x", "oof": folder}, "it holds a slash"),
@@ -340,9 +397,18 @@ def test_names_that_are_taken_and_values_that_cannot_be_meant(
         ({"name": "other", "oof": folder, "values": "probabilities"}, "are no probabilities: --values logits"),
         ({"name": "other", "oof": tmp_path / "none"}, "is no folder"),
         ({"name": "other", "oof": case.data / "train"}, "holds no predictions"),
+        ({"name": "mine", "oof": folder}, "is no run of a network: choose another name"),
+        *(
+            ({"name": taken, "oof": folder}, rf"{taken} is the place of something else .* \(NAME=...\)")
+            for taken in ("blend", "cache", "folds.csv", "explore", "kaggle", "masks")
+        ),
     ):
         with pytest.raises(SystemExit, match=message):
             main(**arguments, **case.where)  # type: ignore[arg-type]
+    for name, message in (("cache", "something else than a blend"), ("average-mask", "holds a network, not a blend")):
+        with pytest.raises(SystemExit, match=message):
+            ensemble.fit.main(**case.where, name=name, jobs=1)
+    (case.runs / "carvana" / "mine").rmdir()
     main("other", oof=folder, **case.where)
     changed = case.write(tmp_path / "changed", _npz)
     with pytest.raises(SystemExit, match="holds other predictions: remove the folder"):
@@ -350,3 +416,61 @@ def test_names_that_are_taken_and_values_that_cannot_be_meant(
     shutil.copytree(case.runs / "carvana" / "average-mask", case.runs / "carvana" / "mine")
     with pytest.raises(SystemExit, match="was trained here: choose another name"):
         main("mine", oof=folder, **case.where)
+
+
+def test_the_results_of_nnunet_are_taken_as_they_lie(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = case.write(tmp_path / "plain", _npz)
+    main("plain", oof=plain, test=plain, **case.where)
+    home = tmp_path / "nnUNetTrainer__nnUNetPlans__2d"
+    case.write(home, _npz)
+    # labels beside the probabilities, and what else there is
+    case.write(home, _labels)
+    for path in sorted(home.rglob("*.npz")):
+        path.with_suffix(".pkl").write_bytes(b"x")
+        path.with_name(f"._{path.name}").write_bytes(b"x")
+    for fold in (0, 1):
+        cv2.imwrite(str(home / f"fold_{fold}" / "progress.png"), np.zeros((40, 60, 3), np.uint8))
+        (home / f"fold_{fold}" / "validation" / "summary.json").write_text("{}")
+    (home / "plans.json").write_text("{}")
+    # what it gathers of all folds
+    gathered = home / "crossval_results_folds_0_1"
+    case.write(gathered, _npz, layout=".")
+    case.write(gathered / "postprocessed", _labels, layout=".")
+    capsys.readouterr()
+    main("nnunet", oof=home, test=gathered, **case.where)
+    printed = capsys.readouterr().out
+    assert "2 files are named after no image and skipped" in printed and "progress.png first" in printed
+    assert "36 files are skipped beside a better one of the same image" in printed
+    for store in ("oof.zarr", "test.zarr"):
+        chunks = [
+            {path.name: path.read_bytes() for path in (case.runs / "carvana" / name / store).glob("c.*")}
+            for name in ("plain", "nnunet")
+        ]
+        assert len(chunks[0]) == 12 and chunks[0] == chunks[1]
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        # of one image, or of all of them
+        ({3: -0.25}, r"holds values from -0.25 to \S+, and 11 of 12 files hold probabilities: predict it again"),
+        ({3: 0.25}, r"holds values from \S+ to 1.\d+, and 11 of 12 files hold probabilities: predict it again"),
+        (dict.fromkeys(range(12), -0.02), r"outside of 0 to 1 and yet too near to it for logits: clip"),
+    ],
+)
+def test_probabilities_with_a_slip_are_not_taken_for_logits(
+    case: Case, tmp_path: Path, shift: dict[int, float], message: str
+) -> None:
+    folder = case.write(tmp_path / "oof", lambda home, stem, logits: np.save(home / stem, 1 / (1 + np.exp(-logits))))
+    paths = sorted(folder.rglob("*.npy"), key=lambda path: path.name)
+    for k, by in shift.items():
+        array = np.load(paths[k])
+        place = np.unravel_index(array.argmin() if by < 0 else array.argmax(), array.shape)
+        array[place] = by if by < 0 else array[place] + by
+        np.save(paths[k], array)
+    with pytest.raises(SystemExit, match=message):
+        main("other", oof=folder, **case.where)
+    with pytest.raises(SystemExit, match=rf"\({paths[min(shift)]} first\), which are no probabilities"):
+        main("other", oof=folder, values="probabilities", **case.where)
