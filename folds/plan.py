@@ -21,6 +21,8 @@ from models.losses import find_loss
 from models.variant import PRESENCE_HEAD, Variant
 from models.variants import VARIANTS, parse_variants
 
+# a training from scratch of fewer steps shows nothing: batch norm's statistics alone lag behind by tens of them
+_FEW_STEPS = 50
 # field: the least and the highest value that works, both included
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
@@ -246,6 +248,40 @@ def check_batch(recipe: Recipe, images: int, *, where: str) -> None:
             f"recipe {recipe.name} adds up {recipe.accumulate} batches of {recipe.batch} a step, and {where} give "
             f"{batches}: --accumulate {batches} works."
         )
+
+
+def few_steps(recipe: Recipe, images: int, *, where: str, devices: int = 1) -> str:
+    """A warning for a training of so few steps that it learns next to nothing; empty for another, or for one that goes
+    on from other weights.
+
+    Args:
+        recipe: its `epochs`, `batch` and `accumulate`.
+        images: to train on.
+        where: names them in the message.
+        devices: that share every batch.
+
+    Returns:
+        A sentence that proposes a batch, and more epochs where no batch alone is enough.
+    """
+
+    def steps(batch: int, accumulate: int) -> int:
+        return max(1, images // batch // accumulate)
+
+    each = steps(recipe.batch, recipe.accumulate)
+    if recipe.init_from or recipe.epochs * each >= _FEW_STEPS:
+        return ""
+    # batch norm needs two images
+    smaller = [batch for batch in range(recipe.batch, 1, -1) if batch % devices == 0] or [recipe.batch]
+    batch = next((b for b in smaller if recipe.epochs * steps(b, 1) >= _FEW_STEPS), smaller[-1])
+    flags = f"--batch {batch}" if batch != recipe.batch else ""
+    flags += " --accumulate 1" if recipe.accumulate > 1 else ""
+    epochs = -(-_FEW_STEPS // steps(batch, 1))
+    flags += f" --epochs {epochs}" if epochs > recipe.epochs else ""
+    total = max(epochs, recipe.epochs) * steps(batch, 1)
+    return (
+        f"{where} ({images} images) gives {each} step{'' if each == 1 else 's'} an epoch and {recipe.epochs * each} in "
+        f"all, which learn next to nothing: {flags.strip()} makes {total}."
+    )
 
 
 def check_devices(recipe: Recipe, devices: int) -> None:

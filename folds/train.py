@@ -26,6 +26,7 @@ from folds.plan import (
     check_batch,
     check_devices,
     check_plan,
+    few_steps,
     parse_series,
     plan_of,
     variants_for,
@@ -171,6 +172,15 @@ def _unfinished(tasks: Iterable[FoldTask]) -> list[FoldTask]:
     return waiting
 
 
+def _warn_of_few_steps(tasks: Iterable[FoldTask]) -> None:
+    """Say of each variant whose folds have hardly any steps what would give them more; of its first fold alone."""
+    first = {task.variant.name: task for task in reversed([*tasks]) if not task.variant.fitted}
+    for task in reversed(first.values()):
+        warning = few_steps(task.recipe, len(task.train), where=f"what {task.label} trains on", devices=task.devices)
+        if warning:
+            print(f"warning: {warning}", flush=True)
+
+
 @program
 def main(
     competition: CompetitionName = "carvana",
@@ -295,6 +305,7 @@ def main(
         where = (training, table, root, one.seed, workers, devices, one.start)
         tasks += make_tasks(each, plan, chosen, *where, left_out=left_out, labels=labels)
     waiting = _unfinished(tasks)
+    _warn_of_few_steps(waiting)
     if waiting:
         whole = {id(task.inputs): checked(task.inputs) for task in waiting}
         waiting = [replace(task, inputs=whole[id(task.inputs)]) for task in waiting]

@@ -68,3 +68,38 @@ def test_a_command_says_at_its_end_how_long_it_took_and_a_function_does_not(
 
     main()
     assert capsys.readouterr() == ("result\n", "")
+
+
+GROWING = """
+import os, time
+
+held = []
+
+def task(number):
+    # after a first small task, a worker takes what a training would keep, and works for longer than joblib waits
+    # between two looks at its memory
+    held.append(bytearray(b"x") * (360_000_000 if len(held) == 1 else 1))
+    time.sleep(1.1 if len(held) == 2 else 0.01)
+    return os.getpid()
+"""
+GROW = """
+import joblib
+import growing
+from command_line import program
+
+@program
+def main():
+    print(len(set(joblib.Parallel(n_jobs=2, batch_size=1)(joblib.delayed(growing.task)(k) for k in range(40)))))
+
+main()
+"""
+
+
+def test_a_worker_that_keeps_memory_is_neither_ended_nor_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "growing.py").write_text(GROWING)
+    paths = f"{tmp_path}:{Path(__file__).parent.parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", GROW], cwd=tmp_path, env={"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    assert "worker stopped" not in done.stderr

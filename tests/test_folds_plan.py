@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from command_line import UserError
 from competition import COMPETITIONS, Competition
 from folds.augment import find_augmentation
-from folds.plan import check_batch, check_plan, check_recipe, plan_of, variants_for, with_weights
+from folds.plan import check_batch, check_plan, check_recipe, few_steps, plan_of, variants_for, with_weights
 from folds.recipes import RECIPES, Recipe
 from models.variants import VARIANTS
 
@@ -93,6 +94,29 @@ def test_a_batch_larger_than_the_data_is_refused_with_one_that_fits() -> None:
     with pytest.raises(UserError, match="--accumulate 2 works"):
         check_batch(replace(DEMO, accumulate=4), 23, where="the images")
     check_batch(replace(DEMO, accumulate=2), 23, where="the images")
+
+
+@pytest.mark.parametrize("images", [12, 13, 31, 97, 5088])
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("name", RECIPES)
+def test_few_steps_are_said_and_what_is_proposed_makes_enough(name: str, devices: int, images: int) -> None:
+    recipe = replace(RECIPES[name], batch=min(RECIPES[name].batch, images // devices * devices))
+    if not recipe.epochs:
+        return
+    words = few_steps(recipe, images, where="the images", devices=devices)
+    steps = recipe.epochs * max(1, images // recipe.batch // recipe.accumulate)
+    assert bool(words) == (steps < 50)
+    if words:
+        flags: dict[str, Any] = {key: int(value) for key, value in re.findall(r"--(\w+) (\d+)", words)}
+        better = replace(recipe, **flags)
+        assert better.batch % devices == 0 and better.epochs * (images // better.batch // better.accumulate) >= 50
+        assert not few_steps(better, images, where="the images", devices=devices)
+
+
+def test_the_batch_of_fifteen_images_is_proposed() -> None:
+    words = few_steps(DEMO, 12, where="what fold 0 trains on")
+    assert "(12 images) gives 1 step an epoch and 8 in all" in words and "--batch 2 --epochs 9 makes 54" in words
+    assert not few_steps(replace(DEMO, init_from="a fold 0 1234"), 12, where="what fold 0 trains on")
 
 
 def test_a_size_that_the_network_cannot_take_is_refused() -> None:
