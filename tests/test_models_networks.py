@@ -10,7 +10,9 @@ from models.networks.dilated_unet import DilatedUNet
 from models.networks.residual_unet import ResidualUNet
 from models.networks.simple_cnn import SimpleCNN
 from models.networks.unet import UNet
+from models.variant import Variant
 from models.variants import VARIANTS
+from tests.test_folds_resume import families
 
 FOLDED = [variant.name for variant in VARIANTS.values() if variant.network == "folded-unet"]
 
@@ -161,3 +163,13 @@ def test_every_weight_learns_and_a_shift_of_the_input_shifts_the_logits(network:
         still = network(batch)
     if not isinstance(network, DilatedUNet):  # sees the border from everywhere
         torch.testing.assert_close(moved[..., 28:44, 32:40], still[..., 28:44, 24:32], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", [*families()], ids=lambda variant: variant.name)
+def test_a_network_trains_as_it_was_built_and_no_other_way_where_train_is_called(variant: Variant) -> None:
+    # Lightning never calls it: what a module does there does not happen in a training, but in what measures one
+    network = build(variant)
+    built = {name: module.training for name, module in network.named_modules()}
+    assert all(built.values())
+    network.train()
+    assert {name: module.training for name, module in network.named_modules()} == built

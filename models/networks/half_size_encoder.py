@@ -24,7 +24,8 @@ class HalfSizeEncoder(torch.nn.Module):
     Maps (N, in_channels, h, w) float to planes by how many pixels of the image are one of theirs in a row:
     {4: (N, planes[4], h / 4, w / 4), 8: ...}, up to 32.
 
-    Its batch norms keep the statistics that they came with: a batch of few images, and of one kind, has poorer ones.
+    All its batch norms, those of the fixed stages too, are like any others: in training they take the statistics of the
+    batch, and move the ones that they predict with. So the shipped networks were trained.
 
     Args:
         name: timm's, of a network of stem, norm and blocks.
@@ -50,14 +51,6 @@ class HalfSizeEncoder(torch.nn.Module):
         for part in (network.conv_stem, network.bn1, *network.blocks[:_FIXED]):
             part.requires_grad_(False)
         self.network: torch.nn.Module = network
-
-    def train(self, mode: bool = True) -> HalfSizeEncoder:
-        """As of any module, but for the statistics of its norms."""
-        super().train(mode)
-        for part in self.network.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.eval()
-        return self
 
     def forward(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
         """(N, in_channels, h, w) to planes by the pixels that are one of theirs in a row."""
