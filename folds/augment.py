@@ -182,8 +182,10 @@ def main(
         image = frame.load(training.image_path(name), facts.size)[0]
         mask = frame.apply_mask(read_mask(training.mask_path(name), facts.size))
         pairs += [augment(image, mask, epoch=epoch, position=int(position)) for epoch in range(_SIDE)]
-    with atomic.replacing(out) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(contact_sheet(pairs), cv2.COLOR_RGB2BGR))
+    # in memory first: OpenCV does not say that a disk is full
+    _, content = cv2.imencode(out.suffix, cv2.cvtColor(contact_sheet(pairs), cv2.COLOR_RGB2BGR))
+    with atomic.replacing(out, needed_bytes=len(content)) as temporary:
+        temporary.write_bytes(content.tobytes())
     print(f"{len(pairs)} samples of recipe {show} in {out}")
 
 

@@ -18,6 +18,7 @@ import tyro
 import atomic
 from command_line import UserError, program
 from competition import Competition
+from folds import png_file
 from folds.composites import CompositeSet
 from folds.depth import DEPTH_METRICS, nearness
 from folds.heads import DEPTH_HEAD, MASK_HEAD
@@ -139,8 +140,9 @@ def draw(path: Path, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
     drawn = [
         np.hstack([cv2.cvtColor(p, cv2.COLOR_GRAY2RGB) if p.ndim == 2 else p for p in row.values()]) for row in rows
     ]
-    with atomic.replacing(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(np.vstack(drawn), cv2.COLOR_RGB2BGR))
+    content = png_file.encode(np.vstack(drawn))
+    with atomic.replacing(path, needed_bytes=len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def _line(name: str, row: Mapping[str, float], more: str = "") -> str:

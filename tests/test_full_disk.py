@@ -19,6 +19,7 @@ from command_line import UserError
 from ensemble.conv_stacker import ConvStacker
 from ensemble.photograph_files import write_png
 from report import page
+from report.composites import draw as draw_composites
 from report.disagreement import write_table
 from report.pictures import Album, contact_sheet
 from submit import spool
@@ -102,6 +103,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "contact sheet": draw_sheet,
     "disagreement table": write_disagreement,
     "photograph": lambda folder: Album(folder / "a", "a").pane("a.jpg", "", np.tile(NOISE, (3, 3, 1)), photograph=True),
+    "composites": lambda folder: draw_composites(folder / "both_heads.png", [{"mask": NOISE[..., 0], "error": NOISE}]),
     "mask": lambda folder: write_png(folder / "a_mask.png", NOISE),
 }  # fmt: skip
 
