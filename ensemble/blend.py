@@ -163,7 +163,7 @@ class Blend:
         if self._sees_nothing(said):
             return b""
         if self.repairs:
-            return encode_text(self.mask(planes, full, images), order=order)
+            return encode_text(self.mask(planes, full, images, said), order=order)
         refined, threshold = self._refined(planes, full, images)
         return encode_logits_text(refined, threshold=threshold, order=order)
 

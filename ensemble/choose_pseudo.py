@@ -14,7 +14,17 @@ from command_line import UserError
 from competition import Competition
 from ensemble.blend import find_blend
 from ensemble.blend_file import blend_folder, read_blend
-from ensemble.labelling import PARTS, Labelling, makers_of, oof_scores, teacher_of, with_decisions
+from ensemble.chosen_without import used_members
+from ensemble.labelling import (
+    PARTS,
+    Labelling,
+    blends_of,
+    members_of,
+    oof_scores,
+    store_path,
+    teacher_of,
+    with_decisions,
+)
 from ensemble.pseudo_choice import Expectation, certainty
 from folder_lock import fill
 from folds.contents import CONTENTS_FILE, changed, read_contents, write_record
@@ -31,7 +41,7 @@ from folds.pseudo_set import (
     Source,
     by_number,
     digest_of,
-    store_path,
+    labels_path,
 )
 from folds.run_layout import finished_folds
 from kernels.metrics import find_metric, score_in
@@ -152,24 +162,23 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
     find_blend(root, name)
     training = find_training_set(facts, data)
     scores = oof_scores(folder, training)
-    names, every, without = makers_of(fitted)
     folds = sorted(int(fold) for fold in scores["fold"].unique())
-    members = find_members(root, names, len(finished_folds(root / names[0])))
-    by_fold = {fold: without.get(fold, {**every, "fold": fold}) for fold in folds}
-    makers = {ALL_FOLDS: every} if labels == "blend" else by_fold
+    members = find_members(root, used_members(fitted), len(finished_folds(root / fitted["members"][0])))
+    whole, without = blends_of(folder, fitted, members, folds, labels)
+    blends = {ALL_FOLDS: whole} if labels == "blend" else without
     if wanted.distil:
         place, asked = training.data / facts.train_dir, list(training.names)
     elif images is not None:
         place, asked = images, list_images(images, facts)
     else:
-        place, asked = data / facts.test_dir, names_of_test_set(members, data, facts)
-    stores = (store_path(root, names[0], source, fold, home) for fold in makers)
+        place, asked = data / facts.test_dir, names_of_test_set(members_of(blends), data, facts)
+    stores = (store_path(root, members[0].name, source, fold, home) for fold in blends)
     contents = read_contents(place, asked, home / CONTENTS_FILE, *(store / CONTENTS_FILE for store in stores))
-    labelling = Labelling(facts, training, root, home, members, makers, source, labels, place, asked, contents)
+    labelling = Labelling(facts, training, root, home, blends, source, labels, place, asked, contents)
     labelling.predict()
 
     # 3) how sure the networks are, and the score that out-of-fold images of the same certainty have
-    measured = labelling.out_of_fold(scores, by_fold, every, jobs)
+    measured = labelling.out_of_fold(scores, without, jobs)
     fold_of = scores["fold"].to_numpy()
     nested = scores["nested"].to_numpy()
     expectation = Expectation.of(certainty(measured), nested, fold_of, scores["group"].to_numpy())
@@ -188,10 +197,13 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
             f"{table['expected'].max():.4f}): give a lower --least."
         )
     by_maker = {fold: rows["image"].tolist() for fold, rows in by_number(taken)}
-    labellers = {fold: labelling.labeller(fold, source) for fold in by_maker}
-    digest = digest_of(source, labels, list(makers.values()), by_maker, labellers)
-    atomic.discard(home / PARTS)
-    _refuse_another(home, digest)
+    made = labelling.make(by_maker, jobs)
+    digest = digest_of(source, labels, labelling.makers, by_maker, made)
+    try:
+        _refuse_another(home, digest)
+    except UserError:
+        atomic.discard(home / PARTS)
+        raise
     record: PseudoRecord = {
         "digest": digest,
         "competition": facts.name,
@@ -200,8 +212,8 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
         "labels": labels,
         # a folder is found again from wherever training is begun; the competition's own are where DATA says
         "images": str(place.absolute()) if source == "folder" else "",
-        "teachers": [teacher_of(member) for member in members],
-        "makers": list(makers.values()),
+        "teachers": [teacher_of(member) for member in labelling.members],
+        "makers": labelling.makers,
         "considered": len(table),
         "taken": len(taken),
         "least": floor,
@@ -218,6 +230,11 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
     # 5) for training, and last what says that all of it is there
     if changed(home / CONTENTS_FILE, contents):
         write_record(home / CONTENTS_FILE, contents)
+    for fold, its_labels in made.items():
+        path = labels_path(home, fold)
+        atomic.discard(path)
+        its_labels.store.path.rename(path)
+    atomic.discard(home / PARTS)
     with atomic.replacing(home / PSEUDO_TABLE_FILE) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6f")
     atomic.write_json(home / PSEUDO_FILE, PSEUDO.of(record))

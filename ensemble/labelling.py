@@ -1,23 +1,32 @@
-"""Who labels a set of pseudo-labels, which images it is of, and how sure the labels are."""
+"""Who labels a set of pseudo-labels, which images, and how sure the labels are.
+
+A label is the mask of a blend (`ensemble.blend.Blend`), with all that it does: its vote, its threshold, its repairs,
+and what empties masks. Labels that are to know nothing of a fold are made by the blend as it was chosen without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from command_line import UserError
 from competition import Competition
-from ensemble.blend_file import FittedBlend, scores_file
-from ensemble.pseudo_choice import TAKEN, Expectation, certainty, choose, measure
+from ensemble.blend import Blend, blend_of
+from ensemble.blend_file import STACKER_VOTES, FittedBlend, scores_file
+from ensemble.chosen_without import chosen_without
+from ensemble.pseudo_choice import TAKEN, Expectation, certainty, choose, label, measure
+from ensemble.stored_masks import StoredMasks
 from folds.contents import Content
 from folds.csv_table import read_table
 from folds.images import TrainingSet, list_masks, read_mask
-from folds.pseudo_set import ALL_FOLDS, Labeller, Labels, Maker, Source, Teacher, by_number, make_labeller, store_path
+from folds.pseudo_set import ALL_FOLDS, Labels, LabelStore, Maker, Source, Teacher, by_number
+from folds.run_layout import OOF_STORE, TEST_STORE, fold_folder
+from folds.store import LogitStore
 from folds.task import read_manifest
 from kernels.dice import counts
 from kernels.metrics import find_metric
@@ -25,29 +34,64 @@ from models.runtimes import TORCH
 from predict.members import Member
 from predict.predictor import predict
 
-# of a set's folder: measures that are done, removed once the set is chosen
+# of a set's folder: measures and labels that are done, removed once the set is chosen
 PARTS = "parts"
 _TABLE_HINT = "choose the blend again (make fit)"
 
 
-def makers_of(blend: FittedBlend) -> tuple[list[str], Maker, dict[int, Maker]]:
-    """The members that labels are made of; the maker of all folds' networks; and, by fold, what makes labels without
-    that fold: with the weights and the threshold that were chosen without it, where they were."""
-    without = blend.get("chosen_without", {})
-    own = dict(zip(blend["members"], blend["weights"], strict=True))
-    chosen: dict[int, tuple[dict[str, float], float]] = {
-        int(fold): (cast("dict[str, Any]", each)["weights"], cast("dict[str, Any]", each)["threshold"])
-        for fold, each in without.items()
-        if "weights" in each and "threshold" in each
-    }
-    used = {name for weights, _ in (*chosen.values(), (own, 0.0)) for name, weight in weights.items() if weight > 0}
-    names = [name for name in blend["member_cv"] if name in used]
+def store_path(root: Path, member: str, source: Source, fold: int, home: Path) -> Path:
+    """Where a member's logits lie that labels are made of.
 
-    def maker(fold: int, weights: Mapping[str, float], threshold: float) -> Maker:
-        return {"fold": fold, "weights": [float(weights.get(name, 0.0)) for name in names], "threshold": threshold}
+    Args:
+        root: `runs/<competition>`.
+        member: its name.
+        source: of the images.
+        fold: whose network alone, or `ALL_FOLDS`.
+        home: the set's folder, which has those of a folder of images.
+    """
+    if source == "training":
+        # one store, whatever fold they are of
+        return root / member / OOF_STORE
+    if source == "folder":
+        return home / (f"{member}.zarr" if fold == ALL_FOLDS else f"{member}-{fold}.zarr")
+    return (root / member if fold == ALL_FOLDS else fold_folder(root / member, fold)) / TEST_STORE
 
-    every = maker(ALL_FOLDS, own, blend["threshold"])
-    return names, every, {fold: maker(fold, *each) for fold, each in chosen.items()}
+
+def _part(content: Mapping[str, Any], members: Sequence[Member], folder: Path) -> Blend:
+    """The blend that a blend.json describes, over those of some members that it has."""
+    by_name = {member.name: member for member in members}
+    return blend_of(folder, content, [by_name[name] for name in content["members"]])
+
+
+def blends_of(
+    folder: Path, fitted: FittedBlend, members: Sequence[Member], folds: Sequence[int], labels: Labels
+) -> tuple[Blend, dict[int, Blend]]:
+    """The blend, and by fold the blend as it was chosen without that fold.
+
+    Args:
+        folder: of the blend.
+        fitted: the content of its blend.json.
+        members: all that these have (`ensemble.chosen_without.used_members`).
+        folds: all.
+        labels: that shall be made.
+
+    Raises:
+        UserError: a fold's own labels are wanted of a blend that has a part which no fold is without.
+    """
+    contents = {fold: chosen_without(fitted, fold) for fold in folds}
+    if labels == "own-fold":
+        stacked = [content["vote"] for content in contents.values() if content.get("vote") in STACKER_VOTES]
+        if stacked:
+            raise UserError(
+                f"{stacked[0]} is kept as it was fitted on all folds alone, so that no fold's labels are its own: "
+                "leave out --own-fold, or choose a blend without it (make fit)."
+            )
+    return _part(fitted, members, folder), {f: _part(content, members, folder) for f, content in contents.items()}
+
+
+def members_of(blends: Mapping[int, Blend]) -> list[Member]:
+    """All members that have a part in some blends."""
+    return list({member.name: member for blend in blends.values() for member in blend.members}.values())
 
 
 @dataclass(frozen=True)
@@ -58,8 +102,7 @@ class Labelling:
         facts, training: the competition, and its training images.
         root: `runs/<competition>`.
         home: the set's folder.
-        members: the teachers.
-        makers: by fold, those that the set's labels are made by.
+        blends: by fold whose networks make the set's labels, or `ALL_FOLDS`, the blend of them.
         source, labels: of the set.
         images: folder of the images.
         names: of the images.
@@ -70,23 +113,34 @@ class Labelling:
     training: TrainingSet
     root: Path
     home: Path
-    members: Sequence[Member]
-    makers: Mapping[int, Maker]
+    blends: Mapping[int, Blend]
     source: Source
     labels: Labels
     images: Path
     names: Sequence[str]
     contents: Mapping[str, Content]
 
-    def labeller(self, fold: int, source: Source, maker: Maker | None = None) -> Labeller:
-        """What labels images of a source for a fold; by `maker`, if given."""
-        names = [member.name for member in self.members]
-        return make_labeller(self.root, names, maker or self.makers[fold], source, self.facts.size, self.home)
+    @property
+    def members(self) -> list[Member]:
+        """All that have a part in a label."""
+        return members_of(self.blends)
+
+    @property
+    def makers(self) -> list[Maker]:
+        """What makes the labels, as the set's record says it."""
+        return [{"fold": fold, "blend": blend.state()} for fold, blend in self.blends.items()]
+
+    def reader(self, fold: int, source: Source, blend: Blend | None = None) -> StoredMasks:
+        """What makes the labels of a source's images of the networks of a fold, or of all; by `blend`, if given."""
+        used = self.blends[fold] if blend is None else blend
+        stores = [LogitStore.open(store_path(self.root, m.name, source, fold, self.home)) for m in used.members]
+        images = self.training.data / self.facts.train_dir if source == "training" else self.images
+        return StoredMasks(used, stores, self.facts.size, images)
 
     def predict(self) -> None:
         """Have the teachers predict what they have not."""
-        for fold in self.makers if self.source != "training" else ():
-            for member in self.members:
+        for fold, blend in self.blends.items() if self.source != "training" else ():
+            for member in blend.members:
                 one = member if fold == ALL_FOLDS else replace(member, folds=(member.folds[fold],))
                 if fold != ALL_FOLDS:
                     one.require_network()
@@ -104,26 +158,33 @@ class Labelling:
         copies = {name for name, content in self.contents.items() if content.image_digest in digests}
         return np.array([self.facts.group(name) in groups or name in copies for name in names])
 
-    def out_of_fold(self, scores: pd.DataFrame, without: Mapping[int, Maker], every: Maker, jobs: int) -> pd.DataFrame:
-        """The measures of the training images' out-of-fold labels, each by the maker that was chosen without it."""
+    def out_of_fold(self, scores: pd.DataFrame, without: Mapping[int, Blend], jobs: int) -> pd.DataFrame:
+        """The measures of the training images' out-of-fold labels, each by the blend that was chosen without it."""
         parts = []
         for fold, rows in by_number(scores):
-            maker = without.get(fold, every)
-            labeller = self.labeller(fold, "training", maker)
-            found = measure(labeller, rows["image"].tolist(), self.home / PARTS, jobs=jobs, label=f"out of fold {fold}")
+            reader, names = self.reader(fold, "training", without[fold]), rows["image"].tolist()
+            found = measure(reader, names, self.home / PARTS, jobs=jobs, label=f"out of fold {fold}")
             parts.append(found.set_index(rows.index))
         return pd.concat(parts).sort_index()
 
     def table(self, expectation: Expectation, least: float, most: int, jobs: int) -> pd.DataFrame:
         """One row an image and maker: its measures, the expected score, and what becomes of it."""
         parts = []
-        for fold in self.makers:
-            label = "measure" if fold == ALL_FOLDS else f"measure, fold {fold}"
-            found = measure(self.labeller(fold, self.source), self.names, self.home / PARTS, jobs=jobs, label=label)
+        for fold in self.blends:
+            what = "measure" if fold == ALL_FOLDS else f"measure, fold {fold}"
+            found = measure(self.reader(fold, self.source), self.names, self.home / PARTS, jobs=jobs, label=what)
             found.insert(1, "fold", fold)
             expected = expectation.at(certainty(found), without=None if fold == ALL_FOLDS else fold)
             parts.append(with_decisions(found, expected, self.known(self.names), least, most))
         return pd.concat(parts, ignore_index=True)
+
+    def make(self, taken: Mapping[int, Sequence[str]], jobs: int) -> dict[int, LabelStore]:
+        """The labels of the images that are taken, by fold of the maker: written in the folder of parts."""
+        made = {}
+        for fold, names in taken.items():
+            what = "label" if fold == ALL_FOLDS else f"label, fold {fold}"
+            made[fold] = label(self.reader(fold, self.source), names, self.home / PARTS, jobs=jobs, label=what)
+        return made
 
     def truth(self, table: pd.DataFrame, masks: Path) -> np.ndarray:
         """(N,) the score of every row's label, where the truth is known."""
@@ -131,11 +192,9 @@ class Labelling:
         files = list_masks(masks, self.facts)
         scores = []
         for fold, rows in by_number(table):
-            labeller = self.labeller(fold, self.source)
+            reader = self.reader(fold, self.source)
             for name in rows["image"]:
-                logits = labeller.mean(labeller.planes(name))
-                mask = (logits if logits.shape == full else labeller.frame.invert(logits, full)) > 0
-                true = self.facts.mask_name(name)
+                mask, true = reader.mask(name, reader.planes(name)), self.facts.mask_name(name)
                 scores.append(metric.of(counts(mask, read_mask(masks / files.get(true, true), full))))
         return np.array(scores)
 

@@ -1,9 +1,9 @@
 """Which unlabelled images a blend labels well: how sure its networks are, and the score that out-of-fold images of the
 same certainty have.
 
-Three measures need no truth, each a Dice of 0 to 1 on stored logits: `agreement` of each member's mask with the
-blend's, `stability` of the blend's mask when its threshold moves by one logit to either side, and `confidence`, the
-soft Dice of its probabilities with its own mask. The certainty is their mean. Stored logits are means over test-time
+Three measures need no truth, each a Dice of 0 to 1 at full size: `agreement` of each member's mask with the blend's,
+`stability` of the blend's mask when its threshold moves by one logit to either side, and `confidence`, the soft Dice of
+its probabilities with its own mask. The certainty is their mean. Stored logits are means over test-time
 augmentations, so those that contradict each other leave a mean near 0, which stability and confidence see.
 """
 
@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 import atomic
 from ensemble.intervals import mean_interval
-from folds.pseudo_set import Calibration, Labeller
+from ensemble.stored_masks import StoredMasks
+from folds.pseudo_set import Calibration, LabelStore
 from kernels import dice
 
 MEASURES = ("agreement", "stability", "confidence")
@@ -35,13 +36,16 @@ _SHIFT = 1.0
 _PART_IMAGES = 250
 
 
-def measures(labeller: Labeller, name: str) -> tuple[float, float, float, float]:
+def measures(reader: StoredMasks, name: str) -> tuple[float, float, float, float]:
     """Agreement (NaN of a single member), stability and confidence of an image's label; its share of the frame."""
-    planes = labeller.planes(name)
-    logits = labeller.mean(planes)
+    planes, blend = reader.planes(name), reader.blend
+    logits = reader.logits(name, planes)
     mask = logits > 0
-    each = [dice.dice(plane > 0, mask) for plane in planes]
-    agreement = float(np.average(each, weights=labeller.weights)) if len(planes) > 1 else np.nan
+    agreement = np.nan
+    if len(planes) > 1:
+        moved = zip(blend.frames, planes, strict=True)
+        each = [dice.dice(frame.invert(plane, reader.full) > blend.threshold, mask) for frame, plane in moved]
+        agreement = float(np.average(each, weights=blend.weights))
     stability = dice.dice(logits > _SHIFT, logits > -_SHIFT)
     probability = 1 / (1 + np.exp(-logits))
     # of an empty mask, how far even its likeliest pixel is from foreground
@@ -53,18 +57,34 @@ def measures(labeller: Labeller, name: str) -> tuple[float, float, float, float]
     return agreement, stability, confidence, float(mask.mean())
 
 
-def _part(labeller: Labeller, names: Sequence[str]) -> np.ndarray:
+def _measured(reader: StoredMasks, names: Sequence[str]) -> np.ndarray:
     cv2.setNumThreads(1)
-    return np.array([measures(labeller, name) for name in names])
+    return np.array([measures(reader, name) for name in names])
+
+
+def _labelled(reader: StoredMasks, names: Sequence[str], labels: LabelStore) -> int:
+    cv2.setNumThreads(1)
+    for name in names:
+        labels.write(name, reader.logits(name, reader.planes(name)))
+    return len(names)
+
+
+def _digest(reader: StoredMasks, names: Sequence[str]) -> str:
+    """Identifies the labels of some images: what the blend is, and the logits that it makes them of."""
+    digest = hashlib.blake2b(digest_size=8)
+    for store in reader.stores:
+        digest.update(store.digest(names).encode())
+    digest.update(repr((reader.blend.state(), list(names))).encode())
+    return digest.hexdigest()
 
 
 def measure(
-    labeller: Labeller, names: Sequence[str], parts: Path, *, jobs: int = -1, label: str = "measure"
+    reader: StoredMasks, names: Sequence[str], parts: Path, *, jobs: int = -1, label: str = "measure"
 ) -> pd.DataFrame:
     """The measures of images' labels, one row an image; a run that was killed goes on where it was.
 
     Args:
-        labeller: whose labels.
+        reader: of the logits that the labels are made of, and the blend that makes them.
         names: of the images.
         parts: folder of what is done, removed by the caller at the end.
         jobs: processes, as joblib counts them.
@@ -73,16 +93,13 @@ def measure(
     Returns:
         Columns image, agreement, stability, confidence, and area, the label's share of the frame.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for store in labeller.stores:
-        digest.update(store.digest(names).encode())
-    digest.update(repr((list(labeller.weights), labeller.threshold)).encode())
+    digest = _digest(reader, names)
     atomic.make_folder(parts)
     starts = range(0, len(names), _PART_IMAGES)
-    files = {start: parts / f"{digest.hexdigest()}-{start}.csv" for start in starts}
+    files = {start: parts / f"{digest}-{start}.csv" for start in starts}
     missing = [start for start in starts if not files[start].exists()]
     parallel = joblib.Parallel(n_jobs=jobs if len(names) > _PART_IMAGES else 1, return_as="generator")
-    calls = (joblib.delayed(_part)(labeller, names[start : start + _PART_IMAGES]) for start in missing)
+    calls = (joblib.delayed(_measured)(reader, names[start : start + _PART_IMAGES]) for start in missing)
     with tqdm(total=len(names), desc=label, unit="image", disable=None) as bar:
         bar.update(sum(min(_PART_IMAGES, len(names) - start) for start in starts if start not in missing))
         for start, found in zip(missing, parallel(calls), strict=True):
@@ -92,6 +109,29 @@ def measure(
     table = pd.concat([pd.read_csv(files[start]) for start in starts], ignore_index=True)
     table.insert(0, "image", list(names))
     return table
+
+
+def label(
+    reader: StoredMasks, names: Sequence[str], parts: Path, *, jobs: int = -1, label: str = "label"
+) -> LabelStore:
+    """The labels of some images, written; a run that was killed goes on where it was.
+
+    Args, but for the result: as `measure`.
+
+    Returns:
+        Their store, in the folder of parts.
+    """
+    atomic.make_folder(parts)
+    made = LabelStore.create(parts / f"{_digest(reader, names)}.zarr", names, reader.full)
+    missing = made.store.missing()
+    parallel = joblib.Parallel(n_jobs=jobs if len(missing) > _PART_IMAGES else 1, return_as="generator")
+    step = _PART_IMAGES if len(missing) > _PART_IMAGES else 1
+    calls = (joblib.delayed(_labelled)(reader, missing[k : k + step], made) for k in range(0, len(missing), step))
+    with tqdm(total=len(names), desc=label, unit="image", disable=None) as bar:
+        bar.update(len(names) - len(missing))
+        for count in parallel(calls):
+            bar.update(count)
+    return made
 
 
 def certainty(table: pd.DataFrame) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""A set of pseudo-labels on disk: images that networks have labelled, by reference to the logits that these stored.
+"""A set of pseudo-labels on disk: images that a blend has labelled, and its labels at full size.
 
-What makes a label is a *maker*: the members' networks with weights and a threshold. The rule of leaks is `Labels`:
+What makes a label is a *maker*: a blend, over the networks of all folds or of one. A label is foreground exactly where
+that blend's mask is. The rule of leaks is `Labels`:
 
 - "blend": one maker, all folds' networks. Of them all but one were trained on what a fold holds out, so a fold that
   learns from such labels hears of what it is scored on, through images that nobody has labelled.
-- "own-fold": a maker for each fold, that fold's own networks, weighted without the fold. Nothing that the fold holds
-  out had a part in what it learns from.
+- "own-fold": a maker for each fold, that fold's own networks, blended as was chosen without the fold. Nothing that the
+  fold holds out had a part in what it learns from.
 - "out-of-fold": the training images, each labelled by the networks that did not see it. A fold learns from those that
   it does not hold out alone; their networks were trained on what it holds out, as with every stacked network.
 """
@@ -16,7 +17,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -28,12 +28,10 @@ from typing_extensions import TypedDict
 from command_line import UserError
 from competition import Competition, Size
 from folds.csv_table import read_table
-from folds.run_layout import OOF_STORE, TEST_STORE, fold_folder
+from folds.logit_code import LIMIT
 from folds.store import LogitStore
-from folds.task import read_manifest
 from json_file import Count, Digest, FolderName, Interval, Schema, extensible
-from models.frame import Frame, frame_of
-from models.variant import Variant
+from models.frame import Frame
 
 PSEUDO_FILE = "pseudo.json"
 PSEUDO_TABLE_FILE = "pseudo.csv"
@@ -52,11 +50,11 @@ _HINT = "choose the images again (make pseudo)"
 
 @extensible
 class Maker(TypedDict):
-    """What makes labels of members' logits: their weighted mean above a threshold."""
+    """What makes labels: networks of a fold, or of all, and what tells the masks of the blend of them from another's
+    (`ensemble.blend.Blend.state`)."""
 
     fold: int
-    weights: list[Annotated[float, Field(ge=0)]]
-    threshold: float
+    blend: dict[str, Any]
 
 
 @extensible
@@ -101,123 +99,98 @@ class PseudoRecord(TypedDict):
     known_truth: NotRequired[dict[str, float]]
 
 
-def _check(record: PseudoRecord) -> None:
-    for maker in record["makers"]:
-        if len(maker["weights"]) != len(record["teachers"]):
-            raise ValueError(
-                f"a maker has {len(maker['weights'])} weights, expected one for each of {len(record['teachers'])} "
-                "teachers"
-            )
+PSEUDO = Schema(PseudoRecord, _HINT)
+
+# of 0 .. 255: a label's foreground is above it
+_HALF = 127
 
 
-PSEUDO = Schema(PseudoRecord, _HINT, _check)
+def soft_label(logits: np.ndarray) -> np.ndarray:
+    """Logits as a label.
+
+    Args:
+        logits: float32 of any shape.
+
+    Returns:
+        uint8 of that shape, the probability of foreground times 255: above 127 exactly where a logit is above 0.
+
+    >>> soft_label(np.array([-20, 0, 1e-6, 1], np.float32)).tolist()
+    [0, 127, 128, 186]
+    """
+    soft = np.rint(255 / (1 + np.exp(-np.clip(logits, -50, 50)))).astype(np.uint8)
+    # next to 0 the rounding, not the sign, would decide
+    return np.where(logits > 0, np.maximum(soft, _HALF + 1), np.minimum(soft, _HALF))
+
+
+# the logit of every label, of those that are certain what a store holds at most
+_LOGITS = np.array([-LIMIT, *np.log(np.arange(1, 255) / (255 - np.arange(1, 255))), LIMIT], np.float32)
 
 
 @dataclass(frozen=True)
-class Labeller:
-    """Networks whose weighted mean logits are labels; pickles to workers.
+class LabelStore:
+    """Labels at full size; pickles to workers.
 
     Attributes:
-        stores, frames: of the members, in order.
-        weights: of the members; they sum to 1.
-        threshold: foreground is where the mean is above it.
-        full: (H, W) of the images.
+        store: of their logits, of which there are 256: a label that is stored takes little more than its boundary.
     """
 
-    stores: Sequence[LogitStore]
-    frames: Sequence[Frame]
-    weights: Sequence[float]
-    threshold: float
-    full: Size
+    store: LogitStore
 
-    @property
-    def frame(self) -> Frame:
-        """The members' finest frame, in which they are compared."""
-        return max(self.frames, key=lambda frame: frame.size[0] * frame.size[1])
+    @staticmethod
+    def create(path: Path, names: Sequence[str], full: Size) -> LabelStore:
+        """Those of some images of size `full` (H, W), to be written or, where the store is there, written on."""
+        return LabelStore(LogitStore.create(path, names, (1, *full)))
 
-    def planes(self, name: str) -> list[np.ndarray]:
-        """Each member's logits of an image less the threshold, (h, w) float32 in `frame`; of one that pads without
-        what it pads."""
-        frame, found = self.frame, []
-        for store, own in zip(self.stores, self.frames, strict=True):
-            plane = own.transfer(store.head(name), frame, self.full) - np.float32(self.threshold)
-            found.append(plane if frame.fit == "resize" else frame.invert(plane, self.full))
-        return found
+    @staticmethod
+    def open(path: Path) -> LabelStore:
+        """Those that are there.
 
-    def mean(self, planes: Sequence[np.ndarray]) -> np.ndarray:
-        """The weighted mean of the members' `planes`, of their shape: foreground is above 0."""
-        return np.add.reduce([np.float32(w) * plane for w, plane in zip(self.weights, planes, strict=True)])
+        Raises:
+            UserError: there are none, or they are damaged.
+        """
+        if not path.is_dir():
+            raise UserError(f"{path} is missing: {_HINT}.")
+        return LabelStore(LogitStore.open(path))
+
+    def write(self, name: str, logits: np.ndarray) -> None:
+        """Store an image's label, by logits (H, W) float32 that are above 0 where it is foreground."""
+        self.store.write(name, _LOGITS[soft_label(logits)][None])
+
+    def soft(self, name: str) -> np.ndarray:
+        """An image's label, (H, W) uint8: the probability of foreground times 255, its mask where that is above 127.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return soft_label(self.store.head(name))
 
     def target(self, name: str, frame: Frame) -> np.ndarray:
-        """An image's soft label in a network's frame: (h, w) uint8, the probability of foreground times 255."""
-        logits = self.mean(self.planes(name))
-        if frame.fit != "resize" and logits.shape != self.full:
-            logits = self.frame.invert(logits, self.full)
-        return frame.apply(np.rint(255 / (1 + np.exp(-logits))).astype(np.uint8))
+        """An image's label in a network's frame, (h, w) uint8: the probability of foreground times 255."""
+        return frame.apply(self.soft(name))
 
 
-def store_path(root: Path, member: str, source: Source, fold: int, home: Path) -> Path:
-    """Where a member's logits lie that labels are made of.
-
-    Args:
-        root: `runs/<competition>`.
-        member: its name.
-        source: of the images.
-        fold: whose network alone, or `ALL_FOLDS`.
-        home: the set's folder, which has those of a folder of images.
-    """
-    if source == "training":
-        return root / member / OOF_STORE
-    if source == "folder":
-        return home / (f"{member}.zarr" if fold == ALL_FOLDS else f"{member}-{fold}.zarr")
-    return (root / member if fold == ALL_FOLDS else fold_folder(root / member, fold)) / TEST_STORE
-
-
-def frame_of_member(root: Path, member: str) -> Frame:
-    """The frame of a trained member in `runs/<competition>`; UserError where it is not there."""
-    manifest = read_manifest(fold_folder(root / member, 0))
-    if manifest is None:
-        raise UserError(f"{root / member} is not trained any more: {_HINT}.")
-    return frame_of(Variant.from_json(manifest["variant"]))
-
-
-def make_labeller(root: Path, members: Sequence[str], maker: Maker, source: Source, full: Size, home: Path) -> Labeller:
-    """What labels images of a set.
-
-    Args:
-        root: `runs/<competition>`.
-        members: names of the teachers.
-        maker: their weights.
-        source: of the images.
-        full: (H, W) of the images.
-        home: the set's folder.
-
-    Raises:
-        UserError: logits are not there.
-    """
-    # the logits of training images lie in one store, whatever fold they are of
-    stores = [LogitStore.open(store_path(root, name, source, maker["fold"], home)) for name in members]
-    frames = [frame_of_member(root, name) for name in members]
-    used = [i for i, weight in enumerate(maker["weights"]) if weight > 0]
-    total = sum(maker["weights"])
-    weights = [maker["weights"][i] / total for i in used]
-    return Labeller([stores[i] for i in used], [frames[i] for i in used], weights, maker["threshold"], full)
+def labels_path(home: Path, fold: int) -> Path:
+    """Where the labels of a set in the folder `home` lie that the maker of a fold, or of `ALL_FOLDS`, has made."""
+    return home / ("labels.zarr" if fold == ALL_FOLDS else f"labels-{fold}.zarr")
 
 
 def digest_of(
-    source: Source, labels: Labels, makers: Sequence[Maker], taken: Mapping[int, Sequence[str]], labellers: Any
+    source: Source,
+    labels: Labels,
+    makers: Sequence[Maker],
+    taken: Mapping[int, Sequence[str]],
+    made: Mapping[int, LabelStore],
 ) -> str:
-    """16 hex digits over the labels of a set: which images, by which makers, and the checksums of their logits.
+    """16 hex digits over the labels of a set: which images, by which makers, and the labels' checksums.
 
     Args:
         taken: by fold of the maker, the names.
-        labellers: by fold of the maker, its `Labeller`.
+        made: by fold of the maker, the labels.
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(json.dumps([source, labels, [dict(maker) for maker in makers]], sort_keys=True).encode())
     for fold in sorted(taken):
-        for store in labellers[fold].stores:
-            digest.update(f"{fold} {store.digest(taken[fold])}\n".encode())
+        digest.update(f"{fold} {made[fold].store.digest(taken[fold])}\n".encode())
     return digest.hexdigest()
 
 
@@ -228,26 +201,25 @@ def by_number(table: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
 
 @dataclass(frozen=True)
 class PseudoSet:
-    """A set of pseudo-labels that is there, and whose logits are those that it was chosen by.
+    """A set of pseudo-labels that is there, and whose labels are those that were chosen.
 
     Attributes:
         folder: `runs/<competition>/<blend>/<set>`.
         record: the content of its pseudo.json.
         taken: by fold of the maker, the names of the images, sorted as in the table.
-        full: (H, W) of the images.
     """
 
     folder: Path
     record: PseudoRecord
     taken: Mapping[int, tuple[str, ...]]
-    full: Size
 
     @staticmethod
     def read(folder: Path, competition: Competition) -> PseudoSet:
         """The set in a folder.
 
         Raises:
-            UserError: there is none, it is damaged or of another competition, or its logits were made again since.
+            UserError: there is none, it is damaged or of another competition, or its labels are not those that were
+                chosen.
         """
         try:
             record = PSEUDO.read(folder / PSEUDO_FILE)
@@ -261,7 +233,7 @@ class PseudoSet:
             )
         rows = table[table["taken"] > 0]
         taken = {fold: tuple(part["image"]) for fold, part in by_number(rows)}
-        found = PseudoSet(folder, record, taken, competition.size)
+        found = PseudoSet(folder, record, taken)
         found._check_digest()
         return found
 
@@ -270,21 +242,14 @@ class PseudoSet:
         known = {maker["fold"] for maker in record["makers"]}
         if stray := set(self.taken) - known:
             raise UserError(f"{self.folder / PSEUDO_TABLE_FILE} names fold {min(stray)}, which has no maker: {_HINT}.")
-        labellers = {fold: self.labeller(fold) for fold in self.taken}
-        now = digest_of(record["source"], record["labels"], record["makers"], self.taken, labellers)
+        made = {fold: self.labels(fold) for fold in self.taken}
+        now = digest_of(record["source"], record["labels"], record["makers"], self.taken, made)
         if now != record["digest"]:
             raise UserError(
                 f"the labels of {self.folder} are not those that were chosen (digest {now}, then {record['digest']}): "
-                f"its table or the logits of its members were changed; {_HINT}."
+                f"its table or its labels were changed; {_HINT}."
             )
 
-    @cached_property
-    def root(self) -> Path:
-        """`runs/<competition>`."""
-        return self.folder.absolute().parent.parent
-
-    def labeller(self, fold: int) -> Labeller:
-        """What labels the images of the maker of that fold."""
-        maker = next(maker for maker in self.record["makers"] if maker["fold"] == fold)
-        members = [teacher["name"] for teacher in self.record["teachers"]]
-        return make_labeller(self.root, members, maker, self.record["source"], self.full, self.folder)
+    def labels(self, fold: int) -> LabelStore:
+        """Those that the maker of that fold has made."""
+        return LabelStore.open(labels_path(self.folder, fold))

@@ -17,7 +17,7 @@ from folds.extra_rows import ExtraRows, JoinedInputs, PickedInputs
 from folds.heads import MASK_HEAD
 from folds.images import TrainingSet, image_digest
 from folds.inputs import Inputs, checked, folder_name, kept
-from folds.pseudo_set import PSEUDO_FILE, Labeller, PseudoSet
+from folds.pseudo_set import PSEUDO_FILE, LabelStore, PseudoSet
 from folds.recipes import Recipe
 from models.frame import Frame, frame_of
 from models.variant import PRESENCE_HEAD, Variant
@@ -32,7 +32,7 @@ class SoftInputs:
     Attributes:
         folder: of the images.
         names: theirs.
-        labeller: makes their labels.
+        labels: theirs.
         frame: of the network that learns from them.
         heads: of that network.
         full: (H, W) of the images.
@@ -40,7 +40,7 @@ class SoftInputs:
 
     folder: Path
     names: tuple[str, ...]
-    labeller: Labeller
+    labels: LabelStore
     frame: Frame
     heads: tuple[str, ...]
     full: Size
@@ -61,7 +61,7 @@ class SoftInputs:
     def target(self, position: int) -> np.ndarray:
         """(h, w) uint8, or (h, w, K) of several heads: of the mask its probability, of presence whether any pixel is
         more likely foreground than not."""
-        soft = self.labeller.target(self.names[position], self.frame)
+        soft = self.labels.target(self.names[position], self.frame)
         some = 2 * int(soft.max()) > _ALL
         planes = {MASK_HEAD: soft, PRESENCE_HEAD: np.full_like(soft, _ALL if some else 0)}
         each = [planes[head] for head in self.heads]
@@ -157,7 +157,7 @@ def extra_rows(
     for maker in _makers_for(labels, fold):
         taken = labels.taken[maker]
         same = _unchanged(labels, places[source], taken)
-        soft = SoftInputs(places[source], taken, labels.labeller(maker), frame, heads, facts.size)
+        soft = SoftInputs(places[source], taken, labels.labels(maker), frame, heads, facts.size)
         # a set's digest stands for its labels, the other for its pictures
         name = f"{labels.record['digest']}-{maker}-{same}-{folder_name(frame, facts.size, heads)}"
         folder = cache / training.digest / name

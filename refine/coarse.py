@@ -3,56 +3,20 @@ scored on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ensemble.blend import Blend, Refiner, blend_of
-from ensemble.blend_file import STACKER_VOTES, FittedBlend
+from ensemble.blend_file import FittedBlend
+from ensemble.chosen_without import chosen_without
 from ensemble.oof_data import OofData
-from ensemble.selection import VOTING_WAYS
-from ensemble.voting import LINEAR
 from folds.images import TrainingSet
 from folds.inputs import Inputs
 from folds.scoring import score_of
 from models.frame import Frame, load_for
 from predict.presence import said_of
-
-
-def used_members(fitted: FittedBlend) -> list[str]:
-    """The members that a blend has, or had when it was chosen without a fold."""
-    names = dict.fromkeys(fitted["members"])
-    choices: Mapping[str, Mapping[str, Any]] = fitted.get("chosen_without", {})
-    for choice in choices.values():
-        names |= dict.fromkeys(name for name, weight in choice.get("weights", {}).items() if weight > 0)
-    return list(names)
-
-
-def chosen_without(fitted: FittedBlend, fold: int) -> dict[str, Any]:
-    """The content of a blend.json as if the blend were what was chosen without a fold.
-
-    A convolutional stacker is written as it was fitted on all folds alone; so where that is what was chosen, and where
-    nothing was chosen without the fold, it is the blend itself.
-    """
-    own: dict[str, Any] = {key: value for key, value in fitted.items() if key not in ("refiners", "refiner_fit")}
-    choice: Mapping[str, Any] | None = fitted.get("chosen_without", {}).get(str(fold))
-    if choice is None or "weights" not in choice or choice["kind"] in STACKER_VOTES:
-        return own
-    weights = {name: weight for name, weight in choice["weights"].items() if weight > 0}
-    own.pop("presence", None)
-    return {
-        **own,
-        "kind": choice["kind"],
-        "vote": VOTING_WAYS[choice["kind"]][1] if choice["kind"] in VOTING_WAYS else LINEAR.label,
-        "members": list(weights),
-        "weights": list(weights.values()),
-        "threshold": choice["threshold"],
-        "postprocess_kept": choice["postprocess_kept"],
-        **({"presence": choice["presence"]} if "presence" in choice else {}),
-    }
 
 
 @dataclass(frozen=True)

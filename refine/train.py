@@ -19,6 +19,7 @@ from command_line import UserError, check_seed, duration, program
 from ensemble.blend_file import BLEND_FILE, REFINER_DIR, REFINER_FILE, FittedBlend, blend_folder, read_blend
 from ensemble.boundary import NAME, Boundary, boundary_for, check_boundary
 from ensemble.boundary_file import REFINER, after_refiner, coarse_digest, digest_of, entries_of
+from ensemble.chosen_without import used_members
 from ensemble.intervals import figures, mean_interval
 from ensemble.oof_data import OofData, find_oof_data
 from folder_lock import alone_with
@@ -35,7 +36,7 @@ from folds.workers import run_all
 from kernels.metrics import Metric
 from models.losses import find_loss
 from program_flags import BlendName, CompetitionName, DataFolder, Folds, RunsFolder, places
-from refine.coarse import Coarse, used_members
+from refine.coarse import Coarse
 from refine.fold import RefinerTask, check_same, complete_refiner, is_done, read_scores
 from refine.planes import CoarsePlanes, forget_others, kept_of_all
 

@@ -24,6 +24,7 @@ from ensemble.blend_file import (
     blend_folder,
     read_blend,
 )
+from ensemble.stored_masks import StoredMasks
 from folds.contents import CONTENTS_FILE, changed, read_contents
 from folds.parallel import cut, in_parallel
 from folds.run_layout import TEST_STORE, finished_folds
@@ -36,7 +37,6 @@ from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
 from report import page
 from report.pictures import Album, case
 from report.scan import trusted_networks
-from report.stored_masks import StoredMasks
 
 _CHUNK = 32
 

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 
 import atomic
+from ensemble.stored_masks import StoredMasks
 from kernels.metrics import DICE, Metric
 from models.image_file import decode
-from report.stored_masks import StoredMasks
 from report.thumbnail import data_uri
 
 matplotlib.use("Agg")

@@ -9,11 +9,11 @@ from functools import partial
 import cv2
 import numpy as np
 
+from ensemble.stored_masks import StoredMasks
 from folds.parallel import cut, in_parallel
 from folds.truth import Truth
 from kernels import rle
 from kernels.metrics import DICE, Metric
-from report.stored_masks import StoredMasks
 
 _CHUNK = 8
 # on the logits; wide enough to show where the curve falls off
@@ -93,7 +93,7 @@ def _rows(
         errors = each ^ truth
         # few pixels are wrong in any network, so the products are taken there alone
         errors = errors[:, errors.any(0)].astype(np.float64)
-        curve = threshold_scores(reader.logits(image, planes), truth, THRESHOLDS, metric)
+        curve = threshold_scores(reader.combined(image, planes), truth, THRESHOLDS, metric)
         rows.append((outer - inner, agreement, unanimous_wrong, curve, errors @ errors.T))
     return rows
 

@@ -25,6 +25,7 @@ from ensemble.blend_file import (
     scores_file,
 )
 from ensemble.blend_table import averaged_folds_note, nested_in, table_lines
+from ensemble.stored_masks import StoredMasks
 from folds.csv_table import read_table
 from folds.images import TrainingSet, find_training_set, read_mask
 from folds.run_layout import CACHE_DIR
@@ -36,7 +37,6 @@ from report import charts, composites, page
 from report import figures as gathered
 from report.pictures import Album, Case, case, contact_sheet
 from report.scan import THRESHOLDS, Scan, scan, trusted_networks
-from report.stored_masks import StoredMasks
 
 _WORST, _DISPUTED, _SUSPECTS = 8, 6, 6
 

@@ -15,11 +15,11 @@ from command_line import UserError
 from competition import COMPETITIONS, Order, Size
 from ensemble import blend as blends
 from ensemble.blend import Blend, find_blend
+from ensemble.stored_masks import StoredMasks
 from ensemble.voting import LINEAR, VOTES, combination_of
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from models.frame import Frame
-from report.stored_masks import StoredMasks
 from tests import naive, naive_ensemble
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 

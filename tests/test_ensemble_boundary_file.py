@@ -21,10 +21,10 @@ from ensemble.blend import find_blend
 from ensemble.blend_file import read_blend
 from ensemble.blend_table import table_lines
 from ensemble.boundary_file import coarse_digest, entries_of
+from ensemble.stored_masks import StoredMasks
 from folds.run_layout import TEST_STORE
 from folds.store import LogitStore
 from models.frame import Frame
-from report.stored_masks import StoredMasks
 from submit import make
 from tests import naive
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_refiner, write_photograph

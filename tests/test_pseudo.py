@@ -14,9 +14,11 @@ import pytest
 from command_line import UserError
 from competition import COMPETITIONS
 from ensemble import fit, rounds
-from ensemble.pseudo_choice import Expectation, measures
+from ensemble.blend import Blend
+from ensemble.pseudo_choice import Expectation, label, measures
+from ensemble.stored_masks import StoredMasks
 from folds.images import find_training_set
-from folds.pseudo_set import ALL_FOLDS, Labeller, PseudoSet
+from folds.pseudo_set import ALL_FOLDS, PseudoSet
 from folds.soft_targets import extra_rows
 from folds.store import LogitStore
 from folds.train import main as train
@@ -124,23 +126,30 @@ def test_a_set_made_again_has_the_same_bytes_and_another_choice_is_refused(made:
         pseudo.main(data=data, runs=runs, jobs=1, out="none", least=1.0)
 
 
-def test_a_set_whose_logits_or_table_changed_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_set_whose_labels_or_table_changed_is_refused(made: tuple[Path, Path], tmp_path: Path) -> None:
     data, runs = made
     root = shutil.copytree(runs / "carvana", tmp_path / "carvana")
     pseudo.main(data=data, runs=tmp_path, jobs=1, out="changed")
     home = root / "blend" / "changed"
     found = PseudoSet.read(home, CARVANA)
     name = found.taken[ALL_FOLDS][0]
-    store = LogitStore.open(root / MEMBERS[0] / "test.zarr")
-    was = store.read(name)
-    store.write(name, -was)
+    labels = found.labels(ALL_FOLDS)
+    was = labels.store.head(name)
+    labels.write(name, -was)
     with pytest.raises(UserError, match="are not those that were chosen"):
         PseudoSet.read(home, CARVANA)
-    store.write(name, was)
+    labels.write(name, was)
     assert PseudoSet.read(home, CARVANA).taken == found.taken
-    # an image that was not taken may change
-    store.write(list(TEST)[-1], -was)
+    # they are the set's own: what the members store later changes nothing
+    store = LogitStore.open(root / MEMBERS[0] / "test.zarr")
+    store.write(name, -store.read(name))
     assert PseudoSet.read(home, CARVANA).taken == found.taken
+    shutil.rmtree(labels.store.path)
+    with pytest.raises(UserError, match=r"labels.zarr is missing: choose the images again"):
+        PseudoSet.read(home, CARVANA)
+    store.write(name, -store.read(name))
+    pseudo.main(data=data, runs=tmp_path, jobs=1, out="changed")
+    assert np.array_equal(PseudoSet.read(home, CARVANA).labels(ALL_FOLDS).store.head(name), was)
     table = pd.read_csv(home / "pseudo.csv")
     table.assign(taken=1).to_csv(home / "pseudo.csv", index=False)
     with pytest.raises(UserError, match="are not those that were chosen"):
@@ -155,11 +164,13 @@ def test_labels_of_a_folds_own_networks_know_nothing_of_the_others(made: tuple[P
     found = PseudoSet.read(root / "blend" / "own", CARVANA)
     assert sorted(found.taken) == [0, 1, 2]
     frame, name = Frame((31, 47)), next(iter(TEST))
-    before = [found.labeller(k).target(name, frame) for k in range(3)]
+    before = [found.labels(k).target(name, frame) for k in range(3)]
     for other in (1, 2):
         store = LogitStore.open(root / MEMBERS[0] / f"fold{other}" / "test.zarr")
         store.write(name, -store.read(name))
-    after = [found.labeller(k).target(name, frame) for k in range(3)]
+    pseudo.main(data=data, runs=tmp_path, jobs=1, own_fold=True, least=0.0, out="again")
+    again = PseudoSet.read(root / "blend" / "again", CARVANA)
+    after = [again.labels(k).target(name, frame) for k in range(3)]
     assert np.array_equal(before[0], after[0])
     assert not np.array_equal(before[1], after[1])
     # the blend's labels are made by all folds' networks, and so by those that saw what a fold holds out
@@ -187,7 +198,7 @@ def test_a_students_labels_are_out_of_fold_and_training_images_are_no_unlabelled
         pseudo.main(data=data, runs=runs, images=outside, distil=True)
 
 
-def test_measures_and_targets_are_those_of_the_weighted_mean(tmp_path: Path) -> None:
+def test_measures_and_targets_are_those_of_the_blend(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     full, frames = (25, 37), (Frame((25, 37)), Frame((13, 19)))
     planes = [rng.normal(scale=3, size=frame.size).astype(np.float32) for frame in frames]
@@ -196,10 +207,11 @@ def test_measures_and_targets_are_those_of_the_weighted_mean(tmp_path: Path) -> 
         store = LogitStore.create(tmp_path / f"{k}.zarr", ["a"], (1, *frame.size))
         store.write("a", plane[None])
         stores.append(store)
-    labeller = Labeller(stores, frames, (0.25, 0.75), 0.5, full)
+    blend = Blend((), (0.25, 0.75), threshold=0.5, frames=frames)
+    reader = StoredMasks(blend, stores, full, tmp_path)
     each = [stores[0].read("a")[0] - 0.5, naive.bilinear(stores[1].read("a")[0], full) - 0.5]
     mean = 0.25 * each[0] + 0.75 * each[1]
-    agreement, stability, confidence, area = measures(labeller, "a")
+    agreement, stability, confidence, area = measures(reader, "a")
     shares = [naive.dice(plane > 0, mean > 0) for plane in each]
     assert agreement == pytest.approx(0.25 * shares[0] + 0.75 * shares[1], abs=1e-6)
     assert stability == pytest.approx(naive.dice(mean > 1, mean > -1), abs=1e-6)
@@ -207,7 +219,9 @@ def test_measures_and_targets_are_those_of_the_weighted_mean(tmp_path: Path) -> 
     inside = probability[mean > 0].sum()
     assert confidence == pytest.approx(2 * inside / (probability.sum() + (mean > 0).sum()), abs=1e-5)
     assert area == pytest.approx((mean > 0).mean())
-    assert np.abs(labeller.target("a", Frame(full)) - 255 * probability).max() <= 0.51
+    made = label(reader, ["a"], tmp_path / "parts")
+    assert np.abs(made.target("a", Frame(full)) - 255 * probability).max() <= 1
+    assert np.array_equal(made.soft("a") > 127, reader.mask("a", reader.planes("a")))
 
 
 def test_what_is_expected_of_an_image_is_learned_without_its_fold() -> None:
@@ -326,7 +340,7 @@ def test_a_fold_learns_from_what_it_may_and_validates_on_none_of_it(
     frame = Frame(TINY.size)
     for position, name in enumerate(rows.names):
         maker = next(maker for maker in wanted if name in found.taken[maker])
-        assert np.array_equal(rows.inputs.target(position), found.labeller(maker).target(name, frame))
+        assert np.array_equal(rows.inputs.target(position), found.labels(maker).target(name, frame))
         folder = data / ("train" if kind == "distilled" else "test")
         assert np.array_equal(rows.inputs.image(position), frame.load(folder / name)[0])
     assert [rows.in_batch(batch) for batch in (2, 3, 8, 16)] == [1, 1, 2, 4]
@@ -351,7 +365,7 @@ def test_an_image_that_is_left_out_does_not_come_back_with_another_label(
     picked = extra_rows(found, 0, TINY, 0.25, training, root / "cache", gone)
     assert picked.names == rows
     for position, name in enumerate(rows):
-        assert np.array_equal(picked.inputs.target(position), found.labeller(1).target(name, Frame(TINY.size)))
+        assert np.array_equal(picked.inputs.target(position), found.labels(1).target(name, Frame(TINY.size)))
     with pytest.raises(UserError, match="no labels for fold 0 but of images left out"):
         extra_rows(found, 0, TINY, 0.25, training, root / "cache", training.names)
     # nor under another name, in a folder of others that was chosen when it was no training image

@@ -52,9 +52,13 @@ class StoredMasks:
     def _said(self, image: str) -> list[float | None]:
         return said_of(self.stores, image) if self.blend.gate is not None else []
 
-    def logits(self, image: str, planes: Sequence[np.ndarray]) -> np.ndarray:
-        """(H, W) float32: the blend's full-size logits of an image, from its `planes`, before threshold and repairs."""
+    def combined(self, image: str, planes: Sequence[np.ndarray]) -> np.ndarray:
+        """(H, W) float32: the networks' logits of an image as one, from its `planes`, before threshold and repairs."""
         return self.blend.combined(planes, self.full, self._images(image))
+
+    def logits(self, image: str, planes: Sequence[np.ndarray]) -> np.ndarray:
+        """(H, W) float32: the blend's logits of an image, from its `planes`, above 0 exactly where its mask is."""
+        return self.blend.logits(planes, self.full, self._images(image), self._said(image))
 
     def mask(self, image: str, planes: Sequence[np.ndarray]) -> np.ndarray:
         """(H, W) bool: the blend's mask of an image, from its `planes`."""
