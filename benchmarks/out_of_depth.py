@@ -21,7 +21,6 @@ from competition import find_competition
 from ensemble.blend import find_blend
 from kernels.dice import counts
 from kernels.metrics import DICE
-from predict.agreement import OUT_OF_DEPTH
 from predict.blocks import Place
 from predict.photographs import Photograph, PhotographLogits, network_logits
 from predict.replicas import ReplicaPool
@@ -129,10 +128,15 @@ def main(
         print(
             f"{name}: rank correlation with Dice {rank:.3f}; {below:.1%} of the odd below every ordinary ({least:.4f})"
         )
-    warned = values["agreement"] < OUT_OF_DEPTH
-    print(
-        f"make predict warns below {OUT_OF_DEPTH}: {warned[odd].mean():.1%} of the odd, {warned[~odd].mean():.1%} else"
-    )
+    limit = blend.agreement_limit
+    if limit is None:
+        print("make predict warns of none: the limit of these networks is not known")
+    else:
+        warned = values["agreement"] < limit
+        print(
+            f"make predict warns below {limit:.4f}: {warned[odd].mean():.1%} of the odd, {warned[~odd].mean():.1%} of "
+            "the other renderings"
+        )
 
 
 if __name__ == "__main__":

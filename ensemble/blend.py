@@ -63,6 +63,8 @@ class Blend:
         repairs: (name, size in pixels) of the repairs (ensemble/repairs.py) of the mask, in order.
         frames: that the logits lie in; the members' own by default.
         gate: what empties masks of images in which the networks see nothing; None where nothing does.
+        agreement_limit: on pictures that they know, all networks agree at least so far (`predict.agreement`); None
+            where nobody has measured it, as of a variant alone.
     """
 
     members: tuple[Member, ...]
@@ -73,6 +75,7 @@ class Blend:
     repairs: tuple[tuple[str, int], ...] = ()
     frames: tuple[Frame, ...] = ()
     gate: Gate | None = None
+    agreement_limit: float | None = None
 
     def __post_init__(self) -> None:
         if not self.frames:
@@ -260,6 +263,7 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
         tuple(refiners),
         tuple((repair, size_px) for repair, size_px in fitted.get("postprocess_kept", [])),
         gate=gate,
+        agreement_limit=fitted["agreement"]["limit"] if "agreement" in fitted else None,
     )
 
 

@@ -94,6 +94,13 @@ class Gain(TypedDict):
 
 
 @extensible
+class GainOverBest(Gain):
+    """What the blend is above its best member as it is."""
+
+    member: FolderName
+
+
+@extensible
 class ThresholdFit(TypedDict):
     """A fitted threshold and its worth."""
 
@@ -110,6 +117,8 @@ class RepairFigures(TypedDict):
     size_px: Count
     nested_gain: float
     interval: Interval
+    worst_loss: NotRequired[Share]
+    with_rare_losses: NotRequired[float]
     kept: bool
 
 
@@ -120,6 +129,8 @@ class PresenceFit(TypedDict):
     threshold: float
     nested_gain: float
     interval: Interval
+    worst_loss: NotRequired[Share]
+    with_rare_losses: NotRequired[float]
     changed_images: Share
     kept: bool
 
@@ -178,6 +189,15 @@ class Foreground(TypedDict):
 
 
 @extensible
+class AgreementLimit(TypedDict):
+    """How little networks may agree on a picture that they know (`ensemble.agreement_limit`)."""
+
+    limit: Share
+    share: Share
+    images: Count
+
+
+@extensible
 class FittedBlend(TypedDict):
     """The content of blend.json; FORMATS.md tells what each field means. What older files lack is `NotRequired`."""
 
@@ -188,10 +208,12 @@ class FittedBlend(TypedDict):
     weights: list[_Weight]
     threshold: Annotated[float, Field(gt=-LIMIT, lt=LIMIT)]
     cv: _Scored
+    gain_over_best: NotRequired[GainOverBest]
     gains: NotRequired[dict[str, Gain]]
     chosen_without: NotRequired[dict[str, ChosenWithout]]
     expected: NotRequired[Expected | None]
     foreground: NotRequired[Foreground]
+    agreement: NotRequired[AgreementLimit]
     member_cv: dict[str, _Scored]
     candidates: dict[str, _Scored]
     not_searched: NotRequired[list[str]]

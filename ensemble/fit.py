@@ -16,6 +16,7 @@ import atomic
 import provenance
 from command_line import UserError, plain, program
 from ensemble import conv_stacker as conv
+from ensemble.agreement_limit import SHARE, agreements_with_truth, limit_of
 from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file
 from ensemble.blend_table import table_lines
 from ensemble.boundary_file import entries_of
@@ -25,9 +26,9 @@ from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
 from ensemble.patches import grid_of
 from ensemble.presence import Gate
-from ensemble.procedure import Decision, Outcome, can_nest, settle
+from ensemble.procedure import Decision, Outcome, can_nest, settle, used_positions
 from ensemble.score_memory import RememberingIndex
-from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all, gains
+from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all, gain_over_best, gains
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS, SEARCHED, way_name
 from ensemble.survey import survey
@@ -112,6 +113,7 @@ class _Fit:
         singles: (N, M) scores of each network alone.
         searched: positions of the networks that were blended.
         candidates, outcome: the ways of blending, and the choice.
+        agreements: (N,) how far the networks of the blend agree with the truth on each image.
     """
 
     oof: OofData
@@ -119,6 +121,7 @@ class _Fit:
     searched: list[int]
     candidates: list[Candidate]
     outcome: Outcome
+    agreements: np.ndarray
 
     def by_name(self, weights: np.ndarray) -> dict[str, float]:
         """Weights of the searched networks as those of all, by name."""
@@ -160,10 +163,12 @@ class _Fit:
             "weights": list(used.values()),
             "threshold": decision.threshold,
             "cv": {**told(outcome.scores), "nested": outcome.nested},
+            "gain_over_best": gain_over_best(outcome.scores, self.singles, names, groups),
             "gains": gains(outcome.scores, self.candidates, groups),
             "chosen_without": {held_out: self._told(other) for held_out, other in outcome.without.items()},
             "expected": _expected(outcome.scores, oof, training),
             "foreground": _foreground(oof),
+            "agreement": {"limit": limit_of(self.agreements), "share": SHARE, "images": len(self.agreements)},
             "member_cv": {member: told(self.singles[:, i]) for i, member in enumerate(names)},
             "candidates": {
                 c.name: {
@@ -282,7 +287,9 @@ def main(
     outcome = settle(candidates, index, part, way=blend, repairs=repairs == "measure", pictures=pictures, jobs=jobs)
 
     # 6) what was found, for people and for what predicts
-    fit = _Fit(oof, singles, searched, candidates, outcome)
+    blended = part.of(used_positions(outcome.decision.candidate))
+    agreements = agreements_with_truth(blended, jobs=jobs)
+    fit = _Fit(oof, singles, searched, candidates, outcome, agreements)
     result = fit.to_json(name, training)
     try:
         result |= entries_of(folder, result)

@@ -16,7 +16,7 @@ from competition import find_competition
 from ensemble.blend import find_blend
 from ensemble.mask_agreement import logits_of
 from ensemble.photograph_files import CUTOUT_SUFFIX, MASK_SUFFIX, cut_out, list_photographs, write_png
-from ensemble.photograph_table import TABLE_FILE, PhotographTable, Told, read_told, warning_of
+from ensemble.photograph_table import TABLE_FILE, PhotographTable, read_told, warning_of
 from folder_lock import fill
 from folds.contents import CONTENTS_FILE, read_contents, renew
 from json_file import Schema
@@ -77,7 +77,7 @@ def main(
         stem = Path(name).stem
         return [out / (stem + MASK_SUFFIX), *([out / (stem + CUTOUT_SUFFIX)] if cutout else [])]
 
-    table = PhotographTable(out, read_told(out))
+    table = PhotographTable(out, read_told(out), chosen.agreement_limit)
 
     def drop(others: Collection[str]) -> int:
         of_before = [name for name in others if table.told.pop(name, None) is not None]
@@ -104,7 +104,7 @@ def main(
             if agreement == 0 and facts.empty_masks and result.poll is not None and not result.poll.votes.any():
                 # there an empty mask is as ordinary as any, and all agree on it
                 agreement = 1.0
-            table.add(result.name, Told(agreement, np.count_nonzero(logits > 0) / logits.size))
+            table.add(result.name, agreement, np.count_nonzero(logits > 0) / logits.size)
 
         with tqdm(total=len(missing), desc="mask", unit="image", disable=None) as bar, pool.running():
             faults = overlapped(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.intervals import mean_interval
+from ensemble.intervals import is_kept, least_with_rare_losses, mean_interval
 from predict.presence import Said
 
 # tried on the mean logit; probabilities 0.0025 .. 0.9975
@@ -68,8 +68,10 @@ def fit_gate(gains: np.ndarray, said: np.ndarray, fold: np.ndarray, groups: np.n
         fold, groups: (N,) of the images.
 
     Returns:
-        JSON-able: threshold, fitted on all; nested_gain with its interval (95 %, over groups); changed_images, the
-        share of the images that it empties and whose score that changes; kept.
+        JSON-able: threshold, fitted on all; nested_gain with its interval (95 %, over groups); worst_loss, what a mask
+        that is wrongly emptied loses on average, and with_rare_losses, the gain if such losses were there as often as
+        nobody might have seen them; changed_images, the share of the images that it empties and whose score that
+        changes; kept.
     """
     nested = np.zeros(len(gains))
     for held_out in np.unique(fold):
@@ -77,11 +79,13 @@ def fit_gate(gains: np.ndarray, said: np.ndarray, fold: np.ndarray, groups: np.n
         threshold = _best(gains[~unseen], said[~unseen])
         nested[unseen] = np.where(said[unseen] <= threshold, gains[unseen], 0)
     threshold = _best(gains, said)
-    low, high = mean_interval(nested, groups)
+    worst = float(-gains[gains < 0].mean()) if (gains < 0).any() else 0.0
     return {
         "threshold": threshold,
         "nested_gain": float(nested.mean()),
-        "interval": [low, high],
+        "interval": list(mean_interval(nested, groups)),
+        "worst_loss": worst,
+        "with_rare_losses": least_with_rare_losses(nested, groups, worst),
         "changed_images": float(((said <= threshold) & (gains != 0)).mean()),
-        "kept": low > 0,
+        "kept": is_kept(nested, groups, worst),
     }

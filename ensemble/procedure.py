@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.index import DisagreementIndex, fold_rows
-from ensemble.intervals import mean_interval
+from ensemble.intervals import is_kept, mean_interval
 from ensemble.oof_data import OofData
 from ensemble.presence import Gate, fit_gate, mean_said
 from ensemble.repair_gain import Kept, Repairs
@@ -95,9 +95,8 @@ def decide(
         return Decision(chosen, 0.0, chosen.nested, None)
     fitted = fit_threshold(chosen, index, fold)
     gain = fitted.nested - chosen.nested
-    low, high = mean_interval(gain, groups)
-    kept = low > 0
-    report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": [low, high], "kept": kept}
+    kept, interval = is_kept(gain, groups), list(mean_interval(gain, groups))
+    report = {"fitted": fitted.value, "nested_gain": float(gain.mean()), "interval": interval, "kept": kept}
     return Decision(chosen, *((fitted.value, fitted.nested) if kept else (0.0, chosen.nested)), report)
 
 
@@ -140,7 +139,7 @@ def _blend_of(decision: Decision) -> tuple[Any, ...]:
     return candidate.vote, id(candidate.stacker), tuple(candidate.weights), decision.threshold
 
 
-def _used(candidate: Candidate) -> list[int]:
+def used_positions(candidate: Candidate) -> list[int]:
     """Positions of the networks that a candidate blends."""
     # a stacker needs all that it was fitted on, also those that have no part in the linear blend it starts from
     return [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
@@ -148,7 +147,7 @@ def _used(candidate: Candidate) -> list[int]:
 
 def _repairs_of(decision: Decision, oof: OofData, pictures: Inputs | None, jobs: int) -> Repairs:
     candidate = decision.candidate
-    used = _used(candidate)
+    used = used_positions(candidate)
     return Repairs(
         oof.of(used),
         [float(candidate.weights[i]) for i in used],
@@ -163,7 +162,7 @@ def _with_gate(
     decision: Decision, repairs: Repairs, said: np.ndarray, images: np.ndarray, fold: np.ndarray, groups: np.ndarray
 ) -> tuple[Decision, np.ndarray]:
     """The decision with a gate fitted on the images that it may see, if it surely gains; and (N,) what it adds."""
-    asked = [i for i in _used(decision.candidate) if not np.isnan(said[:, i]).any()]
+    asked = [i for i in used_positions(decision.candidate) if not np.isnan(said[:, i]).any()]
     nothing = np.zeros(len(fold))
     if not asked:
         return decision, nothing

@@ -1,4 +1,9 @@
-"""What repairs of the mask are really worth: kept only where nested cross-validation shows a gain."""
+"""What repairs of the mask are really worth: kept only where nested cross-validation shows a gain.
+
+A repair gains a little on many masks and may lose much on a few: a hole that is one, an aerial that is none. With few
+groups none of these may be there, so a repair must also gain if losses were there that nobody saw
+(`ensemble.intervals.is_kept`), each as large as the repair at its size can make one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
-from ensemble.intervals import mean_interval
+from ensemble.intervals import is_kept, least_with_rare_losses, mean_interval
 from ensemble.oof_data import OofData
 from ensemble.repairs import REPAIRS, Repair, apply_kept
 from ensemble.voting import LINEAR, Combination
@@ -129,6 +134,7 @@ class Repairs:
         self._masks: dict[Kept, list[np.ndarray]] = {(): [runs for chunk in self._parallel(calls) for runs in chunk]}
         self._truths = [np.array(oof.truth.of(position)) for position in range(len(oof.images))]
         self._scores: dict[tuple[Kept, str], np.ndarray] = {}
+        self._counted: dict[Kept, np.ndarray] = {}
 
     def _run(self, step: Repair, kept: Kept, size_px: int | None) -> list[tuple[list[float], np.ndarray]]:
         masks = self._after(kept)
@@ -160,13 +166,25 @@ class Repairs:
             gain += scores[:, 1 + REPAIRS[name].sizes(self._full).index(size_px)] - scores[:, 0]
         return gain
 
+    def _counts(self, kept: Kept) -> np.ndarray:
+        """(N, 3) of every image's mask after these repairs: pixels in common with the truth, its own, the truth's."""
+        if kept not in self._counted:
+            pairs = zip(self._after(kept), self._truths, strict=True)
+            self._counted[kept] = np.array([counts_runs(mask, truth) for mask, truth in pairs])
+        return self._counted[kept]
+
     def emptying_gain(self, kept: Kept) -> np.ndarray:
         """(N,) what it would add to the score of every image to empty its mask after these repairs."""
-        before = np.array(
-            [counts_runs(mask, truth) for mask, truth in zip(self._after(kept), self._truths, strict=True)]
-        )
+        before = self._counts(kept)
         areas = before[:, 2]
         return self._metric.of_counts(0, 0, areas) - self._metric.of_counts(*before.T)
+
+    def worst_losses(self, step: Repair, kept: Kept, size_px: int) -> np.ndarray:
+        """(N,) what every image's score would lose if the step, after these repairs, changed as much of its mask as it
+        may in one place, and wrongly; at least 0."""
+        before = self._counts(kept)
+        scores = [self._metric.of_counts(*counts.T) for counts in (before, step.at_worst(before, size_px))]
+        return np.maximum(scores[0] - scores[1], 0)
 
     def choose(self, images: np.ndarray, fold: np.ndarray, groups: np.ndarray) -> tuple[dict[str, Any], Kept]:
         """Keep the steps whose nested gain is surely above 0 on some images.
@@ -178,8 +196,10 @@ class Repairs:
             fold, groups: (N,) fold and group of every image.
 
         Returns:
-            JSON-able figures by step: size_px, nested_gain, interval (95 %, over groups), changed_images (share of the
-            images whose score it changes), kept; and the kept steps for `apply_kept`.
+            JSON-able figures by step: size_px, nested_gain, interval (95 %, over groups), worst_loss (what a mask loses
+            on average where the step changes as much as it may in one place, and wrongly), with_rare_losses (the gain
+            if such losses were there as often as nobody might have seen them), changed_images (share of the images
+            whose score it changes), kept; and the kept steps for `apply_kept`.
         """
         figures: dict[str, Any] = {}
         kept: Kept = ()
@@ -187,15 +207,18 @@ class Repairs:
         for step in tqdm(steps, desc="measure repairs", unit="step", disable=None):
             scores = self.scores(step, kept)[images]
             gain, best = nested_gain(scores, fold[images])
-            low, high = mean_interval(gain, groups[images])
             size_px = step.sizes(self._full)[best]
+            worst = float(self.worst_losses(step, kept, size_px)[images].mean())
+            keeps = is_kept(gain, groups[images], worst)
             figures[step.name] = {
                 "size_px": size_px,
                 "nested_gain": float(gain.mean()),
-                "interval": [low, high],
+                "interval": list(mean_interval(gain, groups[images])),
+                "worst_loss": worst,
+                "with_rare_losses": least_with_rare_losses(gain, groups[images], worst),
                 "changed_images": float((scores[:, 1 + best] != scores[:, 0]).mean()),
-                "kept": low > 0,
+                "kept": keeps,
             }
-            if low > 0:
+            if keeps:
                 kept = (*kept, (step.name, size_px))
         return figures, kept

@@ -127,6 +127,7 @@ class Repair:
         sizes_px: areas, or 0 where size means nothing.
         shares: of the frame's area, instead of `sizes_px`.
         needs: what a mask must have for the step to change it.
+        adds: it makes background foreground; otherwise foreground background.
         empties: the step makes whole masks empty, and is tried only where empty masks are ordinary.
     """
 
@@ -135,6 +136,7 @@ class Repair:
     sizes_px: tuple[int, ...] = ()
     shares: tuple[float, ...] = ()
     needs: Literal["pieces", "holes", "mask"] = "pieces"
+    adds: bool = False
     empties: bool = False
 
     def sizes(self, full: Size) -> tuple[int, ...]:
@@ -145,6 +147,27 @@ class Repair:
         """
         return self.sizes_px or tuple(round(share * full[0] * full[1]) for share in self.shares)
 
+    def at_worst(self, counts: np.ndarray, size_px: int) -> np.ndarray:
+        """What masks' counts would be if it changed as much of each as it may in one place, and wrongly.
+
+        Args:
+            counts: (N, 3) pixels in common with the truth, of the mask and of the truth.
+            size_px: of the step.
+
+        Returns:
+            (N, 3): with `size_px` more that are wrong, or as many fewer that were right; half of the mask where the
+            step knows no size, all of it where it empties masks.
+
+        >>> counts = np.array([[900, 1000, 950]])
+        >>> [REPAIRS[name].at_worst(counts, 100).tolist() for name in ("fill-holes", "drop-islands", "empty-small")]
+        [[[900, 1100, 950]], [[800, 900, 950]], [[0, 0, 950]]]
+        """
+        common, mask, truth = counts.T
+        if self.adds:
+            return np.stack([common, mask + size_px, truth], axis=1)
+        most = mask if self.empties else mask // 2 if not size_px else np.minimum(mask, size_px)
+        return np.stack([np.maximum(common - most, 0), mask - most, truth], axis=1)
+
     def concerns(self, pieces: int, holes: int) -> bool:
         """Whether it might change a mask of so many 8-connected pieces and holes; if not, it does not."""
         return {"pieces": pieces > 1, "holes": holes > 0, "mask": pieces > 0}[self.needs]
@@ -154,8 +177,8 @@ class Repair:
 REPAIRS = {
     s.name: s
     for s in (
-        Repair("repair-thin", repair_thin, (50, 200)),
-        Repair("fill-holes", fill_holes, (100, 1000, 10000), needs="holes"),
+        Repair("repair-thin", repair_thin, (50, 200), adds=True),
+        Repair("fill-holes", fill_holes, (100, 1000, 10000), needs="holes", adds=True),
         Repair("drop-islands", drop_islands, (100, 1000, 10000)),
         Repair("keep-largest", lambda mask, under_px: keep_largest(mask), (0,)),
         # last: what is left is weighed as a whole

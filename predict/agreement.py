@@ -1,7 +1,8 @@
 """Whether networks know such a picture: how far those of the folds, and of the members, agree on its mask.
 
 Nothing is trained for it. Networks that were trained on other images each make something else of what none of them
-knows. `benchmarks/out_of_depth.py` measures how well that tells odd pictures from ordinary ones.
+knows. How little they may agree on what they know is the blend's to say: `ensemble.agreement_limit` measures it on its
+training images. `benchmarks/out_of_depth.py` measures how well that tells odd pictures from ordinary ones.
 """
 
 from __future__ import annotations
@@ -13,11 +14,6 @@ import numpy as np
 
 from competition import Size
 from models.frame import Frame
-
-# Below it, networks agree less than on ordinary pictures. Of those that come along, `python -m benchmarks.out_of_depth
-# --cars 5` has the least of 15 ordinary pictures at 0.859, and 69 % of 64 odd ones below this limit (EXPERIMENTS.md,
-# 2026-11-22).
-OUT_OF_DEPTH = 0.85
 
 
 def agreement_of_votes(votes: np.ndarray, networks: int) -> float | None:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from command_line import UserError
 from competition import Competition
-from ensemble.intervals import figures, mean_interval
+from ensemble.intervals import figures
+from ensemble.selection import gain_over_best
 from ensemble.tta_gain import TTA_GAINS
 from folds.csv_table import read_table
 from folds.run_layout import METRICS_FILE, TTA_FILE, fold_folder
@@ -37,15 +38,10 @@ def fold_table(scores: pd.DataFrame, blend: str, metric: Metric = DICE) -> list[
     return rows
 
 
-def gain_over_best(scores: pd.DataFrame) -> dict[str, Any]:
-    """What the blend, nested, gains over the best network: name, gain and its interval over groups."""
-    best = member_names(scores)[0]
-    gain = (scores["nested"] - scores[best]).to_numpy()
-    return {
-        "name": best,
-        "gain": float(gain.mean()),
-        "interval": list(mean_interval(gain, scores["group"].to_numpy(str))),
-    }
+def best_and_gain(scores: pd.DataFrame) -> dict[str, Any]:
+    """What the blend, nested, gains over its best network as it is: `ensemble.selection.gain_over_best`."""
+    names = member_names(scores)
+    return gain_over_best(scores["nested"].to_numpy(), scores[names].to_numpy(), names, scores["group"].to_numpy(str))
 
 
 def error_by_view(scores: pd.DataFrame, competition: Competition, blend: str) -> dict[str, dict[str, float]]:

@@ -16,7 +16,6 @@ from command_line import UserError, program
 from ensemble.photograph_files import MASK_SUFFIX, list_photographs
 from ensemble.photograph_table import TABLE_FILE, Told, read_told
 from models.image_file import decode
-from predict.agreement import OUT_OF_DEPTH
 from report import page
 from report.thumbnail import Thumbnail, jpeg_uri
 
@@ -80,7 +79,7 @@ def main(images: Path, out: Path, worst: int = 60) -> None:
         shown=len(rows),
         below=sum(told[name].below for name in known),
         unknown=sum(told[name].agreement is None for name in known),
-        least=OUT_OF_DEPTH,
+        limit=told[known[0]].limit,
         rows=rows,
     )
     print(f"page  {out / PAGE_FILE}")

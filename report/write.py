@@ -24,7 +24,7 @@ from ensemble.blend_file import (
     read_blend,
     scores_file,
 )
-from ensemble.blend_table import averaged_folds_note, nested_in, table_lines
+from ensemble.blend_table import COVERAGE, averaged_folds_note, nested_in, table_lines
 from ensemble.stored_masks import StoredMasks
 from folds.csv_table import read_table
 from folds.images import TrainingSet, find_training_set, read_mask
@@ -155,7 +155,8 @@ def main(
         unit="group" if scores["group"].nunique() < len(scores) else "image",
         breakdown=facts.metadata_breakdown,
         folds=folds,
-        gain=gathered.gain_over_best(scores),
+        gain=gathered.best_and_gain(scores),
+        coverage=COVERAGE,
         fold_table=gathered.fold_table(scores, name, metric),
         weights=sorted(zip(blend["members"], blend["weights"], strict=True), key=lambda pair: -pair[1]),
         test_score=test_score,

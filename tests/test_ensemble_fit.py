@@ -174,6 +174,15 @@ def test_gains_are_of_paired_differences(trained: tuple[Path, Path]) -> None:
         assert gain["gain"] == pytest.approx(blend["cv"]["dice"] - of[other]["dice"])
         assert gain["interval"][0] <= gain["gain"] <= gain["interval"][1]
         assert of[other]["gains"][other] == {"gain": 0, "interval": [0, 0]}
+    # first the best member as it is, of one and the same pair in all images
+    best = max(blend["member_cv"], key=lambda name: blend["member_cv"][name]["dice"])
+    assert blend["gain_over_best"]["member"] == best
+    assert blend["gain_over_best"]["gain"] == pytest.approx(blend["cv"]["dice"] - blend["member_cv"][best]["dice"])
+    lines = table_lines(blend)
+    first, nested = (next(i for i, line in enumerate(lines) if f"above {w}" in line) for w in (best, "best-single"))
+    assert first < nested and "rather too small" in lines[first + 1] and "nested" in lines[nested + 1]
+    # of twelve images, none lies below the limit
+    assert blend["agreement"]["images"] == 12 and 0.5 < blend["agreement"]["limit"] < 1
 
 
 def test_a_stacker_that_sees_the_image_is_fitted_and_read_back(

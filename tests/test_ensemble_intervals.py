@@ -5,7 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ensemble.intervals import expected_interval, figures, mean_interval, standard_error
+from ensemble.intervals import (
+    expected_interval,
+    figures,
+    is_kept,
+    least_with_rare_losses,
+    mean_interval,
+    standard_error,
+)
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -51,6 +58,68 @@ def test_the_interval_covers_the_mean_as_often_as_it_says(case: str) -> None:
         covered += low <= mean <= high
     # 0.94 or more; of 3000 the share is known to 0.004
     assert 0.936 <= covered / times <= 0.97
+
+
+def few_far_worse(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Groups' Dice, of which one in twenty errs ten times as much as the others."""
+    return 1 - (1 - dice_like(0.35)(rng, count)) * np.where(rng.random(count) < 0.05, 10, 1)
+
+
+def rare_losses(rng: np.random.Generator, count: int) -> np.ndarray:
+    """What a repair gains, a little on every group, but for one in fifty, which loses a hundred times as much: in the
+    mean, a loss."""
+    return 1e-4 * (1 + 0.2 * rng.normal(size=count)) - 0.01 * (rng.random(count) < 0.02)
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(12, 0.53, 0.61), (50, 0.89, 0.94), (254, 0.96, 1.0)])
+def test_it_covers_less_where_few_groups_are_far_worse_as_the_docstring_says(
+    count: int, least: float, most: float
+) -> None:
+    rng, times = np.random.default_rng(0), 1500
+    covered = 0
+    for _ in range(times):
+        low, high = mean_interval(few_far_worse(rng, count), np.arange(count))
+        covered += low <= 1 - 0.02 * (1 + 0.05 * 9) <= high
+    assert least <= covered / times <= most
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(12, 0.17, 0.25), (50, 0.6, 0.68), (254, 0.97, 1.0)])
+def test_a_gain_with_rare_losses_is_no_gain_by_its_interval_and_is_not_kept(
+    count: int, least: float, most: float
+) -> None:
+    rng, times, groups = np.random.default_rng(0), 1500, np.arange(count)
+    covered, above, kept = 0, 0, 0
+    for _ in range(times):
+        gain = rare_losses(rng, count)
+        low, high = mean_interval(gain, groups)
+        covered += low <= -1e-4 <= high
+        above += low > 0
+        kept += is_kept(gain, groups, 0.01)
+    assert least <= covered / times <= most
+    # without the bound it would be kept whenever no loss happens to be among the groups
+    assert above / times == pytest.approx(0.98**count, abs=0.04)
+    assert kept == 0
+
+
+def test_what_gains_without_rare_losses_is_kept_where_the_groups_are_enough() -> None:
+    """The power: a gain of 0.0001 on a third of the groups, by a repair that could lose ten times, or a hundred times
+    as much; and what the bound is, by its formula."""
+    rng, times = np.random.default_rng(0), 200
+    for loss, count, least, most in (
+        (0.001, 12, 0, 0.03),
+        (0.001, 50, 0.6, 0.9),
+        (0.001, 254, 1, 1),
+        (0.01, 254, 0, 0.05),
+    ):
+        kept = 0
+        for _ in range(times):
+            gain = 1e-4 * rng.exponential(size=count) / 0.3 * (rng.random(count) < 0.3)
+            kept += is_kept(gain, np.arange(count), loss)
+        assert least <= kept / times <= most
+    share = 1 - 0.025 ** (1 / 20)
+    wanted = (1 - share) * 0.002 - share * 0.5
+    assert least_with_rare_losses(np.full(40, 0.002), np.arange(40) // 2, 0.5) == pytest.approx(wanted)
+    assert (1 - share) ** 20 == pytest.approx(0.025)
 
 
 def test_percentiles_of_a_bootstrap_would_not_cover() -> None:

@@ -15,7 +15,7 @@ from ensemble.blend import find_blend
 from ensemble.photograph_table import TABLE_FILE, read_told
 from ensemble.photographs import main as mask_photographs
 from models.frame import Frame
-from predict.agreement import OUT_OF_DEPTH, Poll, agreement_of_votes, grid_of
+from predict.agreement import Poll, agreement_of_votes, grid_of
 from predict.blocks import Place
 from predict.members import Member
 from predict.photographs import load, network_logits
@@ -24,6 +24,9 @@ from report.photographs import PAGE_FILE
 from report.photographs import main as write_page
 from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
 
+# of a blend whose networks' agreement on training images nobody measured but this file
+LIMIT = 0.85
+MEASURED = {"limit": LIMIT, "share": 0.01, "images": 400}
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))
 SMALL = replace(UNET, name="tiny-small", size=(32, 64))
 
@@ -105,7 +108,7 @@ def test_polls_of_whole_pictures_and_of_tiles_are_of_each_network(
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs") / "studio"
-    save_blend(root, [save_member(root, UNET), save_member(root, SMALL)], [0.7, 0.3])
+    save_blend(root, [save_member(root, UNET), save_member(root, SMALL)], [0.7, 0.3], agreement=MEASURED)
     save_member(root, replace(UNET, name="tiny-alone"), folds=1)
     return root.parent
 
@@ -124,16 +127,17 @@ def test_predict_tells_how_far_networks_agree_and_warns_of_the_worst(
     table = pd.read_csv(out / TABLE_FILE)
     assert list(table.image) == [f"{k}.jpg" for k in range(4)]
     blend = find_blend(runs / "studio", "blend")
-    for name, agreement, foreground, below in table.to_numpy().tolist():
+    assert blend.agreement_limit == LIMIT
+    for name, agreement, foreground, limit, below in table.to_numpy().tolist():
         block = [(Place(name, 0, 1), load(images / name, blend.frames))]
         (result,) = network_logits(ReplicaPool(blend.members, 1), block, polled=True)
         assert result.poll is not None and agreement == pytest.approx(result.poll.agreement, abs=1e-3)
-        assert below == (agreement < OUT_OF_DEPTH)
+        assert limit == LIMIT and below == (agreement < LIMIT)
         mask = cv2.imread(str(out / name.replace(".jpg", "_mask.png")), cv2.IMREAD_GRAYSCALE)
         assert mask is not None and foreground == pytest.approx((mask > 0).mean(), abs=1e-6)
     worst, least = min(zip(table.image, table.agreement, strict=True), key=lambda row: row[1])
     # networks of random weights agree on nothing
-    assert least < OUT_OF_DEPTH
+    assert least < LIMIT
     said = capsys.readouterr().out
     assert f"warning: on {table.below.sum()} of 4 the networks agree less" in said
     assert f"{worst} ({least:.4f})" in said
@@ -157,6 +161,37 @@ def test_predict_tells_how_far_networks_agree_and_warns_of_the_worst(
     (out / TABLE_FILE).write_text("image,agreement\nx,y\n")
     with pytest.raises(SystemExit, match=r"agreement\.csv is damaged .*: remove it"):
         call(runs, images, out)
+
+
+def test_the_limit_is_the_blends_own(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same networks and photographs, and blends that say otherwise how far their networks agree on what they know:
+    between any two photographs, nowhere, and not at all."""
+    images, root = tmp_path / "in", tmp_path / "runs" / "studio"
+    for k in range(3):
+        write_photograph(images / f"{k}.jpg", 50 + 7 * k, 80, seed=k)
+    members = [save_member(root, UNET), save_member(root, SMALL)]
+    save_blend(root, members, [0.7, 0.3])
+    call(root.parent, images, tmp_path / "none")
+    assert "was not measured" in capsys.readouterr().out
+    figures = sorted(told.agreement or 0.0 for told in read_told(tmp_path / "none").values())
+    assert len(set(figures)) == 3
+    write_page(images, tmp_path / "none")
+    assert "was not measured" in (tmp_path / "none" / PAGE_FILE).read_text()
+    for limit, below in ((0.0, 0), (figures[0] - 1e-4, 0), (figures[1] - 1e-4, 1), (figures[2] + 1e-4, 3)):
+        save_blend(root, members, [0.7, 0.3], agreement={**MEASURED, "limit": limit})
+        out = tmp_path / f"{limit}"
+        call(root.parent, images, out)
+        said = capsys.readouterr().out
+        assert sum(told.below for told in read_told(out).values()) == below
+        assert (f"warning: on {below} of 3" in said) == (below > 0)
+        assert ("tells nothing" in said.replace("\n", " ")) == (limit == 0)
+        write_page(images, out)
+        page = (out / PAGE_FILE).read_text()
+        assert (f"{limit:.4f}" in page) == (limit > 0)
+    # the masks of before, and another limit since: the rows say what holds now
+    save_blend(root, members, [0.7, 0.3], agreement={**MEASURED, "limit": 0.0})
+    call(root.parent, images, out)
+    assert not any(told.below for told in read_told(out).values())
 
 
 def test_one_network_alone_has_nobody_to_agree_with(
@@ -194,5 +229,5 @@ def test_the_benchmark_tells_odd_pictures_by_predicts_own_figure(
     monkeypatch.setattr(out_of_depth, "pictures", lambda cars, seed: iter(shown))
     out_of_depth.main(competition="studio", runs=runs, cars=1, seed=7)
     said = capsys.readouterr().out
-    for words in ("ordinary", "all that are odd", "rank correlation with Dice", f"warns below {OUT_OF_DEPTH}"):
+    for words in ("ordinary", "all that are odd", "rank correlation with Dice", f"warns below {LIMIT:.4f}"):
         assert words in said

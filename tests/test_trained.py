@@ -42,6 +42,8 @@ def test_what_is_handed_on_is_a_blend_with_a_card_and_small(folder: Path) -> Non
     card = (folder / "README.md").read_text()
     assert all(f"| `{member.name}` |" in card for member in blend.members)
     assert f"--runs {folder.parent.relative_to(ROOT).as_posix()} " in card
+    # without it, nothing would tell that a picture is none that the networks know
+    assert blend.agreement_limit is not None
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST_BYTES
 
 
