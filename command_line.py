@@ -1,19 +1,22 @@
-"""How the command-line programs fail: one sentence, no traceback, exit status not 0. Standard library only."""
+"""How the command-line programs start and fail: numbers in range, one sentence, no traceback. Standard library only."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import io
 import os
 import re
 import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, Protocol, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import shortage
 from remedies import completed
@@ -40,6 +43,44 @@ class UserError(Exception):
 
 # what the random generators of all libraries take
 SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option may have: `Annotated[int, Range(1, 64)]`; `program` holds every option to its range.
+
+    Attributes:
+        low, high: the least and the greatest; no option is infinite or NaN.
+        but: one between them that is none.
+    """
+
+    low: float
+    high: float
+    but: float | None = None
+
+    def check(self, value: Any, flag: str) -> None:
+        """UserError where a number, or one of a tuple of them, is out of range; None is no number."""
+        numbers = value if isinstance(value, (tuple, list)) else [value]
+        for number in numbers:
+            # NaN is nowhere between
+            if number is not None and (not self.low <= number <= self.high or number == self.but):
+                but = "" if self.but is None else f", but not {self.but}"
+                raise UserError(f"{flag} {number} is out of range: give {self.low} .. {self.high}{but}.")
+
+
+def ranges_of(hint: Any) -> Iterator[Range]:
+    """The ranges that a type is annotated with, at any depth."""
+    if get_origin(hint) is Annotated:
+        yield from (each for each in hint.__metadata__ if isinstance(each, Range))
+    for part in get_args(hint):
+        yield from ranges_of(part)
+
+
+def _check_ranges(main: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    hints = get_type_hints(main, include_extras=True)
+    for name, value in inspect.signature(main).bind(*args, **kwargs).arguments.items():
+        for each in ranges_of(hints.get(name)):
+            each.check(value, f"--{name.replace('_', '-')}")
 
 
 def check_seed(seed: int, flag: str = "--seed") -> int:
@@ -77,6 +118,26 @@ def _name_of_command(module: str) -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = "" if spec is None else str(spec.name).removesuffix(".__main__")
     return name if name and (module == "__main__" or module.startswith(f"{name}.")) else ""
+
+
+def _command(module: str) -> str:
+    """What a shell in this folder calls a program by, whatever its PATH has."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return f"{python} -m {_name_of_command(module) or module}"
+
+
+def _one_line(text: str) -> str:
+    """A message that stays on its line and acts on no terminal."""
+    return plain(text).replace("\r", "\\r")
+
+
+def _escape_what_is_not_unicode() -> None:
+    """Names of files that are not UTF-8 must not end whoever prints them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _keep_opencv_to_its_threads() -> None:
@@ -158,9 +219,22 @@ def _ran_out(error: Exception) -> str | None:
     return None
 
 
-def program(main: Callable[P, None]) -> Callable[P, None]:
+class Program(Protocol[P]):
+    """A program's `main`.
+
+    Attributes:
+        command: what it is called by, for tyro to name it by.
+    """
+
+    command: str
+    __module__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
+
+
+def program(main: Callable[P, None]) -> Program[P]:
     """Decorate a program's `main`: a `UserError`, a refused system call, a full disk, memory that ran out or a killed
-    process becomes one line and exit status 1.
+    process becomes one line and exit status 1. So does a number out of its `Range`, before anything else is done.
 
     Ctrl-C exits with 130, a closed pipe with 141, as a shell would report them. One that succeeds says on standard
     error how long it took, where it is what the process was started for.
@@ -168,16 +242,18 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(main)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        _escape_what_is_not_unicode()
         _keep_opencv_to_its_threads()
         _tie_workers()
         try:
+            _check_ranges(main, *args, **kwargs)
             with ExitStack() as stack:
                 _open.append(stack)
                 stack.callback(_open.remove, stack)
                 main(*args, **kwargs)
         except UserError as error:
             named = inspect.signature(main).bind(*args, **kwargs).arguments
-            sys.exit(f"error: {plain(completed(str(error), named))}")
+            sys.exit(f"error: {_one_line(completed(str(error), named))}")
         except BrokenPipeError:
             # the reader has gone; keep the interpreter from complaining again when it flushes at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -189,15 +265,17 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
             )
         except Exception as error:
             if sentence := _ran_out(error):
-                sys.exit(plain(f"error: {sentence}"))
+                sys.exit(_one_line(f"error: {sentence}"))
             if not isinstance(error, OSError):
                 raise
             path = f": {error.filename}" if error.filename else ""
-            sys.exit(plain(f"error: {error.strerror or error}{path}"))
+            sys.exit(_one_line(f"error: {error.strerror or error}{path}"))
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on from here", file=sys.stderr)
             sys.exit(130)
         if name := _name_of_command(main.__module__):
             print(f"{name} took {duration(time.monotonic() - _STARTED)}", file=sys.stderr)
 
-    return wrapper
+    runnable = cast("Program[P]", wrapper)
+    runnable.command = _command(main.__module__)
+    return runnable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from command_line import UserError
@@ -31,6 +32,28 @@ def why_not(name: str, longest: int = LONGEST_BYTES) -> str:
     if len(name.encode(errors="surrogateescape")) > longest:
         return f"it is longer than {longest} bytes"
     return ""
+
+
+def why_not_in_table(name: str) -> str:
+    """Why a file's name cannot stand in a table; empty where it can. Any character that people type may be in one.
+
+    >>> why_not_in_table("Foto 1\u202fum 3.jpg"), why_not_in_table("a\rb.jpg"), why_not_in_table("a\udcff.jpg")
+    ('', 'its name holds a control character', 'its name is not UTF-8')
+    """
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        return "its name holds a control character"
+    if any(unicodedata.category(character) == "Cs" for character in name):
+        return "its name is not UTF-8"
+    return ""
+
+
+def visible(name: str) -> str:
+    """A name for a message: as it is, or escaped where it holds what cannot be printed.
+
+    >>> visible("a_01.jpg"), visible("\x1b[2J")
+    ('a_01.jpg', "'\\x1b[2J'")
+    """
+    return name if name.isprintable() else shown(name)
 
 
 def shown(name: str) -> str:

@@ -31,6 +31,7 @@ from kernels import rle
 from kernels.blend import open_counts
 from kernels.rle import encode_logits_text
 from models.frame import Frame
+from program_flags import Positive
 
 _FULL = COMPETITIONS["carvana"].size
 # (frame, noise in pixels of the full frame): the last is the bad one, the second nearly a copy of the first
@@ -212,7 +213,9 @@ def measure_rows(masks: Sequence[np.ndarray], folder: Path, title: str, frames: 
 
 
 @program
-def main(masks: Path | None = None, images: int = 40, in_memory: int = 3, rounds: int = 12, rows: int = 4) -> None:
+def main(
+    masks: Path | None = None, images: Positive = 40, in_memory: Positive = 3, rounds: Positive = 12, rows: Positive = 4
+) -> None:
     """Measure in alternation, results compared first.
 
     Args:
@@ -235,4 +238,4 @@ def main(masks: Path | None = None, images: int = 40, in_memory: int = 3, rounds
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -22,6 +22,7 @@ from folds.export_composites import export
 from kernels.composite_grid import Grid, place
 from kernels.composition import Parts
 from kernels.paste import OPAQUE
+from program_flags import Positive, Processes
 
 SIDE_PX, FOREGROUND_PX, PARTS, BATCH = 192, 96, 100, 8
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -139,7 +140,13 @@ def measure_export(data: Path, count: int, jobs: int) -> None:
 
 
 @program
-def main(composites: int = 1920, rounds: int = 5, data: Path | None = None, count: int = 8000, jobs: int = 2) -> None:
+def main(
+    composites: Positive = 1920,
+    rounds: Positive = 5,
+    data: Path | None = None,
+    count: Positive = 8000,
+    jobs: Processes = 2,
+) -> None:
     """Compose the same items both ways, in turns; first they are compared, byte for byte.
 
     Args:
@@ -161,4 +168,4 @@ def main(composites: int = 1920, rounds: int = 5, data: Path | None = None, coun
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

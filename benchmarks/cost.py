@@ -91,4 +91,4 @@ def main(figures: Path = Path("experiments/cost.csv"), out: Path = Path("docs/co
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -17,17 +17,16 @@ import numpy as np
 import pandas as pd
 import tyro
 
-import atomic
 from benchmarks.averaging import dice_of_folds
 from command_line import UserError, program
 from competition import Competition
 from ensemble.blend_file import BLEND_FILE
 from ensemble.intervals import mean_interval
-from folds.csv_table import read_table
+from folds.csv_table import read_table, write_table
 from folds.images import find_training_set
 from folds.pseudo_set import PSEUDO_FILE
 from predict.members import find_members
-from program_flags import CompetitionName, DataFolder, places
+from program_flags import CompetitionName, DataFolder, Epochs, FoldCount, LeastScore, Positive, places
 
 KNOWN, UNLABELLED, UNSEEN = "known", "unlabelled", "unseen"
 # rounds beside the networks that they all start from, and whose labels they take
@@ -175,13 +174,13 @@ def main(
     competition: CompetitionName = "carvana",
     data: DataFolder = None,
     variant: str = "unet-mobilenetv3",
-    known: int = 30,
-    seeds: int = 5,
-    folds: int = 3,
-    epochs: int = 12,
-    more: int = 4,
-    least: float = -1.0,
-    views: int = 2,
+    known: Positive = 30,
+    seeds: Positive = 5,
+    folds: FoldCount = 3,
+    epochs: Epochs = 12,
+    more: Positive = 4,
+    least: LeastScore = -1.0,
+    views: Positive = 2,
     rounds: str = "control,ownfold",
 ) -> None:
     """Withhold the labels of all groups but a few, and tell what pseudo-labels give back.
@@ -203,9 +202,6 @@ def main(
     for name in asked:
         if name not in ROUNDS:
             raise UserError(f"{name!r} is not a round: take of {', '.join(ROUNDS)} (--rounds).")
-    for flag, value in {"known": known, "seeds": seeds, "views": views}.items():
-        if value < 1:
-            raise UserError(f"--{flag} is {value}: give 1 or more.")
     training = find_training_set(facts, data)
     done = []
     for seed in range(seeds):
@@ -215,8 +211,7 @@ def main(
             drawn = trial.draw(training.names)
             trial.lay_out(drawn)
             trial.run(asked)
-            with atomic.replacing(path) as temporary:
-                trial.score(drawn, asked, views).to_csv(temporary, index=False)
+            write_table(path, trial.score(drawn, asked, views), float_format=None)
         hint = "remove it, and run this again"
         scores = read_table(path, ["image", "group", "what"], hint, numbers=[_BASE, *asked])
         done.append(scores.assign(seed=seed))
@@ -225,4 +220,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -17,15 +17,16 @@ from command_line import UserError, program
 from models.build import build
 from models.networks.folded_unet import FoldedUNet
 from models.variants import find_variant
+from program_flags import Batch, Positive
 
 
 @program
 def main(
     variant: str = "folded-unet-768x1152",
-    batch: int = 4,
-    rounds: int = 5,
+    batch: Batch = 4,
+    rounds: Positive = 5,
     precision: Literal["bf16", "float32"] = "bf16",
-    threads: int = 1,
+    threads: Positive = 1,
 ) -> None:
     """Forward and backward passes on a CPU, without loss, optimiser and loading.
 
@@ -69,4 +70,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

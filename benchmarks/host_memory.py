@@ -25,6 +25,7 @@ from folds.plan import plan_of
 from models.build import build
 from models.host_memory import keep_freed
 from models.variants import find_variant
+from program_flags import Batch, Positive
 
 _WARM = 2
 
@@ -63,11 +64,11 @@ def _measure(keep: bool, variant: str, batch: int, steps: int, precision: str, t
 @program
 def main(
     variant: str = "unet-mobilenetv3-320x512,windowed-unet-lite0-640x960,windowed-unet-lite0-full",
-    batch: int = 4,
-    steps: int = 8,
-    rounds: int = 3,
+    batch: Batch = 4,
+    steps: Positive = 8,
+    rounds: Positive = 3,
     precision: Literal["bf16", "float32"] = "bf16",
-    threads: int = 1,
+    threads: Positive = 1,
 ) -> None:
     """Compare processor time a step, page faults and peak memory, in alternation.
 
@@ -99,4 +100,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -24,6 +24,7 @@ from models.image_file import ImageFile
 from models.variants import find_variant
 from predict.members import Member
 from predict.predictor import predict
+from program_flags import NonNegative, Positive, Seed
 
 # a forward pass and the writing of its images take about as long
 _LATER_S = 0.3
@@ -67,7 +68,9 @@ def killed_at(member: Member, folder: Path, store: Path, size: Size, goal: int, 
 
 
 @program
-def main(images: Path = Path("data/studio/test"), count: int = 400, kills: int = 10, seed: int = 0) -> None:
+def main(
+    images: Path = Path("data/studio/test"), count: Positive = 400, kills: NonNegative = 10, seed: Seed = 0
+) -> None:
     """Kill a prediction again and again, and compare what it stores in the end.
 
     Args:
@@ -109,4 +112,4 @@ def main(images: Path = Path("data/studio/test"), count: int = 400, kills: int =
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

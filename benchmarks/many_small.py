@@ -27,6 +27,7 @@ import atomic
 from command_line import UserError, program
 from competition import Size
 from cores import core_count, keep_to
+from program_flags import DeviceCounts, Positive, SizePx
 
 # what is said of another system, on other hardware: shown beside the rows, and never set into a ratio with them
 LITERATURE = (
@@ -195,10 +196,10 @@ def lines_of(backend: str, cores: int, seen: Sequence[Seen], count: int) -> list
 @program
 def main(
     images: Path | None = None,
-    count: int = 250,
-    size: Size = (512, 512),
-    rounds: int = 3,
-    cores: tuple[int, ...] = (1, 2),
+    count: Positive = 250,
+    size: SizePx = (512, 512),
+    rounds: Positive = 3,
+    cores: DeviceCounts = (1, 2),
     backends: tuple[str, ...] = ("torch", "openvino"),
 ) -> None:
     """Time a folder of small images through one network that comes along, start-up and files included.
@@ -241,4 +242,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -30,7 +30,7 @@ from models.losses import find_loss
 from models.network_input import normalise
 from models.variant import Variant
 from models.variants import find_variant
-from program_flags import files_of
+from program_flags import Epochs, Positive, Seed, Weight, files_of
 from report.group_labels import drawn_images, labels_of
 
 _FOLDS, _BATCH, _LEARNING_RATE, _DROPOUT = 5, 16, 3e-3, 0.3
@@ -131,13 +131,13 @@ def main(
     competition: str = "carvana",
     data: Path | None = None,
     variant: str = "unet-mobilenetv3",
-    height: int = 96,
-    width: int = 160,
-    images: int = 4,
-    epochs: int = 8,
-    weight: float = 0.1,
-    seeds: int = 2,
-    seed: int = 0,
+    height: Positive = 96,
+    width: Positive = 160,
+    images: Positive = 4,
+    epochs: Epochs = 8,
+    weight: Weight = 0.1,
+    seeds: Positive = 2,
+    seed: Seed = 0,
     label: str = "",
 ) -> None:
     """Print the mask's Dice with and without the label's loss, their difference, and how often the label is right.
@@ -183,4 +183,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -16,7 +16,7 @@ import tyro
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from command_line import check_seed, program
+from command_line import program
 from competition import find_competition
 from ensemble.blend import find_blend
 from kernels.dice import counts
@@ -24,6 +24,7 @@ from kernels.metrics import DICE
 from predict.blocks import Place
 from predict.photographs import Photograph, PhotographLogits, network_logits
 from predict.replicas import ReplicaPool
+from program_flags import Positive, Seed
 from studio.cars import build, draw_car, palette
 from studio.scene import background, draw_camera, noise_tile, picture
 
@@ -81,8 +82,8 @@ def main(
     competition: str = "carvana",
     variant: str = "",
     runs: Path = Path("trained"),
-    cars: int = 6,
-    seed: int = 100,
+    cars: Positive = 6,
+    seed: Seed = 100,
 ) -> None:
     """Print each figure's mean by kind, its AUC against ordinary pictures, and its rank correlation with the true Dice.
 
@@ -96,7 +97,7 @@ def main(
     blend = find_blend(runs / find_competition(competition).name, "blend", variant)
     pool = ReplicaPool(blend.members, 1)
     kinds, dice, said = [], [], []
-    for kind, image, truth in pictures(cars, check_seed(seed)):
+    for kind, image, truth in pictures(cars, seed):
         size = (truth.shape[0], truth.shape[1])
         photograph = Photograph(
             size,
@@ -140,4 +141,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

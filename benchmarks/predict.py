@@ -35,6 +35,7 @@ from models.variants import find_variant
 from predict.members import Member, find_members
 from predict.predictor import predict
 from predict.replicas import ReplicaPool
+from program_flags import ImageCounts, Positive
 
 RESNET18_UNET = Variant(
     name="unet-resnet18", network="smp", architecture="Unet", encoder="resnet18", size=(512, 768), recipe="demo", tta=()
@@ -152,10 +153,10 @@ def peak_bytes(root: Path, name: str, paths: Sequence[Path], size: Size, count: 
 @program
 def main(
     images: Path = Path("data/studio/test"),
-    count: int = 64,
-    small_count: int = 96,
-    rounds: int = 5,
-    memory_counts: tuple[int, int] = (200, 2000),
+    count: Positive = 64,
+    small_count: Positive = 96,
+    rounds: Positive = 5,
+    memory_counts: ImageCounts = (200, 2000),
 ) -> None:
     """Time prediction end to end against the forward passes alone, and its peak memory at two numbers of images.
 
@@ -199,4 +200,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

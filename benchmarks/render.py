@@ -9,12 +9,15 @@ from pathlib import Path
 
 import tyro
 
+from command_line import program
 from competition import COMPETITIONS
 from cores import core_count
+from program_flags import Positive
 from studio.render import render_competition
 
 
-def main(cars: int = 4, rounds: int = 3) -> None:
+@program
+def main(cars: Positive = 4, rounds: Positive = 3) -> None:
     """Render whole cars with one process and with all cores, in turns.
 
     Args:
@@ -42,4 +45,4 @@ def main(cars: int = 4, rounds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

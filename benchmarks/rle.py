@@ -12,6 +12,7 @@ from benchmarks.alternation import Contender, medians_s, print_table
 from benchmarks.mask_pool import load_masks, logits_of
 from command_line import program
 from kernels.rle import decode, encode, encode_logits_text, encode_text, parse
+from program_flags import Positive
 
 READ = Contender("read every byte once (sum of 64-bit words)", peers.read)
 
@@ -98,7 +99,7 @@ def backwards(masks: list[np.ndarray], rounds: int) -> None:
 
 
 @program
-def main(masks: Path | None = None, count: int = 48, rounds: int = 192) -> None:
+def main(masks: Path | None = None, count: Positive = 48, rounds: Positive = 192) -> None:
     """Measure the run-length kernels on one thread.
 
     Args:
@@ -120,4 +121,4 @@ def main(masks: Path | None = None, count: int = 48, rounds: int = 192) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

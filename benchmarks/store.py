@@ -28,7 +28,7 @@ from folds.store import LogitStore
 from folds.truth import load_truth
 from predict.members import find_members
 from predict.replicas import Replica
-from program_flags import places
+from program_flags import NonNegative, Positive, places
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def main(
     variant: str = "unet-mobilenetv3",
     data: Path | None = None,
     runs: Path = Path("runs"),
-    timed: int = 12,
-    scored: int = 0,
+    timed: Positive = 12,
+    scored: NonNegative = 0,
 ) -> None:
     """Compare size, write and read time in alternation, and the Dice of what reads back with that of float32.
 
@@ -158,4 +158,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -22,6 +22,7 @@ from benchmarks.mask_pool import load_masks
 from command_line import UserError, program
 from competition import COMPETITIONS
 from ensemble.blend_file import SHARDS_DIR, SUBMISSION_FILE
+from program_flags import Positive
 from submit import spool, writer
 from submit import stream as stream_module
 from submit.check import check
@@ -114,7 +115,9 @@ def _cases(rows: int) -> Iterator[tuple[int, int, bool]]:
 
 
 @program
-def main(masks: Path | None = None, rows: int = 100_064, count: int = 48, scratch: Path | None = None) -> None:
+def main(
+    masks: Path | None = None, rows: Positive = 100_064, count: Positive = 48, scratch: Path | None = None
+) -> None:
     """Measure the submission stream.
 
     Args:
@@ -136,4 +139,4 @@ def main(masks: Path | None = None, rows: int = 100_064, count: int = 48, scratc
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

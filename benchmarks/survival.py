@@ -31,6 +31,7 @@ import submit.make
 from command_line import UserError, program
 from ensemble.blend_file import BLEND_FILE, SUBMISSION_FILE
 from folds.run_layout import CURVES_FILE, FOLDS_FILE, METRICS_FILE, STORE_METADATA_FILE, WEIGHTS_FILE
+from program_flags import NonNegative, Processes, Seed
 from studio.render import render_competition
 
 # of what is compared: everything that a later step, or a user, takes
@@ -164,7 +165,7 @@ def _filled(root: Path, log: Path, jobs: int, rng: random.Random, tally: Tally) 
 
 
 @program
-def main(kills: int = 20, full_disks: int = 10, jobs: int = 1, seed: int = 0) -> None:
+def main(kills: NonNegative = 20, full_disks: NonNegative = 10, jobs: Processes = 1, seed: Seed = 0) -> None:
     """Disturb a pipeline again and again, and compare what it leaves in the end.
 
     Args:
@@ -216,4 +217,4 @@ def main(kills: int = 20, full_disks: int = 10, jobs: int = 1, seed: int = 0) ->
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -44,6 +44,7 @@ from models.losses import find_loss
 from models.network_input import normalise
 from models.variant import Variant
 from models.variants import find_variant
+from program_flags import Batch, Positive, Workers
 
 _WARM = 3
 
@@ -196,10 +197,10 @@ def main(
     competition: str = "studio",
     data: Path | None = None,
     variant: str = "",
-    steps: int = 20,
-    rounds: int = 5,
-    batch: int = 0,
-    workers: int = -1,
+    steps: Positive = 20,
+    rounds: Positive = 5,
+    batch: Batch = 0,
+    workers: Workers = -1,
     bar: bool = True,
     epoch: bool = False,
 ) -> None:
@@ -239,4 +240,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

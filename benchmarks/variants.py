@@ -35,7 +35,7 @@ from models.losses import find_loss
 from models.network_input import normalise
 from models.precision import native, resolve
 from models.variant import Variant
-from program_flags import files_of
+from program_flags import Batch, NonNegative, Positive, files_of
 
 
 @dataclass(frozen=True)
@@ -229,9 +229,9 @@ def main(
     competition: str = "studio",
     data: Path | None = None,
     variant: str = "all",
-    images: int = 8,
-    batch: int = 2,
-    threads: int = 0,
+    images: Positive = 8,
+    batch: Batch = 2,
+    threads: NonNegative = 0,
     ledger: Path = Path("runs/variants.jsonl"),
 ) -> None:
     """Train every variant for one epoch on a few images; print a table.
@@ -266,4 +266,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

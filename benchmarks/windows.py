@@ -23,7 +23,7 @@ from models.frame import frame_of
 from models.network_input import normalise
 from models.networks.windowed_unet import WindowedUNet
 from models.variants import find_variant
-from program_flags import CompetitionName, DataFolder, files_of
+from program_flags import Batch, CompetitionName, DataFolder, Positive, files_of
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,10 +46,10 @@ def main(
     variant: str = "windowed-unet-full",
     competition: CompetitionName = "carvana",
     data: DataFolder = None,
-    batch: int = 4,
-    rounds: int = 10,
+    batch: Batch = 4,
+    rounds: Positive = 10,
     precision: Literal["bf16", "float32"] = "bf16",
-    threads: int = 1,
+    threads: Positive = 1,
 ) -> None:
     """Forward and backward passes, and predictions, on a CPU, without optimiser and loading.
 
@@ -112,4 +112,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

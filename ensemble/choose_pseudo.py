@@ -28,6 +28,7 @@ from ensemble.labelling import (
 from ensemble.pseudo_choice import Expectation, certainty
 from folder_lock import fill
 from folds.contents import CONTENTS_FILE, changed, read_contents, write_record
+from folds.csv_table import write_table
 from folds.images import find_training_set, list_images
 from folds.pseudo_set import (
     ALL_FOLDS,
@@ -235,7 +236,6 @@ def choose_set(facts: Competition, data: Path, root: Path, name: str, wanted: Wa
         atomic.discard(path)
         its_labels.store.path.rename(path)
     atomic.discard(home / PARTS)
-    with atomic.replacing(home / PSEUDO_TABLE_FILE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f")
+    write_table(home / PSEUDO_TABLE_FILE, table)
     atomic.write_json(home / PSEUDO_FILE, PSEUDO.of(record))
     return Chosen(home, record, table, expectation)

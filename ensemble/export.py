@@ -33,7 +33,7 @@ from ensemble.whole_network import WholeNetwork
 from folder_lock import fill
 from folds.outputs import digest
 from models.image_file import decode
-from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
+from program_flags import BlendName, CompetitionName, DataFolder, FoldCount, RunsFolder, places
 
 Kinds = Literal["onnx", "torch", "both"]
 
@@ -118,7 +118,7 @@ def main(
     variant: str = "",
     out: Path | None = None,
     format: Kinds = "both",
-    folds: int = 0,
+    folds: FoldCount = 0,
     images: ComparedImages = None,
     check: ComparedCount = 8,
     data: DataFolder = None,
@@ -167,4 +167,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -33,12 +33,13 @@ from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS, SEARCHED, way_name
 from ensemble.survey import survey
 from folder_lock import fill
+from folds.csv_table import write_table
 from folds.images import TrainingSet, find_training_set, list_images
 from folds.inputs import Inputs, load_inputs
 from folds.run_layout import CACHE_DIR, check_name_of_blend
 from kernels.metrics import find_metric
 from predict.members import parse_members
-from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
+from program_flags import CompetitionName, DataFolder, ErrorRatio, Jobs, RunsFolder, places
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
@@ -208,8 +209,7 @@ class _Fit:
         stacker = self.outcome.decision.candidate.stacker
         if stacker is not None:
             cast("ConvStacker", stacker).save(folder, list(self.used()))
-        with atomic.replacing(folder / scores_file(self.oof.metric)) as temporary:
-            self.scores().to_csv(temporary, index=False, float_format="%.6f")
+        write_table(folder / scores_file(self.oof.metric), self.scores())
         atomic.write_json(folder / BLEND_FILE, result)
 
 
@@ -225,7 +225,7 @@ def main(
     repairs: Literal["measure", "off"] = "measure",
     conv_stacker: bool = False,
     conv_stacker_image: bool = False,
-    max_error_ratio: float = 5.0,
+    max_error_ratio: ErrorRatio = 5.0,
     table: bool = True,
 ) -> None:
     """Choose the blend of trained variants by its nested score at full size; writes blend.json.
@@ -251,8 +251,6 @@ def main(
     ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTING_WAYS)), *conv.NAMES)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
-    if max_error_ratio < 1:
-        raise UserError(f"--max-error-ratio {max_error_ratio:g} leaves out the best network itself: give 1 or more.")
     folder = blend_folder(root, name)
     fill(folder, f"the blend in {folder}", name=".fit.lock")
     check_name_of_blend(root, name, "--name")
@@ -307,4 +305,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

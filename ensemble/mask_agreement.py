@@ -21,12 +21,13 @@ from models.runtimes import FLOAT32
 from predict.blocks import Place
 from predict.photographs import Photograph, PhotographLogits, load, network_logits, photograph_of
 from predict.replicas import ReplicaPool
+from program_flags import NonNegative
 
 # the flags of every program that compares masks
 ComparedImages = Annotated[
     Path | None, arg(help="folder of images to compare on; by default the competition's, where they are there.")
 ]
-ComparedCount = Annotated[int, arg(help="how many of them.")]
+ComparedCount = Annotated[NonNegative, arg(help="how many of them.")]
 NOT_COMPARED = "as there are no images: name a folder (--images)"
 
 

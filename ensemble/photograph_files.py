@@ -11,6 +11,7 @@ import numpy as np
 import atomic
 from command_line import UserError
 from folder_listing import list_folder
+from path_names import shown, why_not_in_table
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".jp2", ".gif", ".avif"),
@@ -38,6 +39,8 @@ def list_photographs(source: Path, *, report: bool = True) -> tuple[Path, list[s
         UserError: nothing is there, or two photographs would have outputs of one name.
     """
     if source.is_file():
+        if reason := why_not_in_table(source.name):
+            raise UserError(f"{source.parent / shown(source.name)}: {reason}; rename it.")
         return source.parent, [source.name], []
     if not source.is_dir():
         raise UserError(f"{source} is missing: name a photograph or a folder of photographs (IMAGES=...).")
@@ -46,13 +49,16 @@ def list_photographs(source: Path, *, report: bool = True) -> tuple[Path, list[s
     if note and report:
         print(f"warning: {note}")
     # one name must not end the work on thousands
-    long = [name for name in listing.names if len(os.fsencode(Path(name).stem + CUTOUT_SUFFIX)) > _LONGEST]
-    names = [name for name in listing.names if name not in long]
-    others = [
+    unfit = {name: reason for name in listing.names if (reason := why_not_in_table(name))}
+    others = [(name, UserError(f"{source / shown(name)}: {reason}; rename it.")) for name, reason in unfit.items()]
+    names = [name for name in listing.names if name not in unfit]
+    long = [name for name in names if len(os.fsencode(Path(name).stem + CUTOUT_SUFFIX)) > _LONGEST]
+    names = [name for name in names if name not in long]
+    others += [
         (name, UserError(f"{source / name} has a name too long for its mask to have one like it: rename it."))
         for name in long
     ]
-    if not names and not long:
+    if not names and not long and not unfit:
         raise UserError(f"{source} holds no photograph ({', '.join(SUFFIXES)}): name another folder (IMAGES=...).")
     stems: dict[str, str] = {}
     for name in names:

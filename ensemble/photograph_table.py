@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import atomic
 from command_line import UserError, plain
-from folds.csv_table import read_table
+from folds.csv_table import read_table, write_table
 
 TABLE_FILE = "agreement.csv"
 _COLUMNS = ("image", "agreement", "foreground", "limit", "below")
@@ -95,8 +94,7 @@ class PhotographTable:
 
     def _write(self) -> None:
         rows = [(name, t.agreement, t.foreground, t.limit, int(t.below)) for name, t in sorted(self.told.items())]
-        with atomic.replacing(self.folder / TABLE_FILE) as temporary:
-            pd.DataFrame(rows, columns=list(_COLUMNS)).to_csv(temporary, index=False, float_format="%.6f")
+        write_table(self.folder / TABLE_FILE, pd.DataFrame(rows, columns=list(_COLUMNS)))
 
 
 def warning_of(told: Mapping[str, Told], names: Sequence[str], table: Path) -> str:

@@ -28,7 +28,7 @@ from predict.photographs import PhotographLogits, load, network_logits
 from predict.pipeline import overlapped
 from predict.predictor import DECODERS
 from predict.replicas import ReplicaPool
-from program_flags import RunsFolder
+from program_flags import Batch, RunsFolder
 
 # what the folder's masks were made with
 STATE_FILE = "made_with.json"
@@ -44,7 +44,7 @@ def main(
     variant: str = "",
     cutout: bool = False,
     runs: RunsFolder = Path("runs"),
-    batch: int = 0,
+    batch: Batch = 0,
     backend: Backend = "auto",
 ) -> None:
     """Masks (PNG, 0 and 255) of photographs, each at its own size; run again, only what is missing is done.
@@ -128,4 +128,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 import atomic
 from ensemble.intervals import mean_interval
 from ensemble.stored_masks import StoredMasks
+from folds.csv_table import write_table
 from folds.pseudo_set import Calibration, LabelStore
 from kernels import dice
 
@@ -103,8 +104,7 @@ def measure(
     with tqdm(total=len(names), desc=label, unit="image", disable=None) as bar:
         bar.update(sum(min(_PART_IMAGES, len(names) - start) for start in starts if start not in missing))
         for start, found in zip(missing, parallel(calls), strict=True):
-            with atomic.replacing(files[start], durable=False) as temporary:
-                pd.DataFrame(found, columns=list(_COLUMNS)).to_csv(temporary, index=False)
+            write_table(files[start], pd.DataFrame(found, columns=list(_COLUMNS)), float_format=None, durable=False)
             bar.update(len(found))
     table = pd.concat([pd.read_csv(files[start]) for start in starts], ignore_index=True)
     table.insert(0, "image", list(names))

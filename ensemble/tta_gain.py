@@ -37,7 +37,7 @@ from models.precision import native
 from models.prediction import torch_network
 from models.tta import EXAMPLES, IDENTITY, Transform, find_transforms
 from predict.members import Member, find_members
-from program_flags import CompetitionName, DataFolder, RunsFolder, places
+from program_flags import CompetitionName, DataFolder, Processes, RunsFolder, places
 
 _BATCH = 8
 
@@ -218,7 +218,7 @@ def main(
     transforms: str = "",
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
-    jobs: int = -1,
+    jobs: Processes = -1,
 ) -> None:
     """Measure test-time augmentations of a trained variant out of fold; writes runs/<competition>/<variant>/tta.json.
 
@@ -260,4 +260,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -19,12 +19,12 @@ import cv2
 import tyro
 
 import atomic
-from command_line import UserError, check_seed, program
+from command_line import UserError, program
 from competition import Size
 from folds.images import find_training_set, read_mask
 from folds.recipes import find_recipe
 from models.frame import Frame
-from program_flags import CompetitionName, DataFolder, files_of
+from program_flags import CompetitionName, DataFolder, Seed, files_of
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -159,7 +159,7 @@ def main(
     competition: CompetitionName = "carvana",
     data: DataFolder = None,
     out: Path = Path("augmented.png"),
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Draw sixteen augmented samples of a recipe, each with its mask's outline.
 
@@ -168,7 +168,7 @@ def main(
         out: the picture, PNG or JPEG.
         seed: which draws.
     """
-    augment = Augmentation(find_recipe(show).augment, check_seed(seed))
+    augment = Augmentation(find_recipe(show).augment, seed)
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"{out} is no PNG or JPEG: give --out a name that ends in .png.")
     facts, data = files_of(competition, data)
@@ -190,4 +190,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -27,7 +27,7 @@ from folds import png_file
 from folds.composites import CompositeSet
 from folds.images import find_training_set
 from json_file import Schema
-from program_flags import files_of
+from program_flags import NonNegative, Processes, files_of
 
 SHARD = 1000
 PARAMETERS_FILE, STATISTICS_FILE = "parameters.json", "statistics.json"
@@ -150,9 +150,9 @@ def main(
     out: Path,
     competition: str = "composites",
     data: Path | None = None,
-    count: int = 0,
+    count: NonNegative = 0,
     format: Literal["jpg", "png"] = "jpg",
-    jobs: int = -1,
+    jobs: Processes = -1,
 ) -> None:
     """Write composites, masks and depth as files; killed and run again, it goes on where it was.
 
@@ -176,4 +176,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -17,18 +17,19 @@ from typing import Protocol
 
 import google_crc32c
 import numpy as np
-import pandas as pd
 import tyro
 from PIL import Image
 
 from command_line import UserError, program
 from competition import Competition, Size
 from folder_listing import Listing, ends_in, list_folder, without_suffix
+from folds.csv_table import load_table
 from folds.mask_levels import foreground_of, levels_of, refuse_deep_colours, unexpected
 from folds.parallel import cut, in_parallel
 from models.frame import Frame
 from models.image_file import OTHER_SIZE, ImageFile, decode, out_of_memory
 from models.image_header import png_of_pixels_alone
+from path_names import shown, why_not_in_table
 from program_flags import CompetitionName, DataFolder, files_of
 
 # images a process verifies at a time
@@ -66,6 +67,8 @@ def list_images(folder: Path, competition: Competition) -> list[str]:
         if other != name:
             raise UserError(f"{folder} holds both {other} and {name}: remove one of them.")
     for name in names:
+        if reason := why_not_in_table(name):
+            raise UserError(f"{folder} holds {shown(name)}, but {reason}: rename it.")
         competition.group(name)
     _report(_shared(listing, [competition.mask_suffix], competition), f"{kinds} image")
     return names
@@ -244,8 +247,8 @@ def _digests(path: Path) -> tuple[bytes, str]:
 def read_groups(path: Path, competition: Competition, names: Sequence[str]) -> tuple[str, ...]:
     """The group of every image from a table of the columns `image`, by key, and `group`; it may know more images."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        table = load_table(path, dtype=str, keep_default_na=False)
+    except ValueError:
         raise UserError(f"{path} is not a CSV file: give one with the columns image and group.") from None
     if not {"image", "group"} <= set(table.columns):
         raise UserError(f"{path} needs the columns image and group; it has {', '.join(map(str, table.columns))}.")
@@ -355,4 +358,4 @@ def main(competition: CompetitionName = "carvana", data: DataFolder = None, veri
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -95,4 +95,4 @@ def main(function: str, data: Path = Path("data/composites")) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

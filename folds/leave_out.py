@@ -11,8 +11,17 @@ from collections.abc import Collection
 from pathlib import Path
 
 from command_line import UserError
-from folds.csv_table import read_table
+from folds.csv_table import load_table, read_table
 from folds.images import TrainingSet
+
+
+def _header_alone(path: Path) -> list[str]:
+    """The columns of a table without rows; none of any other file."""
+    try:
+        table = load_table(path, dtype=str)
+    except ValueError:
+        return []
+    return [] if len(table) else list(table.columns)
 
 
 def read_left_out(path: Path, training: TrainingSet) -> frozenset[str]:
@@ -32,7 +41,7 @@ def read_left_out(path: Path, training: TrainingSet) -> frozenset[str]:
             "folder instead."
         )
     try:
-        if len(lines := path.read_bytes().split()) == 1 and b"image" in lines[0].split(b","):
+        if "image" in _header_alone(path):
             return frozenset()
         names = read_table(path, ["image"], "give a table with the column image", numbers=[])["image"]
     except FileNotFoundError:

@@ -13,6 +13,7 @@ import tyro
 from command_line import UserError, program
 from cores import core_count, thread_count
 from folds.workers import GPU, connected
+from program_flags import NonNegative, Positive
 
 
 def worker_arguments(scheduler: str, processes: int, gpus: int, host: str) -> list[str]:
@@ -52,7 +53,7 @@ def _share_cores(processes: int) -> None:
 
 
 @program
-def main(scheduler: str, processes: int = 0, gpus: int = 1, host: str = "") -> None:
+def main(scheduler: str, processes: NonNegative = 0, gpus: Positive = 1, host: str = "") -> None:
     """Work for a dask scheduler until it ends, or Ctrl-C.
 
     Args:
@@ -85,4 +86,4 @@ def main(scheduler: str, processes: int = 0, gpus: int = 1, host: str = "") -> N
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

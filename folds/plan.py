@@ -183,8 +183,10 @@ def check_recipe(recipe: Recipe) -> None:
             f"recipe {recipe.name} keeps the last epoch's weights and may stop early, which would make any epoch the "
             'last: give it patience 0, or keep "best".'
         )
-    if not recipe.learning_rate > 0:
-        raise UserError(f"learning_rate {recipe.learning_rate} of recipe {recipe.name} must be above 0: try 1e-4.")
+    if not 0 < recipe.learning_rate <= 100:
+        raise UserError(
+            f"learning_rate {recipe.learning_rate} of recipe {recipe.name} must be above 0 and at most 100: try 1e-4."
+        )
     if not 0 < recipe.plateau_factor < 1:
         raise UserError(f"plateau_factor {recipe.plateau_factor} of recipe {recipe.name} must be between 0 and 1.")
     if recipe.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))):

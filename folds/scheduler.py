@@ -6,10 +6,11 @@ import tyro
 from distributed.cli import dask_scheduler
 
 from command_line import UserError, program
+from program_flags import Port
 
 
 @program
-def main(port: int = 8786, host: str = "", file: str = "") -> None:
+def main(port: Port = 8786, host: str = "", file: str = "") -> None:
     """Pass work on to workers (make worker) until Ctrl-C.
 
     Whoever reaches the port can run programs on the workers: only for networks whose every machine is trusted.
@@ -32,4 +33,4 @@ def main(port: int = 8786, host: str = "", file: str = "") -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

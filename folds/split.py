@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import atomic
 from command_line import UserError
 from folds.balance import balance
+from folds.csv_table import load_table, write_table
 from folds.images import TrainingSet
 
 COLUMNS = ("image", "group", "fold", "area_px")
@@ -146,8 +146,8 @@ def check(table: pd.DataFrame, training: TrainingSet, source: Path, *, own: bool
 def read(path: Path, training: TrainingSet, *, own: bool = False) -> pd.DataFrame:
     """Read and check a fold table. Raises UserError as `check` does, or if the file is no CSV."""
     try:
-        table = pd.read_csv(path, dtype={"image": str, "group": str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        table = load_table(path, dtype={"image": str, "group": str})
+    except ValueError:
         raise UserError(f"{path} is not a CSV file: give one with the columns image and fold.") from None
     except FileNotFoundError:
         raise UserError(f"{path} is missing: give the path of a CSV with the columns image and fold.") from None
@@ -209,8 +209,7 @@ def find_or_make(
         fold = split_groups(training.groups(), areas_px, folds=folds or FOLDS, seed=seed or 0)
         table = check(pd.DataFrame({"image": training.names, "fold": fold}), training, path)
     table["area_px"] = areas_px
-    with atomic.replacing(path) as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(path, table, float_format=None)
     return table
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from command_line import UserError, check_seed, duration, program
+from command_line import UserError, duration, program
 from competition import Competition
 from folder_lock import alone_with
 from folds import split
@@ -45,7 +45,22 @@ from folds.workers import available_precisions, check_address, run_all
 from kernels.metrics import DICE, Metric, find_metric, metric_in
 from models.build import build
 from models.variant import Variant
-from program_flags import CompetitionName, DataFolder, Folds, places
+from program_flags import (
+    Batch,
+    CompetitionName,
+    DataFolder,
+    Epochs,
+    FoldCount,
+    Folds,
+    Fraction,
+    LearningRate,
+    Positive,
+    ProcessesOrChosen,
+    Seed,
+    Weight,
+    Workers,
+    places,
+)
 
 # what a process does that holds the lock of a fold
 _TRAINED = "is being trained"
@@ -189,28 +204,28 @@ def main(
     data: DataFolder = None,
     runs: Path = Path("runs"),
     recipe: str = "",
-    epochs: int = 0,
-    batch: int = 0,
-    accumulate: int = 0,
-    learning_rate: float = 0.0,
+    epochs: Epochs = 0,
+    batch: Batch = 0,
+    accumulate: Batch = 0,
+    learning_rate: LearningRate = 0.0,
     weights: Literal["", "imagenet", "none"] = "",
     init_from: str = "",
     tag: str = "",
     pseudo: Path | None = None,
-    pseudo_share: float = 0.25,
-    pseudo_weight: float = 1.0,
-    folds: int = 0,
+    pseudo_share: Fraction = 0.25,
+    pseudo_weight: Weight = 1.0,
+    folds: FoldCount = 0,
     folds_csv: Path | None = None,
-    seed: int = 0,
-    split_seed: int | None = None,
-    jobs: int = 0,
+    seed: Seed = 0,
+    split_seed: Seed | None = None,
+    jobs: ProcessesOrChosen = 0,
     precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
-    crop: float = 0.0,
+    crop: Fraction = 0.0,
     compile: bool = False,
     keep: Literal["", "best", "last"] = "",
     leave_out: Path | None = None,
-    workers: int = -1,
-    devices: int = 1,
+    workers: Workers = -1,
+    devices: Positive = 1,
     cluster: str = "",
 ) -> None:
     """Train variants on folds; a finished fold is skipped, a killed one goes on from its last epoch.
@@ -252,11 +267,6 @@ def main(
         cluster: address of a dask scheduler (tcp://host:8786) whose workers train the folds; one fold each GPU=1.
     """
     # 1) what shall be trained, and how
-    if workers < -1:
-        raise UserError(f"--workers {workers} cannot work: give 0 or more, or -1 to have it chosen.")
-    check_seed(seed)
-    if split_seed is not None:
-        check_seed(split_seed, "--split-seed")
     facts, data, root = places(competition, data, runs)
     series = parse_series(tag, init_from, seed)
     wanted = [(with_weights(each, weights), one) for each in variants_for(variant, facts) for one in series]
@@ -314,4 +324,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

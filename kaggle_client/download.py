@@ -26,7 +26,7 @@ from kaggle_client import archive
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import Credentials, find_credentials
 from kaggle_client.verify_download import verify
-from program_flags import CompetitionName, files_of
+from program_flags import CompetitionName, Processes, files_of
 
 LEDGER_FILE = ".download.json"
 STAGING_DIR = ".download"
@@ -277,7 +277,7 @@ def main(
     only: str = "",
     source: Path | None = None,
     keep_archives: bool = False,
-    jobs: int = -1,
+    jobs: Processes = -1,
 ) -> None:
     """Fetch a competition's files from Kaggle, unpack them into a folder, and verify every one.
 
@@ -296,4 +296,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

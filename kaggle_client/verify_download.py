@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 import atomic
 from command_line import UserError
 from competition import Competition
+from folds.csv_table import load_table
 from folds.images import list_images, list_masks, read_mask
 from folds.mask_levels import unexpected
 from folds.parallel import in_parallel
@@ -161,19 +161,17 @@ def _first(names: set[str]) -> str:
 
 def _columns(path: Path, keys: Sequence[str]) -> tuple[list[tuple[str, ...]], list[str]]:
     """Some columns of a CSV file, row by row, and what is wrong with it."""
-    # an image's runs may be longer than the module's own limit
-    csv.field_size_limit(1 << 27)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            for key in keys:
-                if key not in (rows.fieldnames or ()):
-                    return [], [f"{path} has no column {key}: {_AGAIN}"]
-            return [tuple(row[key] or "" for key in keys) for row in rows], []
+        table = load_table(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         return [], [f"{path} is missing: run the same command again."]
-    except (UnicodeDecodeError, csv.Error):
+    except ValueError:
         return [], [f"{path} is not a CSV file: {_AGAIN}"]
+    for key in keys:
+        if key not in table.columns:
+            return [], [f"{path} has no column {key}: {_AGAIN}"]
+    # a row that ends early lacks its last cells
+    return list(table[list(keys)].fillna("").itertuples(index=False, name=None)), []
 
 
 def _column(path: Path, key: str) -> tuple[set[str], list[str]]:

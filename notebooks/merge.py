@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Any
 import atomic
 from command_line import UserError
 from ensemble.blend_file import SUBMISSION_FILE
+from folds.csv_table import read_table
 from folds.run_layout import FOLDS_FILE, MANIFEST_FILE, STORE_METADATA_FILE, WEIGHTS_FILE
 from json_file import Schema
 from kaggle_client.archive import UNREADABLE
@@ -32,8 +32,8 @@ def _object_of_job(name: PurePosixPath, path: Path) -> dict[str, Any]:
 
 
 def _split(path: Path) -> dict[str, str]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["image"]: row["fold"] for row in csv.DictReader(file)}
+    table = read_table(path, ["image", "fold"], "push the job again", numbers=[])
+    return dict(zip(table["image"], table["fold"], strict=True))
 
 
 def _stage(archive: zipfile.ZipFile, folder: Path, competition: str) -> list[PurePosixPath]:

@@ -17,7 +17,7 @@ from kaggle_client.credentials import find_credentials
 from notebooks.merge import merge
 from notebooks.record import Pushed, read_all
 from notebooks.remote import Remote
-from program_flags import CompetitionName
+from program_flags import CompetitionName, Seconds
 
 
 def pull(job: Pushed, remote: Remote, runs: Path, competition: str) -> None:
@@ -41,7 +41,7 @@ def pull(job: Pushed, remote: Remote, runs: Path, competition: str) -> None:
 
 @program
 def main(
-    competition: CompetitionName = "carvana", runs: Path = Path("runs"), kernel: str = "", poll_s: float = 30.0
+    competition: CompetitionName = "carvana", runs: Path = Path("runs"), kernel: str = "", poll_s: Seconds = 30.0
 ) -> None:
     """Fetch the results of pushed jobs.
 
@@ -71,4 +71,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

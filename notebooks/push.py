@@ -22,6 +22,7 @@ from command_line import UserError, program
 from competition import Competition, find_competition
 from folder_listing import list_folder
 from folds import split
+from folds.csv_table import read_table
 from folds.run_layout import FOLDS_FILE, JOBS_DIR
 from kaggle_client import cli as kaggle_cli
 from kaggle_client.credentials import find_credentials
@@ -30,6 +31,7 @@ from notebooks import on_kaggle, pack
 from notebooks.pull import pull
 from notebooks.record import Pushed, read_all
 from notebooks.remote import Remote
+from program_flags import Seconds
 
 # Kaggle allows 50 characters; the dataset's name is this one and "-code"
 _LONGEST_NAME = 45
@@ -77,9 +79,8 @@ def check_job(root: Path, variant: str, fold: str, arguments: list[str]) -> None
         # theirs is looked at where the split is made
         count = _ANY_FOLDS
     elif (root / FOLDS_FILE).exists():
-        rows = (root / FOLDS_FILE).read_text(encoding="utf-8").splitlines()
-        column = rows[0].split(",").index("fold")
-        count = 1 + max(int(row.split(",")[column]) for row in rows[1:])
+        table = read_table(root / FOLDS_FILE, ["image"], "put a good copy back", numbers=["fold"])
+        count = 1 + int(table["fold"].max())
     split.parse_folds(fold, count)
 
 
@@ -121,7 +122,7 @@ def main(
     arguments: str = "",
     wait: bool = True,
     again: bool = False,
-    poll_s: float = 30.0,
+    poll_s: Seconds = 30.0,
 ) -> None:
     """Push a job to Kaggle, wait for it, and fetch what it made into runs as if it had been made here.
 
@@ -206,4 +207,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -20,7 +20,7 @@ import provenance
 from command_line import UserError
 from ensemble.blend_file import REFINED_SCORES_FILE, REFINER_BEGUN_FILE
 from ensemble.boundary import Boundary, BoundaryRefiner
-from folds.csv_table import read_table
+from folds.csv_table import read_table, write_table
 from folds.outputs import WEIGHTS_DIGEST, digest, fault_of_weights
 from folds.run_layout import MANIFEST_FILE, WEIGHTS_FILE
 from folds.spent import Spent
@@ -208,8 +208,7 @@ def _score(task: RefinerTask) -> pd.DataFrame:
     groups = fold.training.groups()[fold.held_out]
     names = [fold.training.names[p] for p in positions]
     table = pd.DataFrame({"image": names, "group": groups, "before": scores[:, 0], "after": scores[:, 1]})
-    with atomic.replacing(fold.folder / REFINED_SCORES_FILE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.8f")
+    write_table(fold.folder / REFINED_SCORES_FILE, table, float_format="%.8f")
     return table
 
 

@@ -15,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 import atomic
-from command_line import UserError, check_seed, duration, program
+from command_line import UserError, duration, program
 from ensemble.blend_file import BLEND_FILE, REFINER_DIR, REFINER_FILE, FittedBlend, blend_folder, read_blend
 from ensemble.boundary import NAME, Boundary, boundary_for, check_boundary
 from ensemble.boundary_file import REFINER, after_refiner, coarse_digest, digest_of, entries_of
@@ -35,7 +35,23 @@ from folds.task import FoldTask, read_manifest
 from folds.workers import run_all
 from kernels.metrics import Metric
 from models.losses import find_loss
-from program_flags import BlendName, CompetitionName, DataFolder, Folds, RunsFolder, places
+from program_flags import (
+    Batch,
+    BlendName,
+    CompetitionName,
+    DataFolder,
+    Epochs,
+    Folds,
+    LearningRate,
+    Pixels,
+    Positive,
+    ProcessesOrChosen,
+    ReachPx,
+    RunsFolder,
+    Seed,
+    SizePx,
+    places,
+)
 from refine.coarse import Coarse
 from refine.fold import RefinerTask, check_same, complete_refiner, is_done, read_scores
 from refine.planes import CoarsePlanes, forget_others, kept_of_all
@@ -176,17 +192,17 @@ def main(
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
     fold: Folds = "all",
-    size: tuple[int, int] = (0, 0),
-    reach_px: float = 8.0,
-    tile_px: int = 96,
-    tiles: int = 4,
-    epochs: int = 0,
-    batch: int = 0,
-    learning_rate: float = 0.0,
+    size: SizePx = (0, 0),
+    reach_px: ReachPx = 8.0,
+    tile_px: Pixels = 96,
+    tiles: Positive = 4,
+    epochs: Epochs = 0,
+    batch: Batch = 0,
+    learning_rate: LearningRate = 0.0,
     loss: str = "",
     precision: Literal["", "auto", "bf16", "fp16", "float32"] = "",
-    seed: int = 0,
-    jobs: int = 0,
+    seed: Seed = 0,
+    jobs: ProcessesOrChosen = 0,
 ) -> None:
     """Train the boundary refiner of a blend, one network a fold, and keep it where its nested gain is above 0.
 
@@ -208,10 +224,7 @@ def main(
         jobs: folds trained at once; by default one a GPU, else one a core.
     """
     # 1) what cannot be meant is refused before anything is read
-    check_seed(seed)
     facts, data, root = places(competition, data, runs)
-    if tiles < 1:
-        raise UserError(f"--tiles {tiles} cannot work: give 1 or more.")
     given = {"reach_px": reach_px, "tile_px": tile_px, **({"size": size} if any(size) else {})}
     boundary = replace(boundary_for(facts.size), **given)  # type: ignore[arg-type]
     try:
@@ -249,4 +262,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -27,7 +27,7 @@ from models.image_file import decode
 from models.network_input import normalise
 from models.networks.windowed_unet import unwindowed
 from models.variant import Variant
-from program_flags import RunsFolder, places
+from program_flags import NonNegative, Positive, RunsFolder, SizePx, places
 from report import page
 from report.pictures import picture_uri
 
@@ -174,11 +174,11 @@ def main(
     competition: str = "carvana",
     blend: str = "blend",
     variant: str = "",
-    fold: int = 0,
+    fold: NonNegative = 0,
     head: str = "mask",
-    pixel: tuple[int, int] | None = None,
+    pixel: SizePx | None = None,
     background: Path | None = None,
-    channels: int = 16,
+    channels: Positive = 16,
     out: Path | None = None,
     runs: RunsFolder = Path("runs"),
 ) -> None:
@@ -244,4 +244,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

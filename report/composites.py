@@ -30,7 +30,7 @@ from kernels.dice import counts
 from kernels.metrics import METRICS
 from models.frame import Frame, frame_of
 from models.variant import Variant
-from program_flags import places
+from program_flags import Positive, places
 from report import page
 from report.pictures import Album, Case, error_picture
 
@@ -201,7 +201,7 @@ def tell(competition: str, data: Path | None, runs: Path, images: int = 400) -> 
 
 @program
 def main(
-    competition: str = "composites", data: Path | None = None, runs: Path = Path("runs"), images: int = 400
+    competition: str = "composites", data: Path | None = None, runs: Path = Path("runs"), images: Positive = 400
 ) -> None:
     """Print the figures of both heads; draw both_heads.png and both_heads.html.
 
@@ -215,4 +215,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import tyro
 
-import atomic
 from command_line import UserError, program
 from ensemble.blend import Blend
 from ensemble.blend_file import (
@@ -26,6 +25,7 @@ from ensemble.blend_file import (
 )
 from ensemble.stored_masks import StoredMasks
 from folds.contents import CONTENTS_FILE, changed, read_contents
+from folds.csv_table import write_table
 from folds.parallel import cut, in_parallel
 from folds.run_layout import TEST_STORE, finished_folds
 from folds.store import LogitStore
@@ -33,7 +33,7 @@ from kernels.metrics import score_in
 from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
 from predict.test_set import names_of_test_set
-from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
+from program_flags import CompetitionName, DataFolder, Jobs, Positive, RunsFolder, places
 from report import page
 from report.pictures import Album, case
 from report.scan import trusted_networks
@@ -82,12 +82,6 @@ def measure(reader: StoredMasks, images: Sequence[str], *, jobs: int = -1) -> pd
     )
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write the result of `measure` as CSV, whole or not at all."""
-    with atomic.replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f")
-
-
 def _predicted(members: Sequence[Member]) -> list[tuple[Member, LogitStore]]:
     """The members that have predicted the whole test set, with their stores."""
     found = []
@@ -106,7 +100,7 @@ def main(
     members: str = "",
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
-    worst: int = 50,
+    worst: Positive = 50,
     predict: bool = False,
     jobs: Jobs = -1,
 ) -> None:
@@ -192,4 +186,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

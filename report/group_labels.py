@@ -23,7 +23,7 @@ from command_line import UserError, program
 from competition import Competition
 from ensemble.blend import find_blend
 from folder_lock import fill
-from folds.csv_table import read_table
+from folds.csv_table import read_table, write_table
 from folds.images import TrainingSet, find_training_set
 from folds.run_layout import LABELS_DIR, LABELS_FILE, LABELS_PAGE_FILE
 from folds.seen import Seen
@@ -31,7 +31,7 @@ from models import checkpoint
 from models.features import encoder_of, pooled_features
 from models.precision import native
 from predict.members import Member
-from program_flags import CompetitionName, DataFolder, RunsFolder, places
+from program_flags import CompetitionName, DataFolder, NonNegative, RunsFolder, places
 from report import page
 from report.charts import Chart, drawn
 from report.label_classifier import TOP, Judged, cross_fitted
@@ -189,8 +189,7 @@ def _write(folder: Path, judged: Judged, what: str, member: Member, images: int)
         table[f"guess{k + 1}"] = names[guesses[:, k]]
         table[f"probability{k + 1}"] = np.take_along_axis(groups.probabilities, guesses[:, k : k + 1], 1)[:, 0]
     atomic.make_folder(folder)
-    with atomic.replacing(folder / LABELS_FILE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f")
+    write_table(folder / LABELS_FILE, table)
     rows = figure_rows(judged)
     confusion = groups.confusion()
     each = [
@@ -229,7 +228,7 @@ def main(
     label: str = "",
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
-    images: int = 8,
+    images: NonNegative = 8,
     out: Path | None = None,
 ) -> None:
     """Tell a label of groups from their images, by features of a trained network, and say how well that goes.
@@ -241,8 +240,6 @@ def main(
         images: of each group, at most, evenly spread; 0 takes all.
         out: folder for page and table; runs/<competition>/labels by default.
     """
-    if images < 0:
-        raise UserError(f"--images {images} is below 0: give 0 (all) or more.")
     facts, data, root = places(competition, data, runs)
     folder = out or root / LABELS_DIR
     fill(folder)
@@ -276,4 +273,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

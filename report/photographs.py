@@ -16,6 +16,7 @@ from command_line import UserError, program
 from ensemble.photograph_files import MASK_SUFFIX, list_photographs
 from ensemble.photograph_table import TABLE_FILE, Told, read_told
 from models.image_file import decode
+from program_flags import Positive
 from report import page
 from report.thumbnail import Thumbnail, jpeg_uri
 
@@ -53,7 +54,7 @@ def pictures(folder: Path, masks: Path, name: str, told: Told) -> list[Thumbnail
 
 
 @program
-def main(images: Path, out: Path, worst: int = 60) -> None:
+def main(images: Path, out: Path, worst: Positive = 60) -> None:
     """Write a page of photographs with their masks, those first on which the networks agree least.
 
     Args:
@@ -61,8 +62,6 @@ def main(images: Path, out: Path, worst: int = 60) -> None:
         out: the folder of their masks; the page is written into it.
         worst: photographs on the page, at most.
     """
-    if worst < 1:
-        raise UserError(f"--worst {worst} is too few: give 1 or more.")
     folder, names, _ = list_photographs(images, report=False)
     told = read_told(out)
     known = [name for name in names if name in told]
@@ -86,4 +85,4 @@ def main(images: Path, out: Path, worst: int = 60) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

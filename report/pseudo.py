@@ -14,7 +14,7 @@ from ensemble.choose_pseudo import Wanted, choose_set
 from ensemble.pseudo_choice import MEASURES
 from folds.pseudo_set import PSEUDO_PAGE_FILE, PSEUDO_TABLE_FILE
 from kernels.metrics import find_metric
-from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
+from program_flags import CompetitionName, DataFolder, Jobs, LeastScore, NonNegative, RunsFolder, places
 from report import page
 from report.charts import calibration_curve
 from report.pseudo_figures import breakdowns, lines
@@ -30,8 +30,8 @@ def main(
     distil: bool = False,
     own_fold: bool = False,
     out: str = "",
-    least: float = -1.0,
-    most: int = 0,
+    least: LeastScore = -1.0,
+    most: NonNegative = 0,
     jobs: Jobs = -1,
 ) -> None:
     """Choose images whose labels by a blend can be trusted, for training: runs/<competition>/<blend>/pseudo.
@@ -70,4 +70,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import tyro
 
-import atomic
 from command_line import UserError, program
 from folder_lock import fill
+from folds.csv_table import write_table
 from folds.images import TrainingSet, find_training_set
 from folds.parallel import cut, in_parallel
 from folds.run_layout import (
@@ -34,7 +34,7 @@ from folds.task import mean_over_images, read_manifest
 from kernels.metrics import find_metric
 from models.frame import Frame
 from predict.members import Member, find_members
-from program_flags import CompetitionName, DataFolder, Jobs, places
+from program_flags import CompetitionName, DataFolder, Jobs, NonNegative, places
 from report import page
 from report.label_confidence import LabelConfidence, label_confidence
 from report.scan import trusted_networks
@@ -212,8 +212,8 @@ def main(
     members: str = "",
     data: DataFolder = None,
     runs: Path = Path("runs"),
-    count: int = 0,
-    worst: int = 40,
+    count: NonNegative = 0,
+    worst: NonNegative = 40,
     jobs: Jobs = -1,
 ) -> None:
     """Rank the training labels by how far networks that have not seen them bear them out.
@@ -225,8 +225,6 @@ def main(
         count: labels that suspects.csv takes, from the worst on; 0 takes those that lie far below most.
         worst: labels on the page.
     """
-    if min(count, worst) < 0:
-        raise UserError("--count and --worst cannot be below 0: give 0 or more.")
     facts, data, root = places(competition, data, runs)
     if facts.composed:
         raise UserError(f"{facts.name} composes its images, and the labels with them: there is none to suspect.")
@@ -238,8 +236,7 @@ def main(
     table = rank(witnesses, training, jobs=jobs)
     found = min(count, len(table)) or suspect(table["confidence"].to_numpy())
     for name, rows in ((CONFIDENCE_FILE, table), (SUSPECTS_FILE, table.head(found))):
-        with atomic.replacing(folder / name) as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6f")
+        write_table(folder / name, rows)
     page.write(
         folder / SUSPECTS_PAGE_FILE,
         "suspects.html.j2",
@@ -258,4 +255,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

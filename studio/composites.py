@@ -24,6 +24,7 @@ from competition import COMPETITIONS, Size
 from folder_lock import fill
 from json_file import Schema
 from kernels.raster import FAR, rasterise, shade
+from program_flags import Positive, Processes, Seed
 from studio.cars import build, draw_car, palette
 from studio.mesh import Mesh, box, ellipsoid, join, rod
 from studio.scene import Camera
@@ -305,7 +306,11 @@ def render_parts(out: Path, *, backgrounds: int, foregrounds: int, seed: int = 0
 
 @program
 def main(
-    out: Path = Path("data/composites"), backgrounds: int = 100, foregrounds: int = 100, seed: int = 0, jobs: int = -1
+    out: Path = Path("data/composites"),
+    backgrounds: Positive = 100,
+    foregrounds: Positive = 100,
+    seed: Seed = 0,
+    jobs: Processes = -1,
 ) -> None:
     """Render the parts of the embedded composites, with their true depth.
 
@@ -323,4 +328,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -15,11 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import atomic
-from command_line import UserError, check_seed, program
+from command_line import UserError, program
 from competition import COMPETITIONS, Competition
 from folder_listing import is_empty
 from folder_lock import fill
 from json_file import Schema
+from program_flags import NonNegative, Positive, Processes, Seed
 from studio.cars import Car, build, draw_car, palette
 from studio.scene import VIEWS, background, draw_camera, noise_tile, picture
 
@@ -190,11 +191,11 @@ def render_competition(
 @program
 def main(
     out: Path = Path("data/studio"),
-    cars: int = 20,
-    test_cars: int = 6,
-    seed: int = 0,
-    views: int = VIEWS,
-    jobs: int = -1,
+    cars: Positive = 20,
+    test_cars: NonNegative = 6,
+    seed: Seed = 0,
+    views: Positive = VIEWS,
+    jobs: Processes = -1,
     depth: bool = False,
 ) -> None:
     """Render the embedded competition.
@@ -209,12 +210,10 @@ def main(
         depth: write depth maps too.
     """
     fill(out)
-    done = render_competition(
-        out, cars=cars, test_cars=test_cars, seed=check_seed(seed), views=views, jobs=jobs, depth=depth
-    )
+    done = render_competition(out, cars=cars, test_cars=test_cars, seed=seed, views=views, jobs=jobs, depth=depth)
     what = f"{cars} training and {test_cars} test cars, {views} views each, in {out}"
     print(f"rendered {what}" if done else f"{what}: already rendered")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -16,10 +16,11 @@ from competition import Competition
 from ensemble.blend_file import Foreground
 from folds.images import list_images
 from kernels.rle import parse
-from path_names import shown, why_not
+from path_names import shown, visible, why_not
 from program_flags import CompetitionName, files_of
 from submit.submission_file import manifest_beside
 from submit.writer import open_rows, split_row
+from text_file import decode
 
 _SHOWN = 20
 
@@ -132,7 +133,9 @@ def check(path: Path, *, competition: Competition, names: Sequence[str], expecte
     areas = _Areas(competition.size[0] * competition.size[1], expected)
     with open_rows(path) as lines:
         header = b"".join(split_row(lines.readline())).decode("utf-8", "replace")
-        if header != ",".join(competition.header):
+        if header.startswith("\ufeff"):
+            report.add("header: a byte-order mark stands before it: save the file as UTF-8 without one")
+        elif header != ",".join(competition.header):
             report.add(f"header: {header[:80]!r}, expected {','.join(competition.header)!r}")
         for row, line in enumerate(lines, 1):
             report.rows = row
@@ -142,7 +145,7 @@ def check(path: Path, *, competition: Competition, names: Sequence[str], expecte
                 continue
             name = raw.decode("utf-8", "replace")
             place = position.get(name)
-            where = f"row {row} ({name[:60]})"
+            where = f"row {row} ({visible(name[:60])})"
             if not comma:
                 report.add(f"{where}: no comma between image name and runs")
             if place is None:
@@ -156,7 +159,7 @@ def check(path: Path, *, competition: Competition, names: Sequence[str], expecte
                 seen[place] = 1
                 before = place
             try:
-                areas.add(name, parse(text, size=competition.size))
+                areas.add(visible(name), parse(text, size=competition.size))
             except ValueError as error:
                 report.add(f"{where}: {error}")
     for place, found in enumerate(seen):
@@ -181,11 +184,15 @@ def sample_names(data: Path, competition: Competition) -> list[str]:
     path = data / competition.sample_file
     own = f"put the competition's own file there, or mend the entry {competition.name!r} in competition.py"
     try:
-        header, *rows = path.read_text(encoding="utf-8-sig").splitlines()
+        # not at every character that Unicode ends lines with
+        text = decode(path.read_bytes()).replace("\r\n", "\n")
+        header, *rows = text.split("\n")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it fixes the rows of a submission and their order; copy it.") from None
-    except (UnicodeDecodeError, ValueError):
-        raise UserError(f"{path} is not a sample submission: {own}.") from None
+    except ValueError:
+        text = ""
+    if not text:
+        raise UserError(f"{path} is not a sample submission: {own}.")
     if b"".join(split_row(header.encode())).decode() != ",".join(competition.header):
         raise UserError(f"{path} begins with {header[:80]!r}, not {','.join(competition.header)!r}: {own}.")
     keys = [split_row(row.encode())[0].decode() for row in rows if row]
@@ -234,4 +241,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -34,7 +34,7 @@ from predict import blocks
 from predict.blocks import UnreadableImagesError
 from predict.predictor import begun_or_available, predict
 from predict.presence import said_of
-from program_flags import BlendName, CompetitionName, DataFolder, RunsFolder, places
+from program_flags import BlendName, CompetitionName, DataFolder, ProcessesOrChosen, RunsFolder, places
 from submit.check import check, sample_names
 from submit.direct import drop_empty_rows, write_direct
 from submit.score import score
@@ -233,7 +233,7 @@ def main(
     on_missing: OnMissing = "refuse",
     restart: bool = False,
     stream: bool = False,
-    jobs: int = 0,
+    jobs: ProcessesOrChosen = 0,
     cluster: str = "",
     backend: Backend = "auto",
 ) -> None:
@@ -321,4 +321,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

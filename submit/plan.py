@@ -29,7 +29,16 @@ from predict.members import Member
 from predict.predictor import predict
 from predict.presence import said_of
 from predict.replicas import ReplicaPool
-from program_flags import CompetitionName, DataFolder, RunsFolder, places
+from program_flags import (
+    CompetitionName,
+    DataFolder,
+    DeviceCounts,
+    FoldCount,
+    NonNegative,
+    Positive,
+    RunsFolder,
+    places,
+)
 from submit.cost import MemberCost, Plan, plan_lines
 
 
@@ -100,12 +109,12 @@ def main(
     competition: CompetitionName = "carvana",
     blend: str = "blend",
     variants: str = "",
-    folds: int = 0,
+    folds: FoldCount = 0,
     tta: str = "",
     images: Path | None = None,
-    images_count: int = 0,
-    sample: int = 24,
-    gpus: tuple[int, ...] = (2, 4, 8),
+    images_count: NonNegative = 0,
+    sample: Positive = 24,
+    gpus: DeviceCounts = (2, 4, 8),
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
     backend: Backend = "auto",
@@ -149,4 +158,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import tyro
 
-import atomic
 from command_line import UserError, program
 from competition import Competition, find_competition
 from ensemble.photograph_files import MASK_SUFFIX
 from folder_listing import list_folder, without_suffix
+from folds.csv_table import write_table
 from folds.images import list_masks, read_mask
 from kernels.dice import counts_runs
 from kernels.metrics import Metric, find_metric
@@ -132,9 +133,8 @@ def main(
     print(f"mean {metric.label} {result.mean:.6f} over {len(result.names)} images")
     print(f"worst {result.scores[worst]:.6f} ({result.names[worst]})")
     if per_image is not None:
-        rows = "".join(f"{name},{score:.6f}\n" for name, score in zip(result.names, result.scores, strict=True))
-        atomic.write_text(per_image, f"image,{metric.name}\n" + rows)
+        write_table(per_image, pd.DataFrame({"image": result.names, metric.name: result.scores}))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -16,6 +16,7 @@ from isal.isal_zlib import error as ZlibError
 
 import atomic
 from command_line import UserError
+from text_file import encoding_of
 
 # single-member gzip: level 1 of isal is as small as zlib's 2 and five times as fast
 _GZIP_LEVEL = 1
@@ -93,6 +94,9 @@ def open_rows(path: Path) -> Iterator[IO[bytes]]:
                     yield io.BufferedReader(member, BLOCK_BYTES)  # type: ignore[type-var]
         else:
             with path.open("rb", buffering=BLOCK_BYTES) as plain:
+                if encoding_of(plain.read(4)).startswith("utf-16"):
+                    raise UserError(f"{path} is UTF-16 text: save it as UTF-8, without a byte-order mark.")
+                plain.seek(0)
                 yield plain
     except FileNotFoundError:
         raise UserError(f"{path} is missing: make the submission first (make submission).") from None

@@ -54,7 +54,7 @@ def test_more_known_groups_than_there_are_is_refused(data: Path, tmp_path: Path)
         trial(data, tmp_path, 0, known=6).draw(find_training_set(STUDIO, data).names)
     with pytest.raises(SystemExit, match="'best' is not a round: take of control, ownfold, blend"):
         main(tmp_path, competition="studio", data=data, rounds="control,best")
-    with pytest.raises(SystemExit, match="--views is 0: give 1 or more"):
+    with pytest.raises(SystemExit, match="--views 0 is out of range: give 1 "):
         main(tmp_path, competition="studio", data=data, views=0)
 
 

@@ -87,7 +87,7 @@ def parameters(module: str) -> frozenset[str]:
 
 
 def is_program(path: Path) -> bool:
-    return "tyro.cli(" in path.read_text()
+    return "tyro.cli(main, prog=main.command)" in path.read_text()
 
 
 def programs() -> list[str]:

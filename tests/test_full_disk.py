@@ -18,9 +18,9 @@ import pytest
 from command_line import UserError
 from ensemble.conv_stacker import ConvStacker
 from ensemble.photograph_files import write_png
+from folds.csv_table import write_table
 from report import page
 from report.composites import draw as draw_composites
-from report.disagreement import write_table
 from report.pictures import Album, contact_sheet
 from submit import spool
 from submit.spool import write_all

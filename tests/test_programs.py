@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +17,7 @@ import tyro
 from tests.test_documents import parameters
 from tests.test_documents import programs as every_program
 
+ROOT = Path(__file__).parent.parent
 PROGRAMS = every_program()
 # what they are given beside data and runs, so that they get as far as these
 NEEDED = {
@@ -77,3 +83,19 @@ def test_a_path_that_is_not_there_is_one_sentence_that_names_it(run: Run, tmp_pa
     assert status.count(chr(10)) == 0 and status.endswith(".")
     assert str(absent) in status or program in WITH_KAGGLE
     assert not absent.exists()
+
+
+@pytest.mark.parametrize("program", ["folds.images", "submit.check", "report.explore"])
+def test_the_help_that_an_error_names_can_be_had(program: str) -> None:
+    """As a shell in the repository's folder runs it, whatever its PATH has."""
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    refused = call(sys.executable, "-m", program, "--no-such-flag")
+    assert refused.returncode == 2
+    command = re.findall(r"\S+ -m \S+ --help", refused.stdout + refused.stderr)[-1]
+    helped = call(*shlex.split(command))
+    assert helped.returncode == 0
+    assert f"usage: {command.removesuffix(' --help')}" in helped.stdout

@@ -307,10 +307,10 @@ def test_what_is_kept_is_made_again_where_it_is_cut_off_and_goes_on_where_it_was
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ({"tiles": 0}, "--tiles 0 cannot work: give 1 or more"),
+        ({"tiles": 0}, "--tiles 0 is out of range: give 1 "),
         ({"tile_px": 33}, "such a refiner cannot be: tile_px is 33, expected a multiple of 2"),
-        ({"size": (-1, 5)}, "such a refiner cannot be: full, size or widths are below 1"),
-        ({"reach_px": 0.0}, "such a refiner cannot be: reach_px"),
+        ({"size": (-1, 5)}, "--size -1 is out of range: give 0 "),
+        ({"reach_px": 0.0}, "--reach-px 0.0 is out of range: give 1 "),
         ({"loss": "anger"}, "unknown loss 'anger'"),
         ({"name": "other"}, "blend.json is missing: choose the blend first"),
         ({"batch": 99}, "a batch of 99 is larger than what fold 0 trains on"),

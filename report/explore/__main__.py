@@ -5,4 +5,4 @@ import tyro
 from report.explore.write import main
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -13,9 +13,10 @@ import pandas as pd
 import atomic
 from command_line import UserError, program
 from folder_lock import fill
+from folds.csv_table import write_table
 from folds.run_layout import EXPLORE_DIR, EXPLORE_IMAGES_FILE, EXPLORE_NUMBERS_FILE, EXPLORE_PAGE_FILE
 from kernels.metrics import find_metric
-from program_flags import CompetitionName, DataFolder, Jobs, places
+from program_flags import CompetitionName, DataFolder, Jobs, Positive, places
 from report import page
 from report.charts import Chart
 from report.explore import drawings
@@ -203,7 +204,7 @@ def main(
     competition: CompetitionName = "carvana",
     data: DataFolder = None,
     runs: Path = Path("runs"),
-    images: int = 6_000,
+    images: Positive = 6_000,
     jobs: Jobs = -1,
 ) -> None:
     """Look at a competition's data before anything is trained: writes explore.html, explore.json and images.csv.
@@ -213,8 +214,6 @@ def main(
         images: of train and of test that are opened, at most; of more, whole groups are drawn at random. Files are
             listed, and metadata compared, of all.
     """
-    if images < 1:
-        raise UserError(f"--images {images} is out of range: give 1 or more.")
     facts_of, data, root = places(competition, data, runs)
     folder = root / EXPLORE_DIR
     fill(folder)
@@ -281,8 +280,7 @@ def main(
         across=list(_pairs(found.across.pairs, table, sets, seen)) if found.across else [],
     )
     atomic.write_json(folder / EXPLORE_NUMBERS_FILE, _numbers(found, told, counts))
-    with atomic.replacing(folder / EXPLORE_IMAGES_FILE) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_table(folder / EXPLORE_IMAGES_FILE, table, float_format="%.6g")
     for sentence in told:
         print(sentence)
     print(f"page     {folder / EXPLORE_PAGE_FILE}")
