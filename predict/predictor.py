@@ -214,8 +214,9 @@ def predict(
                 return [part for part in parts if not lacking.isdisjoint(part)]
 
             shared = (folder, kept.path, *member.folds)
-            needs = {"shared": shared, "precisions": member.precisions()}
-            for count, some in run_all(task.run_part, pending, jobs=jobs, cluster=cluster, **needs):
+            precisions = member.precisions()
+            done = run_all(task.run_part, pending, jobs=jobs, cluster=cluster, shared=shared, precisions=precisions)
+            for count, some in done:
                 bar.update(count)
                 faults += some
     position = {name: k for k, name in enumerate(names)}

@@ -216,8 +216,9 @@ def write_direct(
                 return [k for k in stream.missing() if bad.isdisjoint(stream.shard_names(k))]
 
             shared = (folder, stream.folder, *(fold for member in blend.members for fold in member.folds))
-            needs = {"shared": shared, "precisions": {p for member in blend.members for p in member.precisions()}}
-            for count, some in run_all(work.write, pending, jobs=jobs, cluster=cluster, **needs):
+            precisions = {precision for member in blend.members for precision in member.precisions()}
+            done = run_all(work.write, pending, jobs=jobs, cluster=cluster, shared=shared, precisions=precisions)
+            for count, some in done:
                 bar.update(count)
                 faults += some
     if not empty:

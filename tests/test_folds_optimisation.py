@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from folds import optimisation
-from folds.recipes import RECIPES, Monitor, Optimiser, Precision, Schedule
+from folds.recipes import RECIPES, Monitor, Optimiser, Schedule
+from models.precision import Precision
 
 DEMO = RECIPES["demo"]
 
