@@ -95,8 +95,8 @@ def test_junk_is_no_picture_anywhere_else(tmp_path: Path, capsys: pytest.Capture
 def test_what_is_skipped_and_is_no_junk_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_ellipses(tmp_path / "data")
     names = list_images(data / "train", CARVANA)
-    for folder in ("train", "train_masks"):
-        leave_junk(data / folder, names[0])
+    for folder, beside in (("train", names[0]), ("train_masks", CARVANA.mask_name(names[0]))):
+        leave_junk(data / folder, beside)
         (data / folder / "00000000000f_09.png").write_bytes(b"")
         (data / folder / "more").mkdir()
     assert find_training_set(CARVANA, data).names == tuple(names)
