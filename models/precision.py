@@ -7,13 +7,15 @@ so the edge of a mask by a small part of a pixel. What a network was trained in,
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["bf16", "fp16", "float32"]
 FLOAT32: Precision = "float32"
-_NARROW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# torch's names. It is imported where it is needed: what reads and checks records of a training does without
+_NARROW: dict[Precision, str] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def has_bf16(device: str) -> bool:
@@ -22,6 +24,8 @@ def has_bf16(device: str) -> bool:
     Args:
         device: "cpu" or "cuda".
     """
+    import torch
+
     if device == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     # an older torch, as a Kaggle notebook may have, cannot say
@@ -36,6 +40,8 @@ def native(device: str = "") -> frozenset[Precision]:
     Args:
         device: "cpu" or "cuda"; by default the GPU if there is one.
     """
+    import torch
+
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found: set[Precision] = {FLOAT32}
     if chosen == "cuda":
@@ -80,4 +86,7 @@ def for_prediction(trained: Precision, available: Collection[Precision]) -> Prec
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context in which a network is computed in `precision` on `device`."""
-    return torch.autocast(device.type, _NARROW.get(precision), enabled=precision != FLOAT32)
+    import torch
+
+    narrow = getattr(torch, _NARROW[precision]) if precision in _NARROW else None
+    return torch.autocast(device.type, narrow, enabled=narrow is not None)
