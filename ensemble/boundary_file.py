@@ -27,11 +27,10 @@ from ensemble.blend_file import (
 from ensemble.boundary import NAME, Boundary, BoundaryRefiner, check_boundary
 from folds.outputs import digest
 from folds.run_layout import WEIGHTS_FILE, fold_folder
-from folds.task import read_manifest
 from json_file import Count, Digest, Interval, Schema, extensible
 from models import checkpoint
 from models.build import build
-from models.precision import FLOAT32
+from models.precision import Precision
 
 _CURE = "make refine"
 
@@ -45,6 +44,7 @@ class RefinerRecord(TypedDict):
     coarse_digest: Digest
     applied_to: NotRequired[Digest]
     weights_digests: Annotated[list[Digest], Field(min_length=1)]
+    precisions: NotRequired[list[Precision]]
     digest: Digest
     postprocess_kept: list[tuple[str, Count]]
     presence: FittedPresence | None
@@ -57,6 +57,9 @@ class RefinerRecord(TypedDict):
 
 def _check(record: RefinerRecord) -> None:
     check_boundary(record["boundary"])
+    folds = len(record["weights_digests"])
+    if len(record.get("precisions", record["weights_digests"])) != folds:
+        raise ValueError(f"precisions has {len(record['precisions'])} entries, expected one for each of {folds} folds")
 
 
 REFINER = Schema(RefinerRecord, f"train the refiner again ({_CURE})", _check)
@@ -180,5 +183,4 @@ def load(folder: Path, entry: Mapping[str, Any]) -> BoundaryRefiner:
     if entry.get("digest") != record["digest"] or record["digest"] != digest_of(boundary, known):
         raise UserError(f"{path} is not of the refiner that the blend was measured with: {_CURE}.")
     states = [_weights(fold_folder(path.parent, fold), each, boundary) for fold, each in enumerate(known)]
-    manifests = [read_manifest(fold_folder(path.parent, fold)) or {} for fold in range(len(known))]
-    return BoundaryRefiner(boundary, states, record["digest"], [m.get("precision", FLOAT32) for m in manifests])
+    return BoundaryRefiner(boundary, states, record["digest"], record.get("precisions", []))

@@ -161,12 +161,14 @@ def judge(folder: Path, fitted: FittedBlend, tasks: list[RefinerTask], metric: M
     groups, before, after = (table[column].to_numpy() for column in ("group", "before", "after"))
     low, high = mean_interval(after - before, groups)
     first = tasks[0]
-    weights = [(read_manifest(task.fold.folder) or {})[WEIGHTS_DIGEST] for task in tasks]
+    manifests = [read_manifest(task.fold.folder) or {} for task in tasks]
+    weights = [manifest[WEIGHTS_DIGEST] for manifest in manifests]
     record = {
         "name": NAME,
         "boundary": asdict(first.boundary),
         "coarse_digest": first.coarse_digest,
         "weights_digests": weights,
+        "precisions": [manifest["precision"] for manifest in manifests],
         "digest": digest_of(first.boundary, weights),
         **first.after,
         "before": figures(before, groups, metric),

@@ -118,6 +118,8 @@ def test_from_a_blend_to_a_submission_with_its_refiner(root: Path, capsys: pytes
     record = json.loads((folder / "refiner" / "refiner.json").read_text())
     blend = json.loads((folder / "blend.json").read_text())
     assert record["kept"] and record["gain"] > 0.01 and record["interval"][0] > 0
+    # as it was asked for, on whatever processor
+    assert len(record["precisions"]) == len(record["weights_digests"]) and set(record["precisions"]) == {"float32"}
     assert blend == {**before, "refiners": blend["refiners"], "refiner_fit": blend["refiner_fit"]}
     assert blend["refiner_fit"]["after"] == record["after"]
 
