@@ -5,6 +5,7 @@ Whatever fills a folder takes it: two that fill the same one at once would each 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
@@ -43,6 +44,13 @@ def _attempt(path: Path, wait: bool = False) -> tuple[IO[str], bool]:
             # who held it has just removed the folder that nothing was written into
             atomic.make_folder(path.parent)
             continue
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise UserError(
+                    f"{path.parent.absolute()} may not be written ({error.strerror}): allow it, or name another, and "
+                    "run the same command again; what is finished is kept."
+                ) from None
+            raise
         taken = _taken(file, wait)
         with suppress(FileNotFoundError):
             if not taken or os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -71,7 +79,7 @@ def alone_with(
         wait: until the process that holds it has ended, and say so; otherwise that is refused.
 
     Raises:
-        UserError: another process holds it; the message names it.
+        UserError: another process holds it, which the message names; or the folder may not be written.
     """
     path = folder / name
     made = [each for each in (folder, *folder.parents) if not each.exists()]

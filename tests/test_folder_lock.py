@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import multiprocessing
@@ -133,6 +134,19 @@ def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
     with alone_with(tmp_path / "a" / "b", "b"):
         (tmp_path / "a" / "b" / "written").touch()
     assert files_in(tmp_path) == {"a/b/written": b""}
+
+
+def test_a_folder_that_may_not_be_written_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+
+    def open_none(self: Path, *arguments: Any, **more: Any) -> Any:
+        raise PermissionError(errno.EROFS, "Read-only file system", str(self))
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"there may not be written \(Read-only"):
+        patch.setattr(Path, "open", open_none)
+        with alone_with(folder, "it"):
+            pass
 
 
 def test_a_program_that_fails_gives_the_lock_up(tmp_path: Path) -> None:
