@@ -6,7 +6,7 @@ import torch
 
 from competition import Size
 from models.frame import NEARLY, Frame
-from models.taps import Taps, area, linear, number, resampled, single, where
+from models.taps import Taps, area, enlarged, linear, number, resampled, single, where
 
 
 def as_bytes(image: torch.Tensor) -> torch.Tensor:
@@ -37,16 +37,18 @@ class FrameGraph:
     def to_input(self, image: torch.Tensor) -> torch.Tensor:
         """(1, h, w, 3) uint8, from (H, W, 3) uint8 RGB."""
         small = [number(side) < own for side, own in zip(self._full, self._own, strict=True)]
-        rows, columns = (
-            self._input_taps(side, own, small[0] | small[1]) for side, own in zip(self._full, self._own, strict=True)
-        )
-        return as_bytes(resampled(image, rows, columns))[None]
+        grows = small[0] | small[1]
+        if self._pads is not None:
+            grows = grows & ~self._pads
+        rows, columns = (self._input_taps(side, own) for side, own in zip(self._full, self._own, strict=True))
+        grown = enlarged(image, torch.arange(self._own[0]), torch.arange(self._own[1]), self._own)
+        return as_bytes(torch.where(grows, grown, resampled(image, rows, columns)))[None]
 
-    def _input_taps(self, side: int, own: int, grows: torch.Tensor) -> Taps:
-        """What each of the `own` rows is made of, of the `side` that an image has."""
-        taps, rows = side // own + 2, torch.arange(own)
-        resized = where(grows, linear(rows, side, own, taps), area(side, own, taps))
-        return resized if self._pads is None else where(self._pads, single(rows, side, taps), resized)
+    def _input_taps(self, side: int, own: int) -> Taps:
+        """What each of the `own` rows is made of, of the `side` that an image has which is reduced or padded."""
+        taps = side // own + 2
+        reduced = area(side, own, taps)
+        return reduced if self._pads is None else where(self._pads, single(torch.arange(own), side, taps), reduced)
 
     def to_full(self, logits: torch.Tensor) -> torch.Tensor:
         """(H, W) float32 logits, from (1, h, w)."""

@@ -9,7 +9,7 @@ import torch
 from competition import Size
 from models.frame import Frame
 from models.frame_graph import FrameGraph, as_bytes
-from models.taps import Taps, counted, floor_div, linear, number, resampled, single, where
+from models.taps import Taps, counted, enlarged, floor_div, linear, number, resampled, single, where
 from models.variant import ENLARGED
 from predict.tiles import OVERLAP
 
@@ -92,16 +92,18 @@ class TileGraph:
     def to_input(self, image: torch.Tensor) -> torch.Tensor:
         """(N, h, w, 3) uint8, a tile each, from (H, W, 3) uint8 RGB; one where the image fits."""
         rows, columns = self._sides
-        placed = as_bytes(resampled(image, self._input_taps(rows), self._input_taps(columns)))
+        down, across = (self._wanted(side) for side in self._sides)
+        if self._factor == 1:
+            placed = as_bytes(resampled(image, single(down, rows.side, 1), single(across, columns.side, 1)))
+        else:
+            placed = as_bytes(enlarged(image, down, across, (rows.length, columns.length)))
         tiles = placed.reshape(rows.count, rows.tile, columns.count, columns.tile, image.shape[2])
         return tiles.transpose(1, 2).flatten(0, 1)
 
-    def _input_taps(self, side: _Side) -> Taps:
+    def _wanted(self, side: _Side) -> torch.Tensor:
+        """Which rows of the enlarged image the frame's are, one tile after the other."""
         wanted = torch.where(self._exceeds, side.tile_rows(), side.padded_rows())
-        if self._factor == 1:
-            return single(wanted, side.side, 1)
-        wanted = torch.minimum(wanted.clamp(min=0), number(side.length - 1))
-        return linear(wanted, side.side, side.length)
+        return torch.minimum(wanted.clamp(min=0), number(side.length - 1))
 
     def to_full(self, logits: torch.Tensor) -> torch.Tensor:
         """(H, W) float32 logits, from (N, h, w) of the tiles."""
