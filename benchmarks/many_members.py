@@ -238,4 +238,4 @@ def main(members: int = 30, images: int = 100, copies: int = 4, target: int = 40
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog=main.command)

@@ -24,6 +24,7 @@ import re
 from pathlib import Path
 
 from command_line import UserError
+from folder_lock import LOCK_FILE
 
 # a network's own two files are models.checkpoint's, which lies below this package
 from models.variant import VARIANT_FILE, WEIGHTS_FILE
@@ -114,7 +115,9 @@ def check_name_of_run(root: Path, name: str, flag: str) -> None:
     run = root / name
     if name in (*_TAKEN, BLEND_DIR):
         raise UserError(f"{run} is the place of something else than a network: choose another name ({flag}).")
-    if run.exists() and not begun_folds(run) and not (run / OOF_STORE).exists():
+    # a folder that another import has just begun has its lock alone
+    others = run.exists() and (not run.is_dir() or any(entry.name != LOCK_FILE for entry in run.iterdir()))
+    if others and not begun_folds(run) and not (run / OOF_STORE).exists():
         raise UserError(f"{run} is there, and is no run of a network: choose another name ({flag}).")
 
 

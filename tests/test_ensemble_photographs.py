@@ -181,7 +181,7 @@ def test_one_bad_photograph_never_ends_the_work_on_the_others(
     with pytest.raises(SystemExit, match="3 of 5 images could not be read"):
         call(runs, folder, out, cutout=True)
     printed = capsys.readouterr().out
-    for words in (f"{longest} has a name too long", "huge.png cannot be decoded", "name.jpg is not an image"):
+    for words in (f"{longest} has a name too long", "huge.png cannot be decoded", "its name holds a control character"):
         assert words in printed, printed
     assert "\x1b" not in printed and "Traceback" not in printed
     made = {f"{k}_{what}.png" for k in (1, 2) for what in ("mask", "cutout")}
@@ -210,7 +210,10 @@ def test_what_cannot_be_meant_is_refused(runs: Path, tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=sentence):
             call(*arguments)
     write_photograph(folder / "a.jpg", 80, 120)
-    with pytest.raises(SystemExit, match=r"no trained fold \(trained there: tiny-average, tiny-pads, tiny-unet"):
+    with pytest.raises(
+        SystemExit,
+        match=r"unet-xyz. is no variant \(trained there: tiny-average, tiny-pads, tiny-unet",
+    ):
         call(runs, folder, out, variant="unet-xyz")
     with pytest.raises(SystemExit, match="choose another folder"):
         call(runs, folder, folder)

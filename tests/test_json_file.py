@@ -77,12 +77,14 @@ GOOD: dict[str, Any] = {
     "folds.pseudo_set:PSEUDO": {
         "digest": "0f0f0f0f0f0f0f0f", "competition": "carvana", "blend": "blend", "source": "test",
         "labels": "own-fold", "images": "photos", "teachers": [{"name": "a", "weights_digest": "0f", "rounds": []}],
-        "makers": [{"fold": 0, "weights": [1.0], "threshold": 0.1}], "considered": 3, "taken": 2, "least": 0.9,
+        "makers": [{"fold": 0, "blend": {}}], "considered": 3, "taken": 2, "least": 0.9,
         "expected": 0.95, "expected_interval": [0.9, 0.99], "known_truth": {"dice": 0.9},
         "calibration": {
             "images": 4, "mean_error": 0.01, "bias": -0.01, "rank_correlation": 0.5, "taken": 2, "taken_score": 0.9,
         },
     },
+    "folds.contents:_RECORD": {"a.jpg": ["0f1e2d3c4b5a69788796", 1234, 5, 6]},
+    "folds.precision:_BEGUN": {"precision": "bf16"},
     "folds.recipes:_FIELDS": RECIPES["strong"].to_json() | {"losses": {"mask": "bce"}, "loss_weights": {"mask": 1.0}},
     "folds.recipes:RECIPE": RECIPES["strong"].to_json(),
     "folds.seen:_RECORD": {"digest": "blake2b", "groups": {"00087a6bd4dc": "0f 1e"}},
