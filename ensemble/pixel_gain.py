@@ -1,0 +1,263 @@
+"""What boosted pixels are worth: fitted on the images of all folds but one, and scored at full size on that one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import cv2
+import numpy as np
+
+from ensemble.oof_data import OofData
+from ensemble.pixels import NAME, Band, BoostedPixels, band_of
+from ensemble.selection import Candidate
+from ensemble.trees import Growth, grow
+from ensemble.voting import LINEAR
+from folds.inputs import Inputs
+from folds.parallel import cut, in_parallel
+from folds.scoring import score_of
+from kernels.rle import decode
+
+_CHUNK = 8
+# widths of the band that are looked at, in logits
+_WIDTHS = np.linspace(0.25, 8, 32)
+# the band shall hold so much of the pixels that the networks get wrong, and no more of a frame than that
+_WRONG_WITHIN = 0.9
+_MOST_OF_FRAME = 0.015
+
+# the folds that something was fitted without
+Without = frozenset[int]
+Weights = tuple[float, ...]
+
+
+class NoBandError(ValueError):
+    """There is nothing to learn from; says why."""
+
+
+@dataclass(frozen=True)
+class PixelFit:
+    """How boosted pixels are fitted.
+
+    Attributes:
+        pixels: of all images together, about.
+        growth: of the trees.
+        seed: of the draws.
+    """
+
+    pixels: int = 400_000
+    growth: Growth = field(default_factory=Growth)
+    seed: int = 0
+
+
+def _weights_without(linear: Candidate) -> dict[Without, Weights]:
+    """The linear candidate's weights by the folds that they were fitted without."""
+    found = {frozenset(): linear.weights, **{frozenset({k}): w for k, w in linear.nested_weights.items()}}
+    for outer, inner in linear.inner.items():
+        found |= {frozenset({outer, k}): weights for k, weights in inner.nested_weights.items()}
+    return {without: tuple(map(float, weights)) for without, weights in found.items()}
+
+
+def _survey(oof: OofData, weightings: Sequence[Weights], positions: range) -> list[np.ndarray]:
+    """Of each image (weightings, widths, 2) int64: pixels in a band of each width, and those of them that are wrong;
+    the last width stands for all pixels."""
+    cv2.setNumThreads(1)
+    found = []
+    for p in positions:
+        planes, truth = oof.planes(p), decode(oof.truth.of(p), oof.full).astype(bool)
+        counts = np.empty((len(weightings), len(_WIDTHS) + 1, 2), np.int64)
+        for k, weights in enumerate(weightings):
+            logits = LINEAR(planes, oof.frames, weights, oof.full)
+            wrong = (logits > 0) != truth
+            sizes = np.abs(logits)
+            for column, values in enumerate((sizes.ravel(), sizes[wrong])):
+                bins = np.bincount(np.searchsorted(_WIDTHS, values, side="right"), minlength=len(_WIDTHS) + 1)
+                counts[k, :, column] = bins.cumsum()
+        found.append(counts)
+    return found
+
+
+def _width(counts: np.ndarray, pixels: int) -> float:
+    """The width of the band for images whose counts, (N, widths, 2), are these; of `pixels` pixels each.
+
+    Raises:
+        NoBandError: the networks get nothing wrong, or no pixel is in any band.
+    """
+    total = counts.sum(0)
+    if not total[-1, 1]:
+        raise NoBandError("the networks get no pixel wrong")
+    share_wrong = total[:-1, 1] / total[-1, 1]
+    narrow = total[:-1, 0] <= _MOST_OF_FRAME * pixels * len(counts)
+    enough = share_wrong >= _WRONG_WITHIN
+    at = int(enough.argmax()) if enough.any() else len(_WIDTHS) - 1
+    if not narrow[at]:
+        at = int(np.flatnonzero(narrow)[-1]) if narrow.any() else 0
+    if not total[at, 1]:
+        raise NoBandError("the networks are sure of every pixel that they get wrong")
+    return float(_WIDTHS[at])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is combined, and in what width of a band, without some folds."""
+
+    weights: Weights
+    width: float
+
+
+def _band(oof: OofData, pictures: Inputs, p: int, plan: _Plan, some: int = 0, seed: int = 0) -> Band:
+    return band_of(
+        oof.planes(p),
+        oof.frames,
+        plan.weights,
+        oof.full,
+        pictures.image(p),
+        width=plan.width,
+        trained_on=oof.full,
+        some=some,
+        seed=(seed, p),
+    )
+
+
+def _draw(
+    oof: OofData, pictures: Inputs, plans: Sequence[_Plan], some: int, seed: int, positions: range
+) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """Of each image and plan: features (P, F) and truth (P,) of some pixels in the band."""
+    cv2.setNumThreads(1)
+    found = []
+    for p in positions:
+        truth, of_plans = decode(oof.truth.of(p), oof.full), []
+        for plan in plans:
+            band = _band(oof, pictures, p, plan, some, seed)
+            of_plans.append((band.features, truth[band.rows, band.columns].astype(bool)))
+        found.append(of_plans)
+    return found
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Pixels of all images under one weighting.
+
+    Attributes:
+        features, truth: (P, F) float32 and (P,) bool.
+        image: (P,) int64 position of the image that each comes from.
+    """
+
+    features: np.ndarray
+    truth: np.ndarray
+    image: np.ndarray
+
+
+def _fit(
+    drawn: Mapping[Weights, _Drawn], oof_full: tuple[int, int], fit: PixelFit, task: tuple[_Plan, np.ndarray]
+) -> BoostedPixels | None:
+    """What is learned from some images; None where their pixels are of one kind."""
+    plan, images = task
+    pixels = drawn[plan.weights]
+    may = np.isin(pixels.image, images) & (np.abs(pixels.features[:, 0]) < plan.width)
+    truth = pixels.truth[may]
+    if truth.all() or not truth.any():
+        return None
+    trees = grow(pixels.features[may], truth, fit.growth, seed=fit.seed)
+    return BoostedPixels(trees, plan.weights, plan.width, oof_full)
+
+
+def _scores(
+    fitted: Mapping[Without, BoostedPixels], oof: OofData, pictures: Inputs, positions: range
+) -> list[dict[Without, float]]:
+    """Of every image, its score by each fit that has not seen its fold."""
+    cv2.setNumThreads(1)
+    scores = []
+    for p in positions:
+        bands: dict[_Plan, Band] = {}
+        found = {}
+        for without, pixels in fitted.items():
+            if int(oof.fold[p]) not in without:
+                continue
+            plan = _Plan(pixels.weights, pixels.width)
+            if plan not in bands:
+                bands[plan] = _band(oof, pictures, p, plan)
+            band = bands[plan]
+            band.logits[band.rows, band.columns] = pixels.trees.logits(band.features)
+            found[without] = score_of(band.logits, oof.truth.of(p), oof.metric)
+        scores.append(found)
+    return scores
+
+
+def evaluate_pixels(
+    linear: Candidate, oof: OofData, pictures: Inputs, fit: PixelFit = PixelFit(), *, jobs: int = -1
+) -> Candidate:
+    """Fit boosted pixels within each fold's complement and on everything.
+
+    Args:
+        linear: its weights, fitted without each fold and on everything, make the combined logits. Where it was
+            evaluated without each fold too (`Candidate.inner`), so are the pixels: F (F - 1) / 2 more fits, and every
+            image is scored F times.
+        oof: the networks' logits, the truth and the folds.
+        pictures: the training images in the frame of `ensemble.pixels.full_frame`.
+        fit: how.
+        jobs: processes, as joblib counts them.
+
+    Returns:
+        The candidate, whose nested score of an image comes from trees that have seen no image of its fold.
+
+    Raises:
+        NoBandError: there is nothing to learn from; says why.
+    """
+    fold, count, pixels = oof.fold, len(oof.images), oof.full[0] * oof.full[1]
+    weights = _weights_without(linear)
+    weightings = list(dict.fromkeys(weights.values()))
+
+    # 1) how wide the band is, for each fit by its own images
+    survey, parts = partial(_survey, oof, weightings), cut(range(count), _CHUNK)
+    surveyed = in_parallel(survey, parts, count, label="survey the band", few=0, jobs=jobs)
+    counts = np.array([each for part in surveyed for each in part])
+    plans = {}
+    for without, own in weights.items():
+        seen = ~np.isin(fold, list(without))
+        plans[without] = _Plan(own, _width(counts[seen, weightings.index(own)], pixels))
+
+    # 2) pixels to learn from
+    widest = [_Plan(own, max(plan.width for plan in plans.values() if plan.weights == own)) for own in weightings]
+    some = max(1, fit.pixels // count)
+    draw = partial(_draw, oof, pictures, widest, some, fit.seed)
+    drawn_parts = in_parallel(draw, parts, count, label="draw pixels", few=0, jobs=jobs)
+    of_images = [each for part in drawn_parts for each in part]
+    drawn = {
+        own: _Drawn(
+            np.concatenate([image[k][0] for image in of_images]),
+            np.concatenate([image[k][1] for image in of_images]),
+            np.repeat(np.arange(count), [len(image[k][1]) for image in of_images]),
+        )
+        for k, own in enumerate(weightings)
+    }
+
+    # 3) trees, each from the images that it may see
+    tasks = [(plan, np.flatnonzero(~np.isin(fold, list(without)))) for without, plan in plans.items()]
+    fit_one = partial(_fit, drawn, oof.full, fit)
+    fits = list(
+        in_parallel(fit_one, tasks, len(tasks), label="grow trees", unit="fit", size=lambda _: 1, few=0, jobs=jobs)
+    )
+    if any(each is None for each in fits):
+        raise NoBandError("all pixels that the networks are unsure of are foreground, or all are background")
+    fitted = {without: each for without, each in zip(plans, fits, strict=True) if each is not None}
+
+    # 4) what they score on the images that they have not seen
+    score = partial(_scores, fitted, oof, pictures)
+    scored = in_parallel(score, parts, count, label="score pixels", few=0, jobs=jobs)
+    scores = [each for part in scored for each in part]
+
+    def candidate(linear: Candidate, without: Without) -> Candidate:
+        there = [p for p in range(count) if int(fold[p]) not in without]
+        return Candidate(
+            NAME,
+            linear.weights,
+            np.array([scores[p][without | {int(fold[p])}] for p in there]),
+            linear.nested_weights,
+            NAME,
+            fitted[without],
+            {k: fitted[without | {k}] for k in linear.nested_weights},
+            {k: candidate(inner, without | {k}) for k, inner in linear.inner.items()},
+        )
+
+    return candidate(linear, frozenset())

@@ -1,0 +1,61 @@
+"""What a pixel looks like, written down slowly: shares no code with `kernels.boundary_pixels`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def naive_features(
+    logits: np.ndarray, planes: np.ndarray, image: np.ndarray, y: int, x: int, step: float, unit: float
+) -> list[float]:
+    """The features of one pixel, in order, in float64."""
+    height, width = logits.shape
+    picture = image.astype(np.float64)
+    grey = picture.sum(2)
+
+    def at(array: np.ndarray, row: float, column: float) -> np.ndarray:
+        row, column = np.floor(row + 0.5), np.floor(column + 0.5)
+        return array[int(np.clip(row, 0, height - 1)), int(np.clip(column, 0, width - 1))]
+
+    reach = max(1, int(np.floor(step + 0.5)))
+    around = np.array([[at(logits, y + reach * j, x + reach * i) for i in (-1, 0, 1)] for j in (-1, 0, 1)], np.float64)
+    smooth = np.array([1, 2, 1]) / 8
+    rise = np.array([smooth @ (around[2] - around[0]), smooth @ (around[:, 2] - around[:, 0])])
+    slope = np.hypot(*rise) + 1e-6
+    ny, nx = rise / slope
+    wide = [at(logits, y + 2 * reach * j, x + 2 * reach * i) for j in (-1, 0, 1) for i in (-1, 0, 1)]
+    laplacian = (around[0, 1] + around[1, 0] + around[1, 2] + around[2, 1]) / 4 - around[1, 1]
+    found = [around[1, 1], slope, nx, ny, around.mean(), laplacian, np.mean(wide)]
+    found.append(np.clip(around[1, 1] / slope, -20, 20))
+    for plane in planes:
+        found += [plane[y, x], at(plane, y + ny * step, x + nx * step), at(plane, y - ny * step, x - nx * step)]
+    own = picture[y, x]
+    mean = np.mean([at(picture, y + j, x + i) for j in range(-2, 3) for i in range(-2, 3)], axis=0)
+    found += [*own, *mean]
+    for scale in (1, 2):
+        far = max(1, int(np.floor(scale * unit + 0.5)))
+        patch = np.array([[at(grey, y + far * j, x + far * i) for i in (-1, 0, 1)] for j in (-1, 0, 1)])
+        across = np.array([1, 2, 1]) @ (patch[:, 2] - patch[:, 0])
+        down = np.array([1, 2, 1]) @ (patch[2] - patch[0])
+        found += [across * nx + down * ny, abs(down * nx - across * ny)]
+    spots = [
+        (y + away * step * ny, x + away * step * nx) for away in (-6, -3, -1.5, -0.75, -0.375, 0.375, 0.75, 1.5, 3, 6)
+    ]
+    spots += [(y - away * step * nx, x + away * step * ny) for away in (-2, 2)]
+    for row, column in spots:
+        row = float(np.clip(np.floor(row + 0.5), 0, height - 1))
+        column = float(np.clip(np.floor(column + 0.5), 0, width - 1))
+        beside = np.mean([at(grey, row + j, column + i) for j in (-1, 0, 1) for i in (-1, 0, 1)])
+        found += [at(logits, row, column), *(at(picture, row, column) - own), beside / image.shape[2]]
+    for j in (-4, -2, 0, 2, 4):
+        for i in (-4, -2, 0, 2, 4):
+            if (j, i) != (0, 0):
+                found.append((at(grey, y + j * unit, x + i * unit) - grey[y, x]) / image.shape[2])
+    for half in (10, 15, 30, 50):
+        ends = [int(np.floor((centre + sign * half * unit) / 4 + 0.5)) * 4 for centre in (y, x) for sign in (-1, 1)]
+        window = np.s_[max(0, ends[0]) : max(0, ends[1]), max(0, ends[2]) : max(0, ends[3])]
+        inside = logits[window] > 0
+        for side in (~inside, inside):
+            colours = picture[window][side]
+            found += [*(mean - colours.mean(0))] if len(colours) else [0.0] * image.shape[2]
+    return [float(each) for each in found]
