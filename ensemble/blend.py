@@ -11,7 +11,7 @@ import numpy as np
 
 from command_line import UserError
 from competition import Order, Size
-from ensemble import boundary, boundary_file, conv_stacker
+from ensemble import boundary, boundary_file, conv_stacker, pixels, pixels_file
 from ensemble.blend_file import blend_folder, read_blend
 from ensemble.presence import Gate
 from ensemble.repairs import apply_kept
@@ -97,7 +97,7 @@ class Blend:
     def image_frames(self, full: Size) -> tuple[Frame, ...]:
         """The frames in which an image of size `full` (H, W) is needed beside the logits; most blends need none."""
         frames = [frame.of(full) for frame in self.frames]
-        wanted = [self.combination.image_frame(frames), *(r.image_frame(full) for r in self.refiners)]
+        wanted = [self.combination.image_frame(frames, full), *(r.image_frame(full) for r in self.refiners)]
         return tuple(dict.fromkeys(frame for frame in wanted if frame is not None))
 
     def combined(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:
@@ -114,7 +114,7 @@ class Blend:
         Raises:
             ValueError: an image is needed and not given.
         """
-        image = _image(images, self.combination.image_frame(self.frames))
+        image = _image(images, self.combination.image_frame(self.frames, full))
         return self.combination(planes, self.frames, self.weights, full, image)
 
     def _refined(self, planes: Sequence[np.ndarray], full: Size, images: Images | None) -> tuple[np.ndarray, float]:
@@ -244,7 +244,6 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
     weights = dict(zip(fitted["members"], fitted["weights"], strict=True))
     vote = fitted.get("vote", LINEAR.label)
     names = [member.name for member in members]
-    stacked = vote in conv_stacker.NAMES
     gate = None
     if "presence" in fitted:
         asked = fitted["presence"]["members"]
@@ -258,13 +257,22 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
     return Blend(
         tuple(members),
         tuple(weights.get(name, 0.0) for name in names),
-        conv_stacker.load(folder, vote, names, fitted["stacker_digest"]) if stacked else combination_of(vote),
+        _combination(folder, vote, names, fitted.get("stacker_digest", "")),
         fitted["threshold"],
         tuple(refiners),
         tuple((repair, size_px) for repair, size_px in fitted.get("postprocess_kept", [])),
         gate=gate,
         agreement_limit=fitted["agreement"]["limit"] if "agreement" in fitted else None,
     )
+
+
+def _combination(folder: Path, vote: str, names: Sequence[str], digest: str) -> Combination:
+    """What a blend combines logits of these networks by, read from its folder where it has learned something."""
+    if vote == pixels.NAME:
+        return pixels_file.load(folder, names, digest)
+    if vote in conv_stacker.NAMES:
+        return conv_stacker.load(folder, vote, names, digest)
+    return combination_of(vote)
 
 
 def _members(root: Path, names: list[str]) -> list[Member]:

@@ -25,7 +25,13 @@ _SHIPPED = "trained"
 STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
 STACKER_FILE = "conv_stacker.json"
 # the two of them, as `vote` names them: without and with the image
-STACKER_VOTES = ("conv-stacker", "conv-stacker-image")
+CONV_VOTES = ("conv-stacker", "conv-stacker-image")
+# of boosted pixels: their trees, and what they are of; and as `vote` names them
+TREES_FILE = "pixels.safetensors"
+PIXELS_FILE = "pixels.json"
+PIXELS_VOTE = "pixels"
+# what has learned something, of which `stacker_digest` is
+STACKER_VOTES = (*CONV_VOTES, PIXELS_VOTE)
 # of a boundary refiner: the folder of its folds, what it is and what it gains; of a fold, what it was begun with, and
 # its scores
 REFINER_DIR = "refiner"

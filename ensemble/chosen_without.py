@@ -22,8 +22,9 @@ def used_members(fitted: FittedBlend) -> list[str]:
 def chosen_without(fitted: FittedBlend, fold: int) -> dict[str, Any]:
     """The content of a blend.json as if the blend were what was chosen without a fold.
 
-    A convolutional stacker is written as it was fitted on all folds alone; so where that is what was chosen, and where
-    nothing was chosen without the fold, it is the blend itself. Refiners, which are of all folds, are left out.
+    A stacker, boosted pixels included, is written as it was fitted on all folds alone; so where that is what was
+    chosen, and where nothing was chosen without the fold, it is the blend itself. Refiners, which are of all folds, are
+    left out.
     """
     own: dict[str, Any] = {key: value for key, value in fitted.items() if key not in ("refiners", "refiner_fit")}
     choice: Mapping[str, Any] | None = fitted.get("chosen_without", {}).get(str(fold))

@@ -22,13 +22,13 @@ from typing_extensions import TypedDict
 import atomic
 from command_line import UserError
 from competition import Size
-from ensemble.blend_file import STACKER_FILE, STACKER_VOTES, STACKER_WEIGHTS_FILE
+from ensemble.blend_file import CONV_VOTES, STACKER_FILE, STACKER_WEIGHTS_FILE
 from ensemble.correction import Correction, stacked_inputs
 from ensemble.patches import Patches, grid_of, on_grid
 from json_file import Count, Digest, Schema, extensible
 from models.frame import Frame
 
-NAMES = STACKER_VOTES
+NAMES = CONV_VOTES
 NAME, IMAGE_NAME = NAMES
 
 # pixels that the convolutions see around one; at a window's border they would see padding
@@ -141,7 +141,7 @@ class ConvStacker:
         """Its name and the digest of what it has learned."""
         return f"{IMAGE_NAME if self.image else NAME} {self.digest()}"
 
-    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+    def image_frame(self, frames: Sequence[Frame], full: Size) -> Frame | None:
         """The frame it needs the image in, beside logits in these frames; None where it looks at logits alone."""
         return grid_of(frames) if self.image else None
 
@@ -201,8 +201,8 @@ class _OfNetworks:
     stacker: ConvStacker
     positions: tuple[int, ...]
 
-    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
-        return self.stacker.image_frame([frames[i] for i in self.positions])
+    def image_frame(self, frames: Sequence[Frame], full: Size) -> Frame | None:
+        return self.stacker.image_frame([frames[i] for i in self.positions], full)
 
     def __call__(
         self,

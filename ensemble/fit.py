@@ -16,6 +16,8 @@ import atomic
 import provenance
 from command_line import UserError, plain, program
 from ensemble import conv_stacker as conv
+from ensemble import pixels as pixels_way
+from ensemble import pixels_file
 from ensemble.agreement_limit import SHARE, agreements_with_truth, limit_of
 from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file
 from ensemble.blend_table import table_lines
@@ -25,6 +27,8 @@ from ensemble.earlier_blend import check_left_out, earlier_blend, poorer_lines
 from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
 from ensemble.patches import grid_of
+from ensemble.pixel_gain import NoBandError, evaluate_pixels
+from ensemble.pixels import BoostedPixels
 from ensemble.presence import Gate
 from ensemble.procedure import Decision, Outcome, can_nest, settle, used_positions
 from ensemble.score_memory import RememberingIndex
@@ -32,17 +36,21 @@ from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all, gain_over_b
 from ensemble.stacker_gain import evaluate_stacker
 from ensemble.stacking import BLENDERS, SEARCHED, way_name
 from ensemble.survey import survey
+from ensemble.voting import Combination
 from folder_lock import fill
 from folds.csv_table import write_table
 from folds.images import TrainingSet, find_training_set, list_images
-from folds.inputs import Inputs, load_inputs
+from folds.inputs import DecodedInputs, Inputs, load_inputs
 from folds.run_layout import CACHE_DIR, check_name_of_blend
 from kernels.metrics import find_metric
+from models.frame import Frame
 from predict.members import parse_members
 from program_flags import CompetitionName, DataFolder, ErrorRatio, Jobs, RunsFolder, places
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
+# the linear way whose logits boosted pixels start from: it weighs nothing that a few folds could move
+BOOSTED_FROM = "mean-of-best"
 
 
 def _expected(scores: np.ndarray, oof: OofData, training: TrainingSet) -> dict[str, Any] | None:
@@ -79,30 +87,56 @@ def _with_stackers(
     *,
     alone: bool,
     jobs: int,
-) -> tuple[list[Candidate], Inputs | None]:
-    """The candidates and, after them, convolutional stackers of these names, each fitted and scored without each fold.
+) -> tuple[list[Candidate], dict[Frame, Inputs]]:
+    """The candidates and, after them, stackers of these names, each fitted and scored without each fold.
 
     Args:
-        candidates: with the linear one that the stackers start from.
+        candidates: with the linear ones that the stackers start from.
         oof: of the networks that are blended.
         cache: `runs/<competition>/cache`.
         alone: no choice is made among ways, so that figures without each fold are not needed.
 
     Returns:
-        The candidates, and the training images where a stacker looks at them.
+        The candidates, and the training images in the frames in which stackers look at them.
+
+    Raises:
+        UserError: there is nothing to boost pixels from, and no other way was asked for.
     """
-    linear = next(candidate for candidate in candidates if candidate.name == way_name(SEARCHED, oof.metric))
-    start = replace(linear, inner={}) if alone else linear
-    pictures: Inputs | None = None
+    pictures: dict[Frame, Inputs] = {}
     stackers = []
     for name in names:
-        looks = name == conv.IMAGE_NAME
-        if looks:
-            pictures = load_inputs(training, grid_of(oof.frames), {"mask": oof.truth}, cache, jobs=jobs)
-        make = partial(ConvStacker, image=looks)
-        seen = pictures if looks else None
-        stackers.append(evaluate_stacker(start, oof, make=make, name=name, pictures=seen, jobs=jobs))
+        way = way_name(SEARCHED, oof.metric) if name in conv.NAMES else BOOSTED_FROM
+        linear = next(candidate for candidate in candidates if candidate.name == way)
+        start = replace(linear, inner={}) if alone else linear
+        frame = {conv.IMAGE_NAME: grid_of(oof.frames), pixels_way.NAME: pixels_way.full_frame(oof.full)}.get(name)
+        if frame is not None and frame not in pictures:
+            truths = {"mask": oof.truth}
+            # at full size they would fill the disk, and are read a few times at most
+            pictures[frame] = (
+                DecodedInputs(training, frame, truths)
+                if name == pixels_way.NAME
+                else load_inputs(training, frame, truths, cache, jobs=jobs)
+            )
+        seen = None if frame is None else pictures[frame]
+        if name in conv.NAMES:
+            make = partial(ConvStacker, image=seen is not None)
+            stackers.append(evaluate_stacker(start, oof, make=make, name=name, pictures=seen, jobs=jobs))
+            continue
+        assert seen is not None
+        try:
+            stackers.append(evaluate_pixels(start, oof, seen, jobs=jobs))
+        except NoBandError as reason:
+            if alone:
+                raise UserError(f"pixels cannot be boosted, as {reason}: choose another way (BLEND=...).") from None
+            print(f"the way pixels is left out: {reason}")
     return [*candidates, *stackers], pictures
+
+
+def _save_stacker(stacker: Combination, folder: Path, members: Sequence[str]) -> None:
+    if isinstance(stacker, BoostedPixels):
+        pixels_file.save(folder, stacker, members)
+    else:
+        cast("ConvStacker", stacker).save(folder, list(members))
 
 
 @dataclass(frozen=True)
@@ -195,7 +229,7 @@ class _Fit:
         if decision.gate is not None:
             result["presence"] = self._gate_told(decision.gate)
         if decision.candidate.stacker is not None:
-            result["stacker_digest"] = cast("ConvStacker", decision.candidate.stacker).digest()
+            result["stacker_digest"] = cast("ConvStacker | BoostedPixels", decision.candidate.stacker).digest()
         return result
 
     def scores(self) -> pd.DataFrame:
@@ -208,7 +242,7 @@ class _Fit:
         """Write the stacker, if one was chosen, the scores, and last blend.json."""
         stacker = self.outcome.decision.candidate.stacker
         if stacker is not None:
-            cast("ConvStacker", stacker).save(folder, list(self.used()))
+            _save_stacker(stacker, folder, list(self.used()))
         write_table(folder / scores_file(self.oof.metric), self.scores())
         atomic.write_json(folder / BLEND_FILE, result)
 
@@ -225,6 +259,7 @@ def main(
     repairs: Literal["measure", "off"] = "measure",
     conv_stacker: bool = False,
     conv_stacker_image: bool = False,
+    pixels: bool = False,
     max_error_ratio: ErrorRatio = 5.0,
     table: bool = True,
 ) -> None:
@@ -235,12 +270,14 @@ def main(
             are not, and refuses to replace a blend that was chosen with one of them.
         blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights, which
             is named after the metric; probability, geometric, majority, each also as weighted-...; conv-stacker,
-            conv-stacker-image) instead of choosing one.
+            conv-stacker-image, pixels) instead of choosing one.
         name: of the result, and of its folder in the runs folder.
         repairs: measure repairs of the mask and keep those that surely gain, or leave them out.
         conv_stacker: also fit a small convolutional network on the logits, which takes minutes: also without each fold
             and each two, so that it takes part in the choice like any other way.
         conv_stacker_image: also fit one that sees the image beside the logits.
+        pixels: also boost trees that decide the pixels of which the networks are unsure, by their logits and the
+            picture at full size around each; they take part in the choice likewise.
         max_error_ratio: a network with more than this many times the best one's error is scored but not searched: it
             would gain nothing, and leave most pixels undecided. 1 or more.
         table: print the figures; `make report` prints the same ones.
@@ -248,7 +285,7 @@ def main(
     # 1) what cannot be meant is refused before anything is read
     facts, data, root = places(competition, data, runs)
     metric = find_metric(facts.metric)
-    ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTING_WAYS)), *conv.NAMES)
+    ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTING_WAYS)), *conv.NAMES, pixels_way.NAME)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     folder = blend_folder(root, name)
@@ -275,7 +312,7 @@ def main(
     index = RememberingIndex.around(plain_index)
     again = () if not can_nest(oof.fold) else (blend,) if blend else ways
     candidates = evaluate_all(index, oof.fold, inner=again)
-    asked = {conv.NAME: conv_stacker, conv.IMAGE_NAME: conv_stacker_image}
+    asked = {conv.NAME: conv_stacker, conv.IMAGE_NAME: conv_stacker_image, pixels_way.NAME: pixels}
     stackers = [each for each in asked if asked[each] or blend == each]
     candidates, pictures = _with_stackers(
         stackers, candidates, part, training, root / CACHE_DIR, alone=bool(blend), jobs=jobs

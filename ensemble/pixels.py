@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition import Size
+from ensemble.blend_file import PIXELS_VOTE
 from ensemble.trees import Trees
 from ensemble.voting import LINEAR
 from kernels.boundary_pixels import feature_names, pixel_features
 from models.frame import Frame
 
-# of the way of blending
-NAME = "pixels"
+NAME = PIXELS_VOTE
 
 
 def full_frame(full: Size) -> Frame:
@@ -128,7 +128,7 @@ class BoostedPixels:
         facts = f"{self.trees.digest()} {self.weights} {self.width} {self.trained_on}"
         return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
-    def image_frame(self, full: Size) -> Frame:
+    def image_frame(self, frames: Sequence[Frame], full: Size) -> Frame:
         """All pixels of the image."""
         return full_frame(full)
 

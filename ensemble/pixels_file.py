@@ -16,13 +16,12 @@ from typing_extensions import TypedDict
 import atomic
 from command_line import UserError
 from competition import Size
+from ensemble.blend_file import PIXELS_FILE, TREES_FILE
 from ensemble.pixels import NAME, BoostedPixels, names_of_features
 from ensemble.trees import Trees
 from json_file import Digest, FolderName, Schema, Share, extensible
 from models.frame import Frame
 
-TREES_FILE = "pixels.safetensors"
-PIXELS_FILE = "pixels.json"
 _CURE = "choose the blend again (make fit)"
 _Side = Annotated[int, Field(ge=1)]
 
@@ -75,8 +74,8 @@ class _OfNetworks:
     def label(self) -> str:
         return self.pixels.label
 
-    def image_frame(self, full: Size) -> Frame:
-        return self.pixels.image_frame(full)
+    def image_frame(self, frames: Sequence[Frame], full: Size) -> Frame:
+        return self.pixels.image_frame([frames[i] for i in self.positions], full)
 
     def __call__(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ensemble.presence import Gate, fit_gate, mean_said
 from ensemble.repair_gain import Kept, Repairs
 from ensemble.selection import Candidate, choose, fit_threshold
 from folds.inputs import Inputs
+from models.frame import Frame
 
 # a choice without one fold leaves a fold out of each of its own figures, and needs a third to fit on
 _LEAST_FOLDS = 3
@@ -145,15 +147,16 @@ def used_positions(candidate: Candidate) -> list[int]:
     return [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
 
 
-def _repairs_of(decision: Decision, oof: OofData, pictures: Inputs | None, jobs: int) -> Repairs:
+def _repairs_of(decision: Decision, oof: OofData, pictures: Mapping[Frame, Inputs], jobs: int) -> Repairs:
     candidate = decision.candidate
+    frame = candidate.combine.image_frame(oof.frames, oof.full)
     used = used_positions(candidate)
     return Repairs(
         oof.of(used),
         [float(candidate.weights[i]) for i in used],
         decision.threshold,
         combine=candidate.combine,
-        pictures=pictures if candidate.combine.image_frame(oof.frames) else None,
+        pictures=None if frame is None else pictures[frame],
         jobs=jobs,
     )
 
@@ -175,7 +178,7 @@ def _with_gate(
     return replace(decision, gate=gate), np.where(heard <= gate.threshold, gains, 0)
 
 
-def _with_repairs(outcome: Outcome, oof: OofData, pictures: Inputs | None, jobs: int) -> Outcome:
+def _with_repairs(outcome: Outcome, oof: OofData, pictures: Mapping[Frame, Inputs], jobs: int) -> Outcome:
     """The outcome with repairs, and a gate, chosen for each of its decisions on the images that it may see."""
     fold, groups, everything = oof.fold, oof.groups, np.arange(len(oof.fold))
     said = oof.said()
@@ -209,7 +212,7 @@ def settle(
     *,
     way: str = "",
     repairs: bool = True,
-    pictures: Inputs | None = None,
+    pictures: Mapping[Frame, Inputs] = MappingProxyType({}),
     jobs: int = -1,
 ) -> Outcome:
     """Choose the blend on all images, and without each fold.
@@ -221,7 +224,7 @@ def settle(
         oof: the networks that are blended.
         way: name of a candidate to take instead of choosing one.
         repairs: choose repairs of the mask too.
-        pictures: the training images, where a stacker needs them (`Combination.image_frame`).
+        pictures: the training images by frame, in those that stackers need (`Combination.image_frame`).
         jobs: processes, as joblib counts them.
     """
     fold, groups = oof.fold, oof.groups

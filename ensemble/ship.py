@@ -18,10 +18,12 @@ from command_line import UserError, program
 from ensemble.blend import find_blend
 from ensemble.blend_file import (
     BLEND_FILE,
+    PIXELS_FILE,
     REFINER_DIR,
     REFINER_FILE,
     STACKER_FILE,
     STACKER_WEIGHTS_FILE,
+    TREES_FILE,
     FittedBlend,
     blend_folder,
     read_blend,
@@ -136,7 +138,7 @@ def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[M
     covers them.
     """
     target.mkdir(parents=True)
-    for name in (STACKER_FILE, STACKER_WEIGHTS_FILE):
+    for name in (STACKER_FILE, STACKER_WEIGHTS_FILE, PIXELS_FILE, TREES_FILE):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
     digests = {**fitted["weights_digests"], **{member.name: member.weights_digest for member in members}}

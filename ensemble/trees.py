@@ -170,7 +170,7 @@ def _one_tree(fields: Mapping[str, str]) -> tuple[dict[str, np.ndarray], int]:
     split, limit, values = numbers("split_feature").astype(int), numbers("threshold"), numbers("leaf_value")
     children = numbers("left_child").astype(int), numbers("right_child").astype(int)
     count = len(split) + len(values)
-    tree = {
+    tree: dict[str, np.ndarray] = {
         "which": np.zeros(count, np.int16),
         "limits": np.full(count, np.inf, np.float32),
         "below": np.arange(count),

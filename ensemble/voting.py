@@ -25,8 +25,8 @@ class Combination(Protocol):
     def label(self) -> str:
         """Its name and what it has learned (a digest), if anything; two of one label do the same."""
 
-    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
-        """The frame, one of `frames`, in which it needs the image beside logits in `frames`; None if it needs none."""
+    def image_frame(self, frames: Sequence[Frame], full: Size) -> Frame | None:
+        """The frame in which it needs the image of size `full` beside logits in `frames`; None if it needs none."""
 
     def __call__(
         self,
@@ -138,7 +138,7 @@ class WeightedLogits:
 
     label: str = "logits"
 
-    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+    def image_frame(self, frames: Sequence[Frame], full: Size) -> Frame | None:
         """None."""
         return None
 
@@ -197,7 +197,7 @@ class Vote:
 
     label: str
 
-    def image_frame(self, frames: Sequence[Frame]) -> Frame | None:
+    def image_frame(self, frames: Sequence[Frame], full: Size) -> Frame | None:
         """None."""
         return None
 

@@ -15,11 +15,14 @@ import torch
 
 import atomic
 from competition import COMPETITIONS, Size
+from ensemble import pixels_file
 from ensemble.blend_file import REFINER_DIR, REFINER_FILE
 from ensemble.boundary import boundary_for
 from ensemble.boundary_file import after_refiner, coarse_digest, digest_of, entries_of
 from ensemble.conv_stacker import ConvStacker
 from ensemble.patches import Patches
+from ensemble.pixels import BoostedPixels, names_of_features
+from ensemble.trees import Growth, grow
 from folds.outputs import LOGITS_DIGEST, digest
 from folds.run_layout import MANIFEST_FILE
 from models import checkpoint
@@ -123,6 +126,18 @@ def save_stacker(root: Path, members: list[Member], *, image: bool) -> ConvStack
     vote = "conv-stacker-image" if image else "conv-stacker"
     save_blend(root, members, weights.tolist(), vote=vote, stacker_digest=stacker.digest())
     return stacker
+
+
+def save_pixels(root: Path, members: list[Member], trained_on: Size) -> BoostedPixels:
+    """Boost pixels of these members on noise, and write them as the blend."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, len(names_of_features(len(members))))).astype(np.float32)
+    trees = grow(features, features[:, 0] + features[:, 20] > 0, Growth(trees=7, leaves=5))
+    weights = [1 / len(members)] * len(members)
+    boosted = BoostedPixels(trees, tuple(weights), 2.5, trained_on)
+    pixels_file.save(root / "blend", boosted, [member.name for member in members])
+    save_blend(root, members, weights, vote="pixels", stacker_digest=boosted.digest())
+    return boosted
 
 
 def save_refiner(folder: Path, full: Size, *, kept: bool = True, trained: bool = True, folds: int = 2) -> None:

@@ -213,9 +213,9 @@ def test_the_image_shows_what_the_logits_do_not(tmp_path: Path) -> None:
     fitted.save(tmp_path / "blend", ["a", "b"])
     back = conv_stacker.load(tmp_path / "blend", conv_stacker.IMAGE_NAME, ["b", "a"], fitted.digest())
     np.testing.assert_array_equal(back(planes[::-1], FRAMES, [0, 0], FULL, images[0]), found)
-    assert back.image_frame(FRAMES) == fitted.image_frame(FRAMES) == FRAMES[0]
+    assert back.image_frame(FRAMES, FULL) == fitted.image_frame(FRAMES, FULL) == FRAMES[0]
     assert back.label == fitted.label == f"conv-stacker-image {fitted.digest()}"
-    assert ConvStacker().image_frame(FRAMES) is None
+    assert ConvStacker().image_frame(FRAMES, FULL) is None
     with pytest.raises(ValueError, match="needs the image"):
         fitted(planes, FRAMES, [], FULL)
     with pytest.raises(ValueError, match="without images"):

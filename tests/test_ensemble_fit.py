@@ -200,6 +200,20 @@ def test_a_stacker_that_sees_the_image_is_fitted_and_read_back(
     assert "conv-stacker-image" in (runs / "carvana" / "seen" / "report.html").read_text()
 
 
+def test_pixels_are_boosted_and_read_back(trained: tuple[Path, Path]) -> None:
+    data, runs = trained
+    fit.main(data=data, runs=runs, jobs=1, name="boosted", blend="pixels")
+    folder = runs / "carvana" / "boosted"
+    fitted = json.loads((folder / "blend.json").read_text())
+    assert fitted["kind"] == fitted["vote"] == "pixels"
+    assert list(fitted["candidates"])[-1] == "pixels" and fitted["cv"]["nested"][0] == "weights"
+    blend = find_blend(runs / "carvana", "boosted")
+    assert blend.image_frames(CARVANA.size) == (Frame(CARVANA.size, "pad"),)
+    assert blend.combination.label == f"pixels {fitted['stacker_digest']}"
+    report.main(data=data, runs=runs, name="boosted", jobs=1)
+    assert "pixels" in (folder / "report.html").read_text()
+
+
 def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:

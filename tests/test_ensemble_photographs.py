@@ -16,7 +16,7 @@ from predict.blocks import Place
 from predict.photographs import load, network_logits
 from predict.replicas import ReplicaPool
 from tests.conftest import png_header
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, save_stacker, write_photograph
 
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))
 UNET_FRAME, PADS_FRAME = frame_of(UNET), frame_of(PADS)
@@ -82,11 +82,27 @@ def test_a_stacker_sees_the_photograph_in_tiles_too(photographs: Path, tmp_path:
         photograph = load(photographs / name, [UNET_FRAME, PADS_FRAME])
         with pool.running():
             (logits,) = network_logits(pool, [(Place(name, 0, 1), photograph)])
-        assert stacker.image_frame(logits.frames) == grid
+        assert stacker.image_frame(logits.frames, logits.size) == grid
         whole = decode(photographs / name)
         image = whole if grid.size == whole.shape[:2] else UNET_FRAME.load(photographs / name)[0]
         planes = [rounded(plane) for plane in logits.planes]
         full = stacker(planes, logits.frames, [], photograph.size, image)
+        np.testing.assert_array_equal(pixels(out / f"{Path(name).stem}_mask.png") > 0, full > 0)
+
+
+def test_boosted_pixels_see_photographs_of_every_size_whole(photographs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "studio"
+    members = [save_member(root, UNET), save_member(root, PADS)]
+    boosted = save_pixels(root, members, (64, 96))
+    out = tmp_path / "out"
+    call(root.parent, photographs, out)
+    pool = ReplicaPool(members)
+    for name in ("large.jpg", "small.png"):
+        photograph = load(photographs / name, [UNET_FRAME, PADS_FRAME])
+        with pool.running():
+            (logits,) = network_logits(pool, [(Place(name, 0, 1), photograph)])
+        planes = [rounded(plane) for plane in logits.planes]
+        full = boosted(planes, logits.frames, [], photograph.size, decode(photographs / name))
         np.testing.assert_array_equal(pixels(out / f"{Path(name).stem}_mask.png") > 0, full > 0)
 
 

@@ -108,12 +108,12 @@ def test_they_learn_from_the_picture_and_are_scored_on_what_they_have_not_seen(t
     assert found.vote == NAME and set(found.inner) == {0, 1, 2} and set(found.nested_stackers) == {0, 1, 2}
 
     # every score is that of the fit without the image's fold, and with inner folds without both
-    for p, k in enumerate(FOLD):
+    for p, k in enumerate(FOLD.tolist()):
         logits = found.nested_stackers[k](oof.planes(p), oof.frames, [], FULL, pictures.image(p))
         assert found.nested[p] == pytest.approx(dice(logits > 0, masks[p]))
     inner = found.inner[0]
     there = np.flatnonzero(FOLD != 0)
-    for row, p in enumerate(there):
+    for row, p in enumerate(there.tolist()):
         logits = inner.nested_stackers[int(FOLD[p])](oof.planes(p), oof.frames, [], FULL, pictures.image(p))
         assert inner.nested[row] == pytest.approx(dice(logits > 0, masks[p]))
 
@@ -142,7 +142,7 @@ def test_they_change_nothing_outside_the_band_and_pickle(tmp_path: Path) -> None
     oof, pictures, linear = campaign(tmp_path)
     fitted = evaluate_pixels(linear, oof, pictures, QUICK, jobs=1).stacker
     assert isinstance(fitted, BoostedPixels)
-    assert fitted.image_frame(FULL) == full_frame(FULL)
+    assert fitted.image_frame([SMALL], FULL) == full_frame(FULL)
     plane = oof.planes(3)
     smooth = SMALL.invert(plane[0], FULL)
     found = fitted(plane, oof.frames, [], FULL, pictures.image(3))

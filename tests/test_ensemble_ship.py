@@ -32,6 +32,7 @@ from tests.synthetic_runs import (
     UNET,
     save_blend,
     save_member,
+    save_pixels,
     save_refiner,
     save_stacker,
     write_photograph,
@@ -144,10 +145,14 @@ def test_what_float16_cannot_hold_is_refused(root: Path) -> None:
         _ship(root, bits=16)
 
 
-def test_stackers_and_refiners_go_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("boosted", [False, True])
+def test_stackers_go_along(tmp_path: Path, boosted: bool) -> None:
     root = tmp_path / "runs" / "studio"
     members = [save_member(root, variant) for variant in (UNET, replace(UNET, name="tiny-other"))]
-    save_stacker(root, members, image=True)
+    if boosted:
+        save_pixels(root, members, STUDIO.size)
+    else:
+        save_stacker(root, members, image=True)
     shipped = _ship(root)
     assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ def scene(height: int, width: int, channels: int, members: int, dtype: type, see
     rng = np.random.default_rng(seed)
     spots = rng.normal(scale=5, size=(1 + members, 3, 4)).astype(np.float32)
     smooth = np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_CUBIC) for each in spots])
-    image = rng.integers(0, np.iinfo(dtype).max + 1, (height, width, channels)).astype(dtype)
+    image: np.ndarray = rng.integers(0, np.iinfo(dtype).max + 1, (height, width, channels)).astype(dtype)
     return np.ascontiguousarray(smooth[0]), smooth[1:], image
 
 
@@ -88,7 +90,7 @@ def test_constant_logits_and_pictures_give_finite_features() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, np.ndarray], sentence: str) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "logits": np.zeros((5, 5), np.float32),
         "planes": np.zeros((1, 5, 5), np.float32),
         "image": np.zeros((5, 5, 3), np.uint8),

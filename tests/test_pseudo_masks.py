@@ -18,7 +18,7 @@ import pytest
 from command_line import UserError
 from competition import COMPETITIONS
 from ensemble.blend import find_blend
-from ensemble.blend_file import STACKER_VOTES
+from ensemble.blend_file import PIXELS_VOTE, STACKER_VOTES
 from ensemble.labelling import blends_of
 from ensemble.selection import VOTING_WAYS
 from ensemble.voting import LINEAR, VOTES
@@ -30,7 +30,7 @@ from report import pseudo
 from submit import make
 from tests import naive
 from tests.conftest import write_mask
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_stacker, write_photograph
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, save_stacker, write_photograph
 
 FULL = (61, 83)
 SMALL = replace(COMPETITIONS["studio"], size=FULL, test_masks_dir=None)
@@ -102,8 +102,11 @@ def test_labels_are_the_masks_that_the_submission_has(
     if vote in VOTES:
         entries["kind"] = next(way for way, (_, its_vote) in VOTING_WAYS.items() if its_vote == vote)
     if vote in STACKER_VOTES:
-        stacker = save_stacker(root, members, image=vote == STACKER_VOTES[1])
-        entries |= {"kind": vote, "stacker_digest": stacker.digest()}
+        if vote == PIXELS_VOTE:
+            entries |= {"kind": vote, "stacker_digest": save_pixels(root, members, FULL).digest()}
+        else:
+            stacker = save_stacker(root, members, image=vote == STACKER_VOTES[1])
+            entries |= {"kind": vote, "stacker_digest": stacker.digest()}
     threshold = 0.0
     if further == "everything":
         store = LogitStore.open(members[1].folder / "test.zarr")
