@@ -37,7 +37,7 @@ def why_not(name: str, longest: int = LONGEST_BYTES) -> str:
 def why_not_in_table(name: str) -> str:
     """Why a file's name cannot stand in a table; empty where it can. Any character that people type may be in one.
 
-    >>> why_not_in_table("Foto 1\u202fum 3.jpg"), why_not_in_table("a\rb.jpg"), why_not_in_table("a\udcff.jpg")
+    >>> why_not_in_table("Foto 1\\u202fum 3.jpg"), why_not_in_table("a\\rb.jpg"), why_not_in_table("a\\udcff.jpg")
     ('', 'its name holds a control character', 'its name is not UTF-8')
     """
     if any(unicodedata.category(character) == "Cc" for character in name):
@@ -50,8 +50,8 @@ def why_not_in_table(name: str) -> str:
 def visible(name: str) -> str:
     """A name for a message: as it is, or escaped where it holds what cannot be printed.
 
-    >>> visible("a_01.jpg"), visible("\x1b[2J")
-    ('a_01.jpg', "'\\x1b[2J'")
+    >>> visible("a_01.jpg"), visible("\\x1b[2J")
+    ('a_01.jpg', "'\\\\x1b[2J'")
     """
     return name if name.isprintable() else shown(name)
 

@@ -118,7 +118,8 @@ def main(
                 writers=2 if cutout else 1,
                 thread_setup=pool.set_up,
             )
-        table.write()
+    # also where no mask is new: the blend's limit may be
+    table.write()
     unreadable = [*too_long, *((place.name, fault) for place, fault in faults)]
     done = len(names) - len(faults)
     print(f"{out}: {done} mask{'' if done == 1 else 's'}, {len(names) - len(missing)} of them from before")

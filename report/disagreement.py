@@ -33,7 +33,7 @@ from kernels.metrics import score_in
 from predict.members import Member, find_members
 from predict.predictor import predict as predict_images
 from predict.test_set import names_of_test_set
-from program_flags import CompetitionName, DataFolder, Jobs, Positive, RunsFolder, places
+from program_flags import CompetitionName, DataFolder, Jobs, NonNegative, RunsFolder, places
 from report import page
 from report.pictures import Album, case
 from report.scan import trusted_networks
@@ -100,7 +100,7 @@ def main(
     members: str = "",
     data: DataFolder = None,
     runs: RunsFolder = Path("runs"),
-    worst: Positive = 50,
+    worst: NonNegative = 50,
     predict: bool = False,
     jobs: Jobs = -1,
 ) -> None:

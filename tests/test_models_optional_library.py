@@ -58,16 +58,14 @@ def test_a_broken_openvino_is_not_chosen(code: str, words: str, tmp_path: Path) 
 
 
 EXPORTER = """
-from pathlib import Path
-from ensemble.export import runner
-print(runner(Path("any.onnx")))
+from ensemble.exported import FORMATS
+print(FORMATS["onnx"].load(b"any"))
 """
 ONNX = """
-from pathlib import Path
 from command_line import UserError
-from ensemble.export import write_onnx
+from ensemble.exported import require_libraries
 try:
-    write_onnx(None, (3, 5), Path("any.onnx"))
+    require_libraries(["onnx"])
 except UserError as error:
     print(error)
 """

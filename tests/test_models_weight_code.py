@@ -86,6 +86,6 @@ def test_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     codes = torch.ones(3, 2, dtype=torch.int8)
     data = safetensors.torch.save({"a": codes, "a.scale": torch.ones(2)})
     with pytest.raises(
-        UserError, match=rf"{WEIGHTS_FILE} cannot be loaded \(a.scale does not fit a\): train the fold again"
+        UserError, match=rf"{WEIGHTS_FILE} cannot be loaded \(a.scale does not fit a\): put it back, or train"
     ):
         checkpoint.parse_weights(data, tmp_path)

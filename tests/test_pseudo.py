@@ -117,12 +117,16 @@ def test_a_set_made_again_has_the_same_bytes_and_another_choice_is_refused(made:
     data, runs = made
     pseudo.main(data=data, runs=runs, jobs=1, out="again")
     home = runs / "carvana" / "blend" / "again"
-    before = {path.name: path.read_bytes() for path in home.iterdir()}
+
+    def content() -> dict[str, bytes]:
+        return {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+    before = content()
     pseudo.main(data=data, runs=runs, jobs=1, out="again")
-    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    assert content() == before
     with pytest.raises(SystemExit, match="holds another choice"):
         pseudo.main(data=data, runs=runs, jobs=1, out="again", most=2)
-    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    assert content() == before
     with pytest.raises(SystemExit, match="lower --least"):
         pseudo.main(data=data, runs=runs, jobs=1, out="none", least=1.0)
 
@@ -169,8 +173,8 @@ def test_labels_of_a_folds_own_networks_know_nothing_of_the_others(made: tuple[P
     for other in (1, 2):
         store = LogitStore.open(root / MEMBERS[0] / f"fold{other}" / "test.zarr")
         store.write(name, -store.read(name))
-    pseudo.main(data=data, runs=tmp_path, jobs=1, own_fold=True, least=0.0, out="again")
-    again = PseudoSet.read(root / "blend" / "again", CARVANA)
+    pseudo.main(data=data, runs=tmp_path, jobs=1, own_fold=True, least=0.0, out="anew")
+    again = PseudoSet.read(root / "blend" / "anew", CARVANA)
     after = [again.labels(k).target(name, frame) for k in range(3)]
     assert np.array_equal(before[0], after[0])
     assert not np.array_equal(before[1], after[1])
@@ -199,7 +203,7 @@ def test_a_students_labels_are_out_of_fold_and_training_images_are_no_unlabelled
         pseudo.main(data=data, runs=runs, images=outside, distil=True)
 
 
-def test_measures_and_targets_are_those_of_the_blend(tmp_path: Path) -> None:
+def test_measures_and_targets_are_those_of_the_blend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     full, frames = (25, 37), (Frame((25, 37)), Frame((13, 19)))
     planes = [rng.normal(scale=3, size=frame.size).astype(np.float32) for frame in frames]
@@ -220,6 +224,8 @@ def test_measures_and_targets_are_those_of_the_blend(tmp_path: Path) -> None:
     inside = probability[mean > 0].sum()
     assert confidence == pytest.approx(2 * inside / (probability.sum() + (mean > 0).sum()), abs=1e-5)
     assert area == pytest.approx((mean > 0).mean())
+    # it has no members to name
+    monkeypatch.setattr(Blend, "state", lambda self: {})
     made = label(reader, ["a"], tmp_path / "parts")
     assert np.abs(made.target("a", Frame(full)) - 255 * probability).max() <= 1
     assert np.array_equal(made.soft("a") > 127, reader.mask("a", reader.planes("a")))

@@ -314,7 +314,7 @@ def test_what_is_kept_is_made_again_where_it_is_cut_off_and_goes_on_where_it_was
         ({"size": (-1, 5)}, "--size -1 is out of range: give 0 "),
         ({"reach_px": 0.0}, "--reach-px 0.0 is out of range: give 1 "),
         ({"loss": "anger"}, "unknown loss 'anger'"),
-        ({"name": "other"}, "blend.json is missing: choose the blend first"),
+        ({"name": "other"}, "blend.json is missing: choose it first"),
         ({"batch": 99}, "a batch of 99 is larger than what fold 0 trains on"),
     ],
 )

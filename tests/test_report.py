@@ -334,7 +334,7 @@ def test_networks_that_have_not_predicted_are_named_and_predict_when_asked(
         shutil.copy(reported[0] / "train" / name, data / "test" / name)
     rows = "".join(f"{name},1 1\n" for name in names)
     (data / "sample_submission.csv").write_text(",".join(CARVANA.header) + "\n" + rows)
-    with pytest.raises(SystemExit, match=r"none has predicted the test set.*make disagreement ARGS=--predict"):
+    with pytest.raises(SystemExit, match=r"none has predicted the test set.*make disagreement .*--predict"):
         disagreement.main(data=data, runs=root.parent, jobs=1)
     # the second variant is a copy of the first by another name, so both are average masks
     networks = root / "unet-mobilenetv3"

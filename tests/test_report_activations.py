@@ -86,7 +86,7 @@ def test_what_cannot_be_shown_is_one_sentence(runs: Path, tmp_path: Path) -> Non
         ({"fold": 7}, "has no fold 7; trained there: 0, 1"),
         ({"head": "depth"}, "no head 'depth'"),
         ({"pixel": (64, 0)}, "outside the network's input of 64x96"),
-        ({"channels": 0}, "give --channels 1 or more"),
+        ({"channels": 0}, "--channels 0 is out of range"),
         ({"variant": TWO.name}, "takes the background too"),
         ({"background": tmp_path / "a.png"}, "takes one image"),
     ):

@@ -69,7 +69,7 @@ def test_a_few_images_are_timed_and_nothing_is_left(
         ({"tta": "spin"}, "unknown test-time"),
         ({"variants": "x"}, "has no trained fold"),
         ({"images": tmp_path / "none"}, "none is missing"),
-        ({"gpus": (0,)}, "at least 1"),
+        ({"gpus": (0,)}, "--gpus 0 is out of range"),
     ):
         with pytest.raises(SystemExit, match=sentence):
             plan.main(**{**where, **options})
