@@ -39,6 +39,7 @@ from kernels import pixel_code, rle
 from kernels.blend import disagreement
 from kernels.rle import decode
 from models.frame import Frame
+from program_flags import NonNegative, Positive
 
 _FULL = COMPETITIONS["carvana"].size
 _FRAMES = (Frame((640, 960)), Frame((512, 512)), Frame((320, 480)), Frame((256, 384)), Frame((320, 512)))
@@ -175,7 +176,13 @@ _VOTES = ("probability", "weighted-probability")
 
 
 @program
-def main(members: int = 30, images: int = 100, copies: int = 4, target: int = 4000, former_images: int = 10) -> None:
+def main(
+    members: Positive = 30,
+    images: Positive = 100,
+    copies: Positive = 4,
+    target: Positive = 4000,
+    former_images: NonNegative = 10,
+) -> None:
     """Measure the choice of a blend as it is and as it was.
 
     Args:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from command_line import UserError
+from ensemble.pixels import names_of_features
 from folds.recipes import RECIPES
 from json_file import Schema
 from models.variants import VARIANTS
@@ -66,6 +67,10 @@ GOOD: dict[str, Any] = {
     },
     "ensemble.conv_stacker:_SAVED": {
         "members": ["a"], "channels": 8, "steps": 1, "batch": 1, "rate": 0.1, "seed": 0, "image": False, "digest": "0f",
+    },
+    "ensemble.pixels_file:_SAVED": {
+        "members": ["a"], "weights": [1.0], "width": 2.5, "trained_on": [320, 480], "features": names_of_features(1),
+        "digest": "0f",
     },
     "ensemble.tta_gain:TTA_GAINS": {
         "variant": "a", "plain": {"dice": 0.9, "interval": [0.8, 1.0]}, "each": [TTA], "all": TTA, "chosen": TTA,

@@ -390,7 +390,9 @@ def test_names_that_are_taken_and_values_that_cannot_be_meant(
 ) -> None:
     monkeypatch.setitem(VARIANTS, "tiny", TINY)
     folder = case.write(tmp_path / "oof", _npy)
-    (case.runs / "carvana" / "mine").mkdir()
+    mine = case.runs / "carvana" / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
     for arguments, message in (
         ({"name": "tiny", "oof": folder}, "a variant that is trained here"),
         ({"name": "../x", "oof": folder}, "it holds a slash"),
@@ -410,7 +412,7 @@ def test_names_that_are_taken_and_values_that_cannot_be_meant(
     for name, message in (("cache", "something else than a blend"), ("average-mask", "holds a network, not a blend")):
         with pytest.raises(SystemExit, match=message):
             ensemble.fit.main(**case.where, name=name, jobs=1)
-    (case.runs / "carvana" / "mine").rmdir()
+    shutil.rmtree(mine)
     main("other", oof=folder, **case.where)
     changed = case.write(tmp_path / "changed", _npz)
     with pytest.raises(SystemExit, match="holds other predictions: remove the folder"):
