@@ -21,6 +21,10 @@ from PIL import Image
 
 from competition import COMPETITIONS
 
+# what tests start as make is no part of the make that runs the tests: neither its depth nor its flags and variables
+for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"):
+    os.environ.pop(name, None)
+
 # fixtures that several test files share without all of them importing what they need
 pytest.register_assert_rewrite("tests.kaggle_shop")
 
