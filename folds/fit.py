@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -34,7 +34,7 @@ from folds.randomness import SeededEpochs
 from folds.ranks import Rank, run_ranks
 from folds.samples import EpochSampler, Samples, loader
 from folds.start import starting_network
-from folds.states import EpochStates, StateFiles, load_state
+from folds.states import EpochStates, StateFiles, load_state, refuse_other_network, weights_of
 from folds.task import FoldTask, begun_with_threads
 from models.frame import frame_of
 from models.host_memory import keep_freed
@@ -197,7 +197,15 @@ def train_module(
     Returns:
         Facts for the manifest; as "earlier", what processes before this one have spent; and, as "best", the path of the
         best epoch's checkpoint: for `keep_epoch`.
+
+    Raises:
+        UserError: the last state is of another network.
+        KeyboardInterrupt: Ctrl-C.
     """
+    state = task.last_state
+    goes_on = state.exists()
+    if goes_on:
+        refuse_other_network(state, cast(torch.nn.Module, module.network), task.label)
     best = EpochStates(task.resume_folder, task.metric.logged)
     record = EpochRecord(
         task.folder,
@@ -208,14 +216,13 @@ def train_module(
     )
     interrupt = InterruptBetweenBatches()
     trainer = make_trainer(task, gpus, [best, record, interrupt])
-    state = task.last_state
     try:
         with interrupt:
             trainer.fit(
                 module,
                 batches,
                 validation,
-                ckpt_path=str(state) if state.exists() else None,
+                ckpt_path=str(state) if goes_on else None,
                 weights_only=True,
             )
     except SystemExit:
@@ -253,7 +260,7 @@ def load_epoch(network: torch.nn.Module, state: Path) -> int:
         UserError: the file is missing or damaged.
     """
     saved = load_state(state)
-    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in saved["state_dict"].items()})
+    network.load_state_dict(weights_of(saved))
     return int(saved["epoch"])
 
 

@@ -157,15 +157,11 @@ def load_start(network: torch.nn.Module, variant: Variant, start: Start) -> None
     if not start.identity.endswith(_digest(data)):
         raise UserError(f"the weights in {start.folder} have changed meanwhile: run the same command again.")
     state = completed(variant, network, checkpoint.parse_weights(data, start.folder))
-    own = network.state_dict()
-    unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
-    unfit += [name for name in state if name not in own]
-    if unfit:
-        first = unfit[0]
-        there, here = (tuple(s[first].shape) if first in s else "none" for s in (state, own))
+    misfit = checkpoint.misfit(state, network)
+    if misfit:
         raise UserError(
-            f"the weights in {start.folder} do not fit the network of {variant.name}: {len(unfit)} tensors differ, "
-            f"{first} first ({there} there, {here} here); --init-from takes a run of the same network, of any size."
+            f"the weights in {start.folder} do not fit the network of {variant.name}: {misfit}; --init-from takes a "
+            "run of the same network, of any size."
         )
     network.load_state_dict(state)
 

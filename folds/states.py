@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import atomic
 from command_line import UserError
 from folds.run_layout import LAST_STATE_FILE, PREVIOUS_STATE_FILE
-from models import torch_file
+from models import checkpoint, torch_file
 
 # of what Lightning's `ModelCheckpoint` keeps
 _STATE_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -122,28 +122,65 @@ def _read(path: Path, *, mapped: bool = False) -> dict[str, Any] | None:
     state = torch_file.read(path, mapped=mapped)
     if not isinstance(state, dict) or any(not isinstance(state.get(key), kind) for key, kind in _PARTS.items()):
         return None
+    if not all(isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in state["state_dict"].items()):
+        return None
     return state
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """A state that Lightning saved, on the CPU.
+
+    Args:
+        path: of its file.
+        mapped: tensors stay on the disk until they are used.
 
     Raises:
         UserError: it is missing or damaged.
     """
-    state = _read(path)
+    state = _read(path, mapped=mapped)
     if state is None:
         raise UserError(f"{path} is missing or damaged: run the same command again, which goes on from another state.")
     return state
 
 
+def weights_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's tensors in a state, by its own names."""
+    return {name.removeprefix("network."): tensor for name, tensor in state["state_dict"].items()}
+
+
+def _best_beside(path: Path, state: dict[str, Any]) -> list[Path]:
+    """Where the state of the best epoch lies beside one that was saved after it; empty where there was none."""
+    kept = [each.get("best_model_path") for each in state["callbacks"].values() if isinstance(each, dict)]
+    return [path.with_name(Path(best).name) for best in kept if best]
+
+
 def _is_usable(path: Path) -> bool:
     """Whether a training can go on from a state, and end: the best epoch before it must be there too."""
     state = _read(path, mapped=True)
-    if state is None:
-        return False
-    kept = [each.get("best_model_path") for each in state["callbacks"].values() if isinstance(each, dict)]
-    return all(_read(path.with_name(Path(best).name), mapped=True) is not None for best in kept if best)
+    return state is not None and all(_read(best, mapped=True) is not None for best in _best_beside(path, state))
+
+
+def refuse_other_network(path: Path, network: torch.nn.Module, label: str) -> None:
+    """Refuse to go on from a state of another network: one that was copied here, or of a variant that has changed.
+
+    The state of the best epoch is looked at too, which training would load hours later.
+
+    Args:
+        path: of the state.
+        network: that shall go on; names and shapes of its tensors are compared.
+        label: of the fold, for the message.
+
+    Raises:
+        UserError: it is one; or a file is missing or damaged.
+    """
+    state = load_state(path, mapped=True)
+    for each in (path, *_best_beside(path, state)):
+        misfit = checkpoint.misfit(weights_of(state if each == path else load_state(each, mapped=True)), network)
+        if misfit:
+            raise UserError(
+                f"{each} is a state of another network than {label} has: {misfit}; put the fold's own states or its "
+                f"variant back as they were, or remove {path.parent} to train the fold anew."
+            )
 
 
 def settle_states(folder: Path, label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -48,6 +49,23 @@ def parse_weights(data: bytes, folder: Path) -> dict[str, torch.Tensor]:
     except (safetensors.SafetensorError, ValueError) as error:
         path = folder / WEIGHTS_FILE
         raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[0]}): {made_again_by(folder)}.") from None
+
+
+def misfit(state: Mapping[str, torch.Tensor], network: torch.nn.Module) -> str:
+    """How tensors differ in name or shape from those of a network, as part of a sentence; empty where none does.
+
+    >>> misfit({"weight": torch.zeros(1, 2), "scale": torch.zeros(1)}, torch.nn.Linear(3, 1, bias=False))
+    '2 tensors differ, weight first ((1, 2) there, (1, 3) here)'
+    """
+    own = network.state_dict()
+    unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
+    unfit += [name for name in state if name not in own]
+    if not unfit:
+        return ""
+    first = unfit[0]
+    there, here = (tuple(tensors[first].shape) if first in tensors else "none" for tensors in (state, own))
+    differ = "1 tensor differs" if len(unfit) == 1 else f"{len(unfit)} tensors differ"
+    return f"{differ}, {first} first ({there} there, {here} here)"
 
 
 def load(folder: Path) -> tuple[torch.nn.Module, Variant]:

@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import pickle
+import re
 import shutil
 import tempfile
 import zipfile
@@ -28,9 +29,16 @@ from tests.conftest import write_ellipses
 from tests.killed_folds import check_same
 from tests.no_room import no_room
 from tests.test_folds_derived import FAULTS
-from tests.tiny_folds import QUICK, TINY, maker
+from tests.tiny_folds import DROPPING, QUICK, TINY, maker
 
 RECIPE = replace(QUICK, epochs=4)
+# tensors of other shapes; more of them; less of them; and of other names
+OTHERS = {
+    "wider": replace(TINY, options={"widths": (4, 12)}),
+    "deeper": replace(TINY, options={"widths": (4, 8, 8)}),
+    "shallower": replace(TINY, options={"widths": (4,)}),
+    "another architecture": DROPPING,
+}
 
 
 def flip_a_weight(path: Path) -> None:
@@ -50,6 +58,13 @@ NO_STATE: dict[str, object] = {
     "nothing": {},
     "a list": [1, 2],
     "weights alone": {"state_dict": {"network.weight": torch.zeros(3)}},
+    "weights in words": {
+        "state_dict": {"network.weight": "three"},
+        "optimizer_states": [],
+        "callbacks": {},
+        "loops": {},
+        "epoch": 2,
+    },
     "no callbacks": {"state_dict": {}, "optimizer_states": [], "loops": {}, "epoch": 2},
     "an epoch in words": {"state_dict": {}, "optimizer_states": [], "callbacks": {}, "loops": {}, "epoch": "third"},
     "a class": Path("a/pickled/object"),
@@ -81,6 +96,22 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldTask, bytes]:
     make = maker(write_ellipses(root / "data"), root)
     whole, stopped = make(TINY, RECIPE, "whole"), make(TINY, RECIPE, "stopped")
     run_fold(whole)
+    stop_in_the_fourth_epoch(stopped)
+    return stopped, (whole.folder / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def of_others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of the states of other networks, trained on the same images by the same recipe."""
+    root = tmp_path_factory.mktemp("others")
+    make = maker(write_ellipses(root / "data"), root)
+    tasks = {name: make(variant, RECIPE, name) for name, variant in OTHERS.items()}
+    for task in tasks.values():
+        stop_in_the_fourth_epoch(task)
+    return {name: task.resume_folder for name, task in tasks.items()}
+
+
+def stop_in_the_fourth_epoch(task: FoldTask) -> None:
     step = SegmentationModule.training_step
 
     def stop(self: SegmentationModule, batch: Any, index: int) -> object:
@@ -90,8 +121,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldTask, bytes]:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="stopped here"):
         patch.setattr(SegmentationModule, "training_step", stop)
-        run_fold(stopped)
-    return stopped, (whole.folder / "weights.safetensors").read_bytes()
+        run_fold(task)
 
 
 def copy_of(begun: FoldTask, root: Path) -> FoldTask:
@@ -147,6 +177,61 @@ def test_a_sound_file_that_is_no_state_is_one_that_is_damaged(
     said = capsys.readouterr().out
     words = "goes on from the state an epoch before" if place == "last.ckpt" else "starts anew"
     assert said.count(words) == 1
+
+
+def best_of(folder: Path) -> Path:
+    """The state after the best epoch, as the last one names it."""
+    (best,) = {
+        each["best_model_path"]
+        for each in load_state(folder / "last.ckpt")["callbacks"].values()
+        if each.get("best_model_path")
+    }
+    return folder / best
+
+
+@pytest.mark.parametrize("place", ["all", "best"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_states_of_another_network_are_refused_in_one_sentence_that_helps(
+    other: str, place: str, begun: tuple[FoldTask, bytes], of_others: dict[str, Path], tmp_path: Path
+) -> None:
+    task = copy_of(begun[0], tmp_path)
+    own, named = task.resume_folder, task.last_state
+    if place == "best":
+        named = best_of(own)
+        shutil.copy(best_of(of_others[other]), named)
+    else:
+        for state in own.glob("*.ckpt"):
+            state.unlink()
+        for state in of_others[other].glob("*.ckpt"):
+            shutil.copy(state, own)
+    before = {path.name: path.read_bytes() for path in own.glob("*.ckpt")}
+    with pytest.raises(UserError) as caught:
+        run_fold(task)
+    said = str(caught.value)
+    assert said.startswith(f"{named} is a state of another network than tiny fold 0 has: ") and "\n" not in said
+    assert re.search(r": \d+ tensors differ, \S+ first \(.+ there, .+ here\)", said)
+    assert said.endswith(f"or remove {own} to train the fold anew.")
+    # nothing was lost
+    assert {path.name: path.read_bytes() for path in own.glob("*.ckpt")} == before
+    shutil.rmtree(own)
+    run_fold(task)
+    assert (task.folder / "weights.safetensors").read_bytes() == begun[1]
+
+
+@pytest.mark.parametrize("other", ["wider", "deeper", "shallower"])
+def test_a_variant_that_changed_under_a_fold_is_refused_and_once_put_back_goes_on(
+    other: str, begun: tuple[FoldTask, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = copy_of(begun[0], tmp_path)
+    with pytest.raises(
+        UserError, match=r"last\.ckpt is a state of another network than tiny fold 0 has: .* tensors? dif"
+    ):
+        run_fold(replace(task, variant=OTHERS[other]))
+    capsys.readouterr()
+    run_fold(task)
+    assert (task.folder / "weights.safetensors").read_bytes() == begun[1]
+    # the one epoch that was left
+    assert capsys.readouterr().out.count("epoch ") == 1
 
 
 def test_the_last_epoch_is_the_last_however_poor_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
