@@ -17,11 +17,15 @@ from ensemble.voting import LINEAR
 from folds.inputs import Inputs
 from folds.parallel import cut, in_parallel
 from folds.scoring import score_of
+from kernels.bands import in_bands
 from kernels.rle import decode
 
 _CHUNK = 8
-# widths of the band that are looked at, in logits
-_WIDTHS = np.linspace(0.25, 8, 32)
+# widths of the band that are looked at, in logits: up to 8, in quarters
+_PER_UNIT, _BANDS = 4, 32
+_WIDTHS = np.arange(1, _BANDS + 1) / _PER_UNIT
+# images that tell how wide it is, for each fold
+_SURVEYED = 60
 # the band shall hold so much of the pixels that the networks get wrong, and no more of a frame than that
 _WRONG_WITHIN = 0.9
 _MOST_OF_FRAME = 0.015
@@ -41,11 +45,13 @@ class PixelFit:
 
     Attributes:
         pixels: of all images together, about.
+        of_image: at most, of a single one: its pixels are much alike.
         growth: of the trees.
         seed: of the draws.
     """
 
     pixels: int = 400_000
+    of_image: int = 1000
     growth: Growth = field(default_factory=Growth)
     seed: int = 0
 
@@ -58,22 +64,18 @@ def _weights_without(linear: Candidate) -> dict[Without, Weights]:
     return {without: tuple(map(float, weights)) for without, weights in found.items()}
 
 
-def _survey(oof: OofData, weightings: Sequence[Weights], positions: range) -> list[np.ndarray]:
+def _survey(oof: OofData, weightings: Sequence[Weights], positions: Sequence[int]) -> list[np.ndarray]:
     """Of each image (weightings, widths, 2) int64: pixels in a band of each width, and those of them that are wrong;
     the last width stands for all pixels."""
     cv2.setNumThreads(1)
     found = []
     for p in positions:
-        planes, truth = oof.planes(p), decode(oof.truth.of(p), oof.full).astype(bool)
-        counts = np.empty((len(weightings), len(_WIDTHS) + 1, 2), np.int64)
-        for k, weights in enumerate(weightings):
-            logits = LINEAR(planes, oof.frames, weights, oof.full)
-            wrong = (logits > 0) != truth
-            sizes = np.abs(logits)
-            for column, values in enumerate((sizes.ravel(), sizes[wrong])):
-                bins = np.bincount(np.searchsorted(_WIDTHS, values, side="right"), minlength=len(_WIDTHS) + 1)
-                counts[k, :, column] = bins.cumsum()
-        found.append(counts)
+        planes, truth = oof.planes(p), decode(oof.truth.of(p), oof.full)
+        per_width = [
+            in_bands(LINEAR(planes, oof.frames, weights, oof.full), truth, per_unit=_PER_UNIT, bands=_BANDS)
+            for weights in weightings
+        ]
+        found.append(np.array(per_width))
     return found
 
 
@@ -177,9 +179,8 @@ def _scores(
             plan = _Plan(pixels.weights, pixels.width)
             if plan not in bands:
                 bands[plan] = _band(oof, pictures, p, plan)
-            band = bands[plan]
-            band.logits[band.rows, band.columns] = pixels.trees.logits(band.features)
-            found[without] = score_of(band.logits, oof.truth.of(p), oof.metric)
+            decided = bands[plan].decided_by(pixels.trees)
+            found[without] = score_of(decided, oof.truth.of(p), oof.metric)
         scores.append(found)
     return scores
 
@@ -209,17 +210,20 @@ def evaluate_pixels(
     weightings = list(dict.fromkeys(weights.values()))
 
     # 1) how wide the band is, for each fit by its own images
-    survey, parts = partial(_survey, oof, weightings), cut(range(count), _CHUNK)
-    surveyed = in_parallel(survey, parts, count, label="survey the band", few=0, jobs=jobs)
+    some_of_each = [np.flatnonzero(fold == k) for k in np.unique(fold)]
+    looked_at = np.concatenate([own[:: -(-len(own) // _SURVEYED)] for own in some_of_each])
+    survey, parts = partial(_survey, oof, weightings), cut(looked_at, _CHUNK)
+    surveyed = in_parallel(survey, parts, len(looked_at), label="survey the band", few=0, jobs=jobs)
     counts = np.array([each for part in surveyed for each in part])
     plans = {}
     for without, own in weights.items():
-        seen = ~np.isin(fold, list(without))
+        seen = ~np.isin(fold[looked_at], list(without))
         plans[without] = _Plan(own, _width(counts[seen, weightings.index(own)], pixels))
 
     # 2) pixels to learn from
     widest = [_Plan(own, max(plan.width for plan in plans.values() if plan.weights == own)) for own in weightings]
-    some = max(1, fit.pixels // count)
+    parts = cut(range(count), _CHUNK)
+    some = max(1, min(fit.of_image, fit.pixels // count))
     draw = partial(_draw, oof, pictures, widest, some, fit.seed)
     drawn_parts = in_parallel(draw, parts, count, label="draw pixels", few=0, jobs=jobs)
     of_images = [each for part in drawn_parts for each in part]

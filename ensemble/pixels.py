@@ -17,7 +17,7 @@ from competition import Size
 from ensemble.blend_file import PIXELS_VOTE
 from ensemble.trees import Trees
 from ensemble.voting import LINEAR
-from kernels.boundary_pixels import feature_names, pixel_features
+from kernels.boundary_pixels import feature_names, pixel_features, smoothed
 from models.frame import Frame
 
 NAME = PIXELS_VOTE
@@ -50,6 +50,16 @@ class Band:
     rows: np.ndarray
     columns: np.ndarray
     features: np.ndarray
+
+    def decided_by(self, trees: Trees) -> np.ndarray:
+        """(H, W) float32: the trees' logits within the band, the combined ones elsewhere.
+
+        Trees look at each pixel by itself, and a boundary is smooth: what they say of its neighbours counts too.
+        """
+        decided = self.logits.copy()
+        said = trees.logits(self.features)
+        decided[self.rows, self.columns] = smoothed(said, self.rows, self.columns, decided.shape)
+        return decided
 
 
 def band_of(
@@ -154,6 +164,4 @@ class BoostedPixels:
         if image is None:
             raise ValueError("boosted pixels need the image")
         band = band_of(planes, frames, self.weights, full, image, width=self.width, trained_on=self.trained_on)
-        logits = band.logits
-        logits[band.rows, band.columns] = self.trees.logits(band.features)
-        return logits
+        return band.decided_by(self.trees)

@@ -2,7 +2,7 @@
 
 All distances follow two scales. `step_px` is the network's reduction: how many pixels of the full frame one of its own
 pixels covers. `unit_px` is the image's size against that of the images that a model was fitted on, so that a photograph
-of twice the size shows the same features.
+of twice the size shows the same features. Colours count in units of 8 bits, whatever the image's depth.
 """
 
 from __future__ import annotations
@@ -20,15 +20,23 @@ _BLOCK_PX = 4
 # along the normal of the boundary, and along its tangent, in units of `step_px`
 NORMAL = (-6.0, -3.0, -1.5, -0.75, -0.375, 0.375, 0.75, 1.5, 3.0, 6.0)
 TANGENT = (-2.0, 2.0)
-# half sides of the windows with the mean colours inside and outside, in units of `unit_px`
-WINDOWS = (10.0, 15.0, 30.0, 50.0)
-# a patch of greys around the pixel: columns and rows, in units of `unit_px`
-PATCH = (-4, -2, 0, 2, 4)
+# the profile along the normal: so many samples on either side of the pixel, spaced by a pixel of the unit, or by a
+# quarter of the network's where that is more
+REACH = 10
+_PER_STEP = 0.25
+# each sample is the mean of three along the tangent, so many spacings apart
+_BESIDE = 1.5
+# where the steps of single channels are told, in samples
+CHANNEL_STEPS = (-6, -4, -2, 0, 2, 4, 6)
+# half sides of the windows with the colours inside and outside, in units of `unit_px`
+WINDOWS = (7.0, 15.0, 30.0)
+# what is added to a window's variance of colours: the noise of a camera, squared
+_NOISE = 20.0
 # signed distances to the boundary, by the logits' slope, are cut off here, in units of `step_px`
 _FARTHEST = 20.0
 
 _NORMAL, _TANGENT, _WINDOWS = (np.array(each, np.float32) for each in (NORMAL, TANGENT, WINDOWS))
-_PATCH = np.array([(y, x) for y in PATCH for x in PATCH if (y, x) != (0, 0)], np.float32)
+_CHANNEL_STEPS = np.array(CHANNEL_STEPS)
 
 
 def feature_names(members: int, channels: int) -> list[str]:
@@ -38,25 +46,19 @@ def feature_names(members: int, channels: int) -> list[str]:
         members: networks whose logits are given one by one.
         channels: of the image.
     """
+    every = range(channels)
     names = ["logit", "slope", "normal x", "normal y", "mean of 3x3", "Laplacian", "mean of 5x5", "distance"]
     names = [f"logits: {name}" for name in names]
     names += [f"members: {m} {where}" for m in range(members) for where in ("here", "inside", "outside")]
-    names += [f"colour: channel {c}" for c in range(channels)] + [
-        f"colour: mean of channel {c}" for c in range(channels)
-    ]
-    names += [f"edge: {which} at {scale}" for scale in (1, 2) for which in ("across", "along")]
+    names += [f"place: {name} in the mask's box" for name in ("row", "column")]
+    names += [f"colour: channel {c}" for c in every] + [f"colour: mean of channel {c}" for c in every]
     for kind, offsets in (("across", NORMAL), ("beside", TANGENT)):
         for offset in offsets:
-            names.append(f"logits: {kind} {offset:g}")
-            names += [f"profile: {kind} {offset:g}, channel {c}" for c in range(channels)]
-            names.append(f"profile: {kind} {offset:g}, grey")
-    names += [f"patch: {y:g}, {x:g}" for y, x in _PATCH]
-    names += [
-        f"regions: {side} {window:g}, channel {c}"
-        for window in WINDOWS
-        for side in ("outside", "inside")
-        for c in range(channels)
-    ]
+            names += [f"logits: {kind} {offset:g}", f"colour: grey {kind} {offset:g}"]
+    names += [f"edge: step at {t}" for t in range(-REACH, REACH + 1)]
+    names += [f"edge: step of channel {c} at {t}" for t in CHANNEL_STEPS for c in every]
+    likeness = ("likeness", "likeness of mean", "nearness")
+    names += [f"regions: {name} {window:g}" for window in WINDOWS for name in likeness]
     return names
 
 
@@ -72,21 +74,44 @@ def _nearest(value: Any, last: Any) -> Any:
 
 
 @compiled
-def _block_sums(logits: Array, image: Array) -> Array:
-    """(rows + 1, columns + 1, 2 (1 + C)) int64: of all blocks above and left, the pixels and their colours, outside
-    (logits up to 0) and inside."""
+def _block_sums(logits: Array, image: Array, ys: Array, xs: Array, half: Any) -> Array:
+    """(rows + 1, columns + 1, 2 (2 + C)) int64: of all blocks above and left that lie within `half` pixels of a pixel
+    asked for, the pixels, their colours and their squares, outside (logits up to 0) and inside.
+
+    Blocks farther away lie in no window, so that leaving them out changes none.
+    """
     height, width, channels = image.shape
     rows, columns = (height + _BLOCK_PX - 1) // _BLOCK_PX, (width + _BLOCK_PX - 1) // _BLOCK_PX
-    each = 1 + channels
+    near = int(half) // _BLOCK_PX + 2
+    asked = np.zeros((rows, columns), np.bool_)
+    for p in range(len(ys)):
+        asked[ys[p] // _BLOCK_PX, xs[p] // _BLOCK_PX] = True
+    # a square around each is a row of blocks, and then a column around each of those
+    beside = np.zeros((rows, columns), np.bool_)
+    needed = np.zeros((rows, columns), np.bool_)
+    for row in range(rows):
+        for column in range(columns):
+            if asked[row, column]:
+                beside[row, max(0, column - near) : column + near + 1] = True
+    for row in range(rows):
+        for column in range(columns):
+            if beside[row, column]:
+                needed[max(0, row - near) : row + near + 1, column] = True
+    each = 2 + channels
     sums = np.zeros((rows + 1, columns + 1, 2 * each), np.int64)
-    for y in range(height):
-        row = y // _BLOCK_PX + 1
-        for x in range(width):
-            cell = sums[row, x // _BLOCK_PX + 1]
-            at = each if logits[y, x] > 0 else 0
-            cell[at] += 1
-            for c in range(channels):
-                cell[at + 1 + c] += image[y, x, c]
+    for row in range(rows):
+        for column in range(columns):
+            if not needed[row, column]:
+                continue
+            cell = sums[row + 1, column + 1]
+            for y in range(row * _BLOCK_PX, min(height, (row + 1) * _BLOCK_PX)):
+                for x in range(column * _BLOCK_PX, min(width, (column + 1) * _BLOCK_PX)):
+                    at = each if logits[y, x] > 0 else 0
+                    cell[at] += 1
+                    for c in range(channels):
+                        value = np.int64(image[y, x, c])
+                        cell[at + 1] += value * value
+                        cell[at + 2 + c] += value
     for row in range(1, rows + 1):
         for column in range(1, columns + 1):
             for c in range(2 * each):
@@ -96,23 +121,60 @@ def _block_sums(logits: Array, image: Array) -> Array:
     return sums
 
 
+@compiled
+def _box(logits: Array) -> tuple[int, int, int, int]:
+    """First row and column with foreground, and the rows and columns up to the last; the whole frame where none has."""
+    height, width = logits.shape
+    top, left, bottom, right = height, width, -1, -1
+    for y in range(height):
+        first = -1
+        for x in range(width):
+            if logits[y, x] > 0:
+                first = x
+                break
+        if first < 0:
+            continue
+        last = width - 1
+        while logits[y, last] <= 0:
+            last -= 1
+        top, bottom = min(top, y), y
+        left, right = min(left, first), max(right, last)
+    if bottom < 0:
+        return 0, 0, height, width
+    return top, left, bottom - top + 1, right - left + 1
+
+
 @inlined
-def _grey(image: Array, y: Any, x: Any) -> Any:
+def _grey(image: Array, y: Any, x: Any, level: Any) -> Any:
     total = np.float32(0)
     for c in range(image.shape[2]):
         total += np.float32(image[y, x, c])
-    return total
+    return total * level / np.float32(image.shape[2])
 
 
 @compiled
 def _fill(
-    logits: Array, planes: Array, image: Array, sums: Array, ys: Array, xs: Array, step: Any, unit: Any, out: Array
+    logits: Array,
+    planes: Array,
+    image: Array,
+    sums: Array,
+    box: tuple[int, int, int, int],
+    ys: Array,
+    xs: Array,
+    step: Any,
+    unit: Any,
+    level: Any,
+    out: Array,
 ) -> None:
     height, width, channels = image.shape
     bottom, right = height - 1, width - 1
     reach = max(1, int(np.floor(step + np.float32(0.5))))
+    spacing = max(unit, step * np.float32(_PER_STEP))
+    third = level / np.float32(3)
     own = np.empty(channels, np.float32)
     mean = np.empty(channels, np.float32)
+    # one sample more on either side than there are steps
+    profile = np.empty((2 * REACH + 3, channels), np.float32)
     for p in range(len(ys)):
         y, x = ys[p], xs[p]
         row = out[p]
@@ -148,41 +210,22 @@ def _fill(
             row[at + 2] = planes[m, _nearest(y - ny * step, bottom), _nearest(x - nx * step, right)]
             at += 3
 
-        # 3) the colour here and around, and the edge of the picture across and along the boundary
+        # 3) where it is, and the colour here and around
+        row[at] = np.float32(y - box[0]) / np.float32(box[2])
+        row[at + 1] = np.float32(x - box[1]) / np.float32(box[3])
+        at += 2
         for ch in range(channels):
-            own[ch] = np.float32(image[y, x, ch])
+            own[ch] = np.float32(image[y, x, ch]) * level
             row[at + ch] = own[ch]
             total = np.float32(0)
             for dy in range(-2, 3):
                 for dx in range(-2, 3):
                     total += np.float32(image[_within(y + dy, bottom), _within(x + dx, right), ch])
-            mean[ch] = total / np.float32(25)
+            mean[ch] = total * level / np.float32(25)
             row[at + channels + ch] = mean[ch]
         at += 2 * channels
-        for scale in (1, 2):
-            far = max(1, int(np.floor(scale * unit + np.float32(0.5))))
-            edge_x, edge_y = np.float32(0), np.float32(0)
-            y0, y1, x0, x1 = (
-                _within(y - far, bottom),
-                _within(y + far, bottom),
-                _within(x - far, right),
-                _within(x + far, right),
-            )
-            edge_x = (
-                (_grey(image, y0, x1) - _grey(image, y0, x0))
-                + 2 * (_grey(image, y, x1) - _grey(image, y, x0))
-                + (_grey(image, y1, x1) - _grey(image, y1, x0))
-            )
-            edge_y = (
-                (_grey(image, y1, x0) - _grey(image, y0, x0))
-                + 2 * (_grey(image, y1, x) - _grey(image, y0, x))
-                + (_grey(image, y1, x1) - _grey(image, y0, x1))
-            )
-            row[at] = edge_x * nx + edge_y * ny
-            row[at + 1] = abs(edge_y * nx - edge_x * ny)
-            at += 2
 
-        # 4) along the normal and along the tangent
+        # 4) far along the normal and the tangent
         for k in range(len(_NORMAL) + len(_TANGENT)):
             if k < len(_NORMAL):
                 away = _NORMAL[k] * step
@@ -191,42 +234,78 @@ def _fill(
                 away = _TANGENT[k - len(_NORMAL)] * step
                 yy, xx = _nearest(y - away * nx, bottom), _nearest(x + away * ny, right)
             row[at] = logits[yy, xx]
-            for ch in range(channels):
-                row[at + 1 + ch] = np.float32(image[yy, xx, ch]) - own[ch]
             total = np.float32(0)
             for dy in range(-1, 2):
                 for dx in range(-1, 2):
-                    total += _grey(image, _within(yy + dy, bottom), _within(xx + dx, right))
-            row[at + 1 + channels] = total / np.float32(9 * channels)
-            at += 2 + channels
+                    total += _grey(image, _within(yy + dy, bottom), _within(xx + dx, right), level)
+            row[at + 1] = total / np.float32(9)
+            at += 2
 
-        # 5) the patch
-        grey = _grey(image, y, x)
-        for k in range(len(_PATCH)):
-            yy = _nearest(y + _PATCH[k, 0] * unit, bottom)
-            xx = _nearest(x + _PATCH[k, 1] * unit, right)
-            row[at + k] = (_grey(image, yy, xx) - grey) / np.float32(channels)
-        at += len(_PATCH)
+        # 5) the steps of the picture across the boundary
+        beside_y, beside_x = -nx * spacing * np.float32(_BESIDE), ny * spacing * np.float32(_BESIDE)
+        for t in range(2 * REACH + 3):
+            away = np.float32(t - REACH - 1) * spacing
+            yy, xx = y + away * ny, x + away * nx
+            y0, x0 = _nearest(yy - beside_y, bottom), _nearest(xx - beside_x, right)
+            y1, x1 = _nearest(yy, bottom), _nearest(xx, right)
+            y2, x2 = _nearest(yy + beside_y, bottom), _nearest(xx + beside_x, right)
+            for ch in range(channels):
+                three = np.float32(image[y0, x0, ch]) + np.float32(image[y1, x1, ch]) + np.float32(image[y2, x2, ch])
+                profile[t, ch] = three * third
+        for t in range(1, 2 * REACH + 2):
+            total = np.float32(0)
+            for ch in range(channels):
+                total += profile[t + 1, ch] - profile[t - 1, ch]
+            row[at] = total / np.float32(channels)
+            at += 1
+        for k in range(len(_CHANNEL_STEPS)):
+            t = _CHANNEL_STEPS[k] + REACH + 1
+            for ch in range(channels):
+                row[at + ch] = profile[t + 1, ch] - profile[t - 1, ch]
+            at += channels
 
-        # 6) how far the colour is from those inside and outside nearby
-        each = 1 + channels
+        # 6) whether the colour is like those inside nearby, or like those outside
+        each = 2 + channels
         for k in range(len(_WINDOWS)):
             half = _WINDOWS[k] * unit
             y0 = _nearest((y - half) / _BLOCK_PX, sums.shape[0] - 1)
             y1 = _nearest((y + half) / _BLOCK_PX, sums.shape[0] - 1)
             x0 = _nearest((x - half) / _BLOCK_PX, sums.shape[1] - 1)
             x1 = _nearest((x + half) / _BLOCK_PX, sums.shape[1] - 1)
-            first, second, third, fourth = sums[y0, x0], sums[y0, x1], sums[y1, x0], sums[y1, x1]
+            first, second, third_, fourth = sums[y0, x0], sums[y0, x1], sums[y1, x0], sums[y1, x1]
+            row[at] = row[at + 1] = row[at + 2] = np.float32(0)
+            near_in = near_out = np.float64(0)
+            both = True
             for side in range(2):
                 s = side * each
-                count = fourth[s] - second[s] - third[s] + first[s]
+                count = fourth[s] - second[s] - third_[s] + first[s]
+                if count == 0:
+                    both = False
+                    continue
+                square = np.float64(fourth[s + 1] - second[s + 1] - third_[s + 1] + first[s + 1]) / count
+                own_far, mean_far = np.float64(0), np.float64(0)
                 for ch in range(channels):
-                    i = s + 1 + ch
-                    row[at + ch] = np.float32(0)
-                    if count > 0:
-                        inside = fourth[i] - second[i] - third[i] + first[i]
-                        row[at + ch] = mean[ch] - np.float32(inside / count)
-                at += channels
+                    i = s + 2 + ch
+                    there = np.float64(fourth[i] - second[i] - third_[i] + first[i]) / count
+                    square -= there * there
+                    own_far += (own[ch] - there * level) ** 2
+                    mean_far += (mean[ch] - there * level) ** 2
+                own_far /= channels
+                mean_far /= channels
+                variance = max(square / channels, 0.0) * level * level + _NOISE
+                sign = 1 if side == 0 else -1
+                # Gaussians of one variance a side: twice the logarithm of their ratio
+                row[at] += np.float32(sign * (own_far / variance + np.log(variance)))
+                row[at + 1] += np.float32(sign * (mean_far / variance + np.log(variance)))
+                if side == 0:
+                    near_out = np.sqrt(mean_far)
+                else:
+                    near_in = np.sqrt(mean_far)
+            if both:
+                row[at + 2] = np.float32((near_out - near_in) / (near_out + near_in + 1))
+            else:
+                row[at] = row[at + 1] = np.float32(0)
+            at += 3
 
 
 def pixel_features(
@@ -276,6 +355,48 @@ def pixel_features(
     if (np.minimum(rows, columns) < 0).any() or (rows >= size[0]).any() or (columns >= size[1]).any():
         raise ValueError(f"a pixel lies outside of {logits.shape}")
     logits, planes, image = (np.ascontiguousarray(each) for each in (logits, planes, image))
-    sums = _block_sums(logits, image)
-    _fill(logits, planes, image, sums, rows, columns, np.float32(step_px), np.float32(unit_px), out)
+    level = np.float32(255 / np.iinfo(image.dtype).max)
+    unit = np.float32(unit_px)
+    sums = _block_sums(logits, image, rows, columns, _WINDOWS[-1] * unit)
+    _fill(logits, planes, image, sums, _box(logits), rows, columns, np.float32(step_px), unit, level, out)
+    return out
+
+
+@compiled
+def _smooth(places: Array, values: Array, rows: Array, columns: Array, out: Array) -> None:
+    height, width = places.shape
+    for p in range(len(values)):
+        total, much = np.float32(0), np.float32(0)
+        for dy in range(-1, 2):
+            y = rows[p] + dy
+            if y < 0 or y >= height:
+                continue
+            for dx in range(-1, 2):
+                x = columns[p] + dx
+                if x < 0 or x >= width or places[y, x] < 0:
+                    continue
+                weight = np.float32((2 - abs(dy)) * (2 - abs(dx)))
+                total += weight * values[places[y, x]]
+                much += weight
+        out[p] = total / much
+
+
+def smoothed(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mean over each pixel's eight neighbours and itself, as far as they have a value, by the weights 1, 2, 1.
+
+    Args:
+        values: (P,) float32.
+        rows, columns: (P,) int64: the pixel that each belongs to, none twice.
+        size: (H, W) of the frame.
+
+    Returns:
+        (P,) float32.
+
+    >>> smoothed(np.float32([0, 4]), np.array([1, 1]), np.array([0, 1]), (2, 3)).round(3).tolist()
+    [1.333, 2.667]
+    """
+    places = np.full(size, -1, np.int32)
+    places[rows, columns] = np.arange(len(values), dtype=np.int32)
+    out = np.empty(len(values), np.float32)
+    _smooth(places, np.ascontiguousarray(values, np.float32), rows, columns, out)
     return out

@@ -10,8 +10,8 @@ def naive_features(
 ) -> list[float]:
     """The features of one pixel, in order, in float64."""
     height, width = logits.shape
-    picture = image.astype(np.float64)
-    grey = picture.sum(2)
+    picture = image.astype(np.float64) * (255 / np.iinfo(image.dtype).max)
+    grey = picture.mean(2)
 
     def at(array: np.ndarray, row: float, column: float) -> np.ndarray:
         row, column = np.floor(row + 0.5), np.floor(column + 0.5)
@@ -29,15 +29,12 @@ def naive_features(
     found.append(np.clip(around[1, 1] / slope, -20, 20))
     for plane in planes:
         found += [plane[y, x], at(plane, y + ny * step, x + nx * step), at(plane, y - ny * step, x - nx * step)]
+    there = np.nonzero(logits > 0)
+    for place, lines, side in zip((y, x), there, logits.shape, strict=True):
+        found.append((place - lines.min()) / (lines.max() - lines.min() + 1) if len(lines) else place / side)
     own = picture[y, x]
     mean = np.mean([at(picture, y + j, x + i) for j in range(-2, 3) for i in range(-2, 3)], axis=0)
     found += [*own, *mean]
-    for scale in (1, 2):
-        far = max(1, int(np.floor(scale * unit + 0.5)))
-        patch = np.array([[at(grey, y + far * j, x + far * i) for i in (-1, 0, 1)] for j in (-1, 0, 1)])
-        across = np.array([1, 2, 1]) @ (patch[:, 2] - patch[:, 0])
-        down = np.array([1, 2, 1]) @ (patch[2] - patch[0])
-        found += [across * nx + down * ny, abs(down * nx - across * ny)]
     spots = [
         (y + away * step * ny, x + away * step * nx) for away in (-6, -3, -1.5, -0.75, -0.375, 0.375, 0.75, 1.5, 3, 6)
     ]
@@ -46,16 +43,33 @@ def naive_features(
         row = float(np.clip(np.floor(row + 0.5), 0, height - 1))
         column = float(np.clip(np.floor(column + 0.5), 0, width - 1))
         beside = np.mean([at(grey, row + j, column + i) for j in (-1, 0, 1) for i in (-1, 0, 1)])
-        found += [at(logits, row, column), *(at(picture, row, column) - own), beside / image.shape[2]]
-    for j in (-4, -2, 0, 2, 4):
-        for i in (-4, -2, 0, 2, 4):
-            if (j, i) != (0, 0):
-                found.append((at(grey, y + j * unit, x + i * unit) - grey[y, x]) / image.shape[2])
-    for half in (10, 15, 30, 50):
+        found += [at(logits, row, column), beside]
+    spacing = max(unit, step / 4)
+
+    def sample(t: int) -> np.ndarray:
+        tangent = 1.5 * spacing * np.array([-nx, ny])
+        row, column = y + t * spacing * ny, x + t * spacing * nx
+        return np.mean([at(picture, row + k * tangent[0], column + k * tangent[1]) for k in (-1, 0, 1)], axis=0)
+
+    steps = {t: sample(t + 1) - sample(t - 1) for t in range(-10, 11)}
+    found += [steps[t].mean() for t in steps]
+    for t in (-6, -4, -2, 0, 2, 4, 6):
+        found += [*steps[t]]
+    for half in (7, 15, 30):
         ends = [int(np.floor((centre + sign * half * unit) / 4 + 0.5)) * 4 for centre in (y, x) for sign in (-1, 1)]
         window = np.s_[max(0, ends[0]) : max(0, ends[1]), max(0, ends[2]) : max(0, ends[3])]
         inside = logits[window] > 0
+        if inside.all() or not inside.any():
+            found += [0.0] * 3
+            continue
+        sides = []
         for side in (~inside, inside):
             colours = picture[window][side]
-            found += [*(mean - colours.mean(0))] if len(colours) else [0.0] * image.shape[2]
+            centre = colours.mean(0)
+            variance = colours.var(0).mean() + 20
+            far = [((colour - centre) ** 2).mean() for colour in (own, mean)]
+            sides.append((far[0] / variance + np.log(variance), far[1] / variance + np.log(variance), np.sqrt(far[1])))
+        outside, within = sides
+        found += [outside[0] - within[0], outside[1] - within[1]]
+        found.append((outside[2] - within[2]) / (outside[2] + within[2] + 1))
     return [float(each) for each in found]
