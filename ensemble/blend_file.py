@@ -29,6 +29,8 @@ CONV_VOTES = ("conv-stacker", "conv-stacker-image")
 # of boosted pixels: their trees, and what they are of; and as `vote` names them
 TREES_FILE = "pixels.safetensors"
 PIXELS_FILE = "pixels.json"
+# what people may want to know of them
+PIXELS_REPORT_FILE = "pixels_report.json"
 PIXELS_VOTE = "pixels"
 # what has learned something, of which `stacker_digest` is
 STACKER_VOTES = (*CONV_VOTES, PIXELS_VOTE)

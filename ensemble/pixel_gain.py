@@ -56,6 +56,16 @@ class PixelFit:
     seed: int = 0
 
 
+def some_of_each_fold(fold: np.ndarray, most: int) -> list[int]:
+    """Positions of at most so many images of each fold, evenly spaced.
+
+    >>> some_of_each_fold(np.array([0, 0, 0, 1]), 2)
+    [0, 2, 3]
+    """
+    each = [np.flatnonzero(fold == k) for k in np.unique(fold)]
+    return [int(p) for own in each for p in own[:: -(-len(own) // most)]]
+
+
 def _weights_without(linear: Candidate) -> dict[Without, Weights]:
     """The linear candidate's weights by the folds that they were fitted without."""
     found = {frozenset(): linear.weights, **{frozenset({k}): w for k, w in linear.nested_weights.items()}}
@@ -210,10 +220,9 @@ def evaluate_pixels(
     weightings = list(dict.fromkeys(weights.values()))
 
     # 1) how wide the band is, for each fit by its own images
-    some_of_each = [np.flatnonzero(fold == k) for k in np.unique(fold)]
-    looked_at = np.concatenate([own[:: -(-len(own) // _SURVEYED)] for own in some_of_each])
-    survey, parts = partial(_survey, oof, weightings), cut(looked_at, _CHUNK)
-    surveyed = in_parallel(survey, parts, len(looked_at), label="survey the band", few=0, jobs=jobs)
+    looked_at = some_of_each_fold(fold, _SURVEYED)
+    survey = partial(_survey, oof, weightings)
+    surveyed = in_parallel(survey, cut(looked_at, _CHUNK), len(looked_at), label="survey the band", few=0, jobs=jobs)
     counts = np.array([each for part in surveyed for each in part])
     plans = {}
     for without, own in weights.items():
