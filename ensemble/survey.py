@@ -1,7 +1,7 @@
 """The pass over all networks' out-of-fold logits: what each scores alone, and the disagreement index of them.
 
-An image's logits are read once and brought to full size once. Tiles on which all networks are surely of one mind, most
-of a frame, are counted without a look at their pixels.
+An image's logits are read once. Tiles on which all networks are surely of one mind, most of a frame, are counted
+without a look at their pixels, and only the others are brought to full size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from competition import Size
 from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
 from folds.parallel import cut, in_parallel
-from folds.scoring import full_size_score, score_of
+from folds.scoring import full_size_score
 from kernels import pixel_code
 from kernels.blend import disagreement
 from kernels.metrics import Metric
@@ -62,8 +62,7 @@ def single_scores(oof: OofData, *, images: Sequence[int] | None = None, jobs: in
 
 def _signs(plane: np.ndarray, frame: Frame, full: Size, low: float, high: float) -> np.ndarray:
     """`kernels.tiles.tile_signs` of a network's logits in its frame."""
-    grows = frame.fit == "resize" and plane.shape[0] <= full[0] and plane.shape[1] <= full[1]
-    return tile_signs(plane if grows else frame.invert(plane, full), full, low=low, high=high)
+    return tile_signs(plane if frame.grows(full) else frame.invert(plane, full), full, low=low, high=high)
 
 
 def _surveyed_image(
@@ -88,15 +87,14 @@ def _surveyed_image(
     sample = np.empty((len(searched), _SAMPLE_PX), np.float32)
     scores = np.empty(len(planes))
     for m, (plane, frame) in enumerate(zip(planes, frames, strict=True)):
-        at_full_size = frame.invert(plane, full)
         if m not in searched:
-            scores[m] = score_of(at_full_size, runs, oof.metric)
+            scores[m] = full_size_score(plane, frame, runs, full, oof.metric)
             continue
         own = pixels[searched.index(m), 0]
-        gather(at_full_size, chosen, own)
+        frame.invert_tiles(plane, full, chosen, own)
         both, predicted = selected(own, truths)
         scores[m] = oof.metric.of((inside_true + both, inside + predicted, int(mask.sum())))
-        sample[searched.index(m)] = at_full_size.reshape(-1)[drawn]
+        sample[searched.index(m)] = frame.invert_at(plane, full, drawn)
     agreed, logits, open_truths = disagreement(pixels, truths[None].view(bool), low=band[0], high=band[1])
     counts = inside_true + agreed[0], inside + agreed[1], int(mask.sum())
     same = (sample.min(0) > band[1]) | (sample.max(0) <= band[0])

@@ -47,6 +47,13 @@ def compiled(function: F) -> F:
     return dispatcher
 
 
+def fused(function: F) -> F:
+    """As `compiled`; a product that is added to something is rounded once with it, where the processor can."""
+    result: Any = numba.njit(nogil=True, cache=True, fastmath={"contract"})(function)
+    dispatcher: F = result
+    return dispatcher
+
+
 def inlined(function: F) -> F:
     """Compile a small function into each loop that calls it.
 

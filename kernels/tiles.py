@@ -1,15 +1,18 @@
 """Tiles of a frame on which a network's logits surely have one sign at full size, found at the network's own size.
 
 Bilinear interpolation never leaves the range of the logits around a pixel. So most of a frame, where all networks are
-sure of the same, is decided without a look at its pixels.
+sure of the same, is decided without a look at its pixels; and only the tiles that are left are brought to full size.
 """
 
 from __future__ import annotations
 
+import functools
+
+import cv2
 import numpy as np
 
 from competition import Size
-from kernels.compiled import compiled
+from kernels.compiled import compiled, fused
 
 Array = np.ndarray
 
@@ -95,6 +98,134 @@ def gather(plane: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
         out: (P,) of the plane's dtype, for all pixels of these tiles; written.
     """
     _gather(plane, chosen, TILE_PX, out)
+
+
+@functools.cache
+def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each of `target` pixels in a line lies between: (target,) int64 the two, and float32 share of the second."""
+    centre = (np.arange(target) + 0.5) * (source / target) - 0.5
+    first = np.floor(centre).astype(np.int64)
+    share = (centre - first).astype(np.float32)
+    share[(first < 0) | (first >= source - 1)] = 0
+    first = np.clip(first, 0, source - 1)
+    return first, np.minimum(first + 1, source - 1), share
+
+
+@fused
+def _enlarged_tiles(
+    plane: Array,
+    chosen: Array,
+    tile: int,
+    upper: Array,
+    lower: Array,
+    down: Array,
+    left: Array,
+    right: Array,
+    across: Array,
+    out: Array,
+) -> None:
+    height, width = len(upper), len(left)
+    # rows of the plane, each at the width of the frame, that the pixels of a row of tiles lie between
+    lines = np.empty((tile + 2, width), np.float32)
+    columns = np.empty(width, np.int64)
+    at = 0
+    for i in range(chosen.shape[0]):
+        count = 0
+        for j in range(chosen.shape[1]):
+            if chosen[i, j]:
+                for x in range(j * tile, min(width, (j + 1) * tile)):
+                    columns[count] = x
+                    count += 1
+        if count == 0:
+            continue
+        top = i * tile
+        bottom = min(height, top + tile)
+        first = upper[top]
+        for y in range(first, lower[bottom - 1] + 1):
+            row = plane[y]
+            line = lines[y - first]
+            for k in range(count):
+                x = columns[k]
+                value = row[left[x]]
+                line[k] = value + across[x] * (row[right[x]] - value)
+        for y in range(top, bottom):
+            above = lines[upper[y] - first]
+            below = lines[lower[y] - first]
+            share = down[y]
+            part = out[at : at + count]
+            for k in range(count):
+                part[k] = above[k] + share * (below[k] - above[k])
+            at += count
+
+
+@fused
+def _enlarged_at(
+    plane: Array,
+    pixels: Array,
+    upper: Array,
+    lower: Array,
+    down: Array,
+    left: Array,
+    right: Array,
+    across: Array,
+    out: Array,
+) -> None:
+    width = len(left)
+    for k in range(len(pixels)):
+        y = pixels[k] // width
+        x = pixels[k] % width
+        share = across[x]
+        above = plane[upper[y], left[x]]
+        above = above + share * (plane[upper[y], right[x]] - above)
+        below = plane[lower[y], left[x]]
+        below = below + share * (plane[lower[y], right[x]] - below)
+        out[k] = above + down[y] * (below - above)
+
+
+def enlarged_tiles(plane: np.ndarray, full: Size, chosen: np.ndarray, out: np.ndarray) -> None:
+    """The pixels of some tiles of the full frame, as `gather` has them, by bilinear interpolation.
+
+    Args:
+        plane: (h, w) float32, C-contiguous.
+        full: (H, W) of the frame, at least the plane's size.
+        chosen: bool, as `tile_areas` has tiles.
+        out: (P,) float32 for all pixels of these tiles; written.
+    """
+    _enlarged_tiles(plane, chosen, TILE_PX, *_taps(plane.shape[0], full[0]), *_taps(plane.shape[1], full[1]), out)
+
+
+def enlarged_at(plane: np.ndarray, full: Size, pixels: np.ndarray) -> np.ndarray:
+    """Single pixels of the full frame, by bilinear interpolation.
+
+    Args:
+        plane, full: as `enlarged_tiles`.
+        pixels: (K,) int64 positions in row-major order.
+
+    Returns:
+        (K,) float32.
+    """
+    out = np.empty(len(pixels), np.float32)
+    _enlarged_at(plane, pixels, *_taps(plane.shape[0], full[0]), *_taps(plane.shape[1], full[1]), out)
+    return out
+
+
+@functools.cache
+def enlarges_as_opencv(size: Size, full: Size) -> bool:
+    """Whether `enlarged_tiles` and `enlarged_at` give what `cv2.resize` does here, to the bit.
+
+    OpenCV interpolates by code of its own or of a library, as it was built and as the processor is, and these round
+    differently. All pixels of a frame of noise tell: which pixels each one lies between, and how sums are rounded, does
+    not depend on what they hold.
+
+    Args:
+        size: (h, w) of planes, at most that of the frame.
+        full: (H, W) of the frame.
+    """
+    plane = np.random.default_rng(0).standard_normal(size, np.float32)
+    whole = cv2.resize(plane, (full[1], full[0]), interpolation=cv2.INTER_LINEAR).reshape(-1)
+    out = np.empty(len(whole), np.float32)
+    enlarged_tiles(plane, full, np.ones(tile_areas(full).shape, bool), out)
+    return np.array_equal(out, whole) and np.array_equal(enlarged_at(plane, full, np.arange(len(whole))), whole)
 
 
 @compiled

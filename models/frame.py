@@ -21,6 +21,7 @@ import numpy as np
 
 from command_line import UserError
 from competition import Size
+from kernels.tiles import enlarged_at, enlarged_tiles, enlarges_as_opencv, gather
 from models.image_file import OTHER_SIZE, ImageFile, reduction
 from models.variant import ENLARGED, Fit, Variant
 
@@ -181,6 +182,39 @@ class Frame:
         if logits.shape == full:
             return logits
         return cv2.resize(logits, (full[1], full[0]), interpolation=cv2.INTER_LINEAR)
+
+    def grows(self, full: Size) -> bool:
+        """Whether `invert` is no more than an interpolation to a frame that is at least as large on both sides."""
+        return self.fit == "resize" and self.size[0] <= full[0] and self.size[1] <= full[1]
+
+    def _by_pixel(self, full: Size) -> bool:
+        """Whether single pixels of what `invert` gives can be had alone."""
+        return self.grows(full) and self.size != full and enlarges_as_opencv(self.size, full)
+
+    def invert_tiles(self, logits: np.ndarray, full: Size, chosen: np.ndarray, out: np.ndarray) -> None:
+        """The pixels of some tiles of what `invert` gives, to the bit; the rest is not computed where that can be.
+
+        Args:
+            logits: (h, w) float32 at the network's size.
+            full: (H, W) of the frame.
+            chosen: bool, as `kernels.tiles.tile_areas` has tiles.
+            out: (P,) float32 for all pixels of these tiles in row-major order of the frame; written.
+        """
+        if self._by_pixel(full):
+            enlarged_tiles(np.ascontiguousarray(logits), full, chosen, out)
+        else:
+            gather(self.invert(logits, full), chosen, out)
+
+    def invert_at(self, logits: np.ndarray, full: Size, pixels: np.ndarray) -> np.ndarray:
+        """(K,) float32: single pixels of what `invert` gives, to the bit.
+
+        Args:
+            logits, full: as `invert_tiles`.
+            pixels: (K,) int64 positions in row-major order of the frame.
+        """
+        if self._by_pixel(full):
+            return enlarged_at(np.ascontiguousarray(logits), full, pixels)
+        return self.invert(logits, full).reshape(-1)[pixels]
 
     def transfer(self, logits: np.ndarray, to: Frame, full: Size) -> np.ndarray:
         """Bring logits of this frame into another one.
