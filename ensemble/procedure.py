@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.blend_masks import MaskBlend, masks_of
 from ensemble.index import DisagreementIndex, fold_rows
 from ensemble.intervals import is_kept, mean_interval
 from ensemble.oof_data import OofData
@@ -147,17 +148,16 @@ def used_positions(candidate: Candidate) -> list[int]:
     return [i for i, weight in enumerate(candidate.weights) if weight > 0 or candidate.stacker is not None]
 
 
-def _repairs_of(decision: Decision, oof: OofData, pictures: Mapping[Frame, Inputs], jobs: int) -> Repairs:
+def _mask_blend(decision: Decision, oof: OofData, pictures: Mapping[Frame, Inputs]) -> MaskBlend:
     candidate = decision.candidate
     frame = candidate.combine.image_frame(oof.frames, oof.full)
     used = used_positions(candidate)
-    return Repairs(
-        oof.of(used),
-        [float(candidate.weights[i]) for i in used],
+    return MaskBlend(
+        tuple(used),
+        tuple(float(candidate.weights[i]) for i in used),
         decision.threshold,
-        combine=candidate.combine,
-        pictures=None if frame is None else pictures[frame],
-        jobs=jobs,
+        candidate.combine,
+        None if frame is None else pictures[frame],
     )
 
 
@@ -183,10 +183,12 @@ def _with_repairs(outcome: Outcome, oof: OofData, pictures: Mapping[Frame, Input
     fold, groups, everything = oof.fold, oof.groups, np.arange(len(oof.fold))
     said = oof.said()
     decision, without, scores = outcome.decision, dict(outcome.without), outcome.scores.copy()
-    # decisions that came to the same blend share its masks; one blend's masks are in memory at a time
-    for blend in dict.fromkeys(map(_blend_of, (decision, *without.values()))):
-        first = next(d for d in (decision, *without.values()) if _blend_of(d) == blend)
-        repairs = _repairs_of(first, oof, pictures, jobs)
+    # decisions that came to the same blend share its masks; the logits are read once for all blends
+    blends = {_blend_of(d): _mask_blend(d, oof, pictures) for d in (decision, *without.values())}
+    masks = masks_of(oof, list(blends.values()), jobs=jobs)
+    for k, (blend, made_by) in enumerate(blends.items()):
+        repairs = Repairs(oof, made_by, masks=masks[k], jobs=jobs)
+        masks[k] = []
         if _blend_of(decision) == blend:
             figures, kept = repairs.choose(everything, fold, groups)
             decision = replace(decision, repairs=kept, repair_figures=figures)

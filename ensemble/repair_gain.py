@@ -16,11 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from competition import Size
+from ensemble.blend_masks import MaskBlend, masks_of
 from ensemble.intervals import is_kept, least_with_rare_losses, mean_interval
 from ensemble.oof_data import OofData
 from ensemble.repairs import REPAIRS, Repair, apply_kept
-from ensemble.voting import LINEAR, Combination
-from folds.inputs import Inputs
 from kernels import rle
 from kernels.dice import counts_runs
 from kernels.metrics import Metric
@@ -30,22 +29,6 @@ from kernels.topology import pieces_and_holes
 Kept = tuple[tuple[str, int], ...]
 
 _CHUNK = 8
-
-
-def _blend_runs(
-    oof: OofData,
-    weights: Sequence[float],
-    threshold: float,
-    positions: range,
-    combine: Combination,
-    pictures: Inputs | None,
-) -> list[np.ndarray]:
-    cv2.setNumThreads(1)
-    masks = []
-    for p in positions:
-        image = None if pictures is None else pictures.image(p)
-        masks.append(rle.encode(combine(oof.planes(p), oof.frames, weights, oof.full, image) > threshold))
-    return masks
 
 
 def _repaired(
@@ -106,32 +89,22 @@ class Repairs:
     """What repairs of a blend's full-size out-of-fold masks score; nothing is computed twice.
 
     Args:
-        oof: logits of the networks that are blended, and the truth.
-        weights, threshold: the blend's. Its weights are one vector for all images, since a step's gain is a difference
-            between two masks of one blend.
-        combine: how the networks' logits become the blend's.
-        pictures: the training images, where `combine` needs them (`Combination.image_frame`).
+        oof: logits of networks, and the truth.
+        blend: of these networks. Its weights are one vector for all images, since a step's gain is a difference between
+            two masks of one blend.
+        masks: its masks, as `masks_of` gives them; computed where they are not given.
         jobs: processes, as joblib counts them.
     """
 
     def __init__(
-        self,
-        oof: OofData,
-        weights: Sequence[float],
-        threshold: float,
-        *,
-        combine: Combination = LINEAR,
-        pictures: Inputs | None = None,
-        jobs: int = -1,
+        self, oof: OofData, blend: MaskBlend, *, masks: list[np.ndarray] | None = None, jobs: int = -1
     ) -> None:
         self._full, self._metric, self._empty_masks = oof.full, oof.metric, oof.empty_masks
         self._chunks = _chunks(len(oof.images))
         self._parallel = joblib.Parallel(n_jobs=jobs)
-        calls = (
-            joblib.delayed(_blend_runs)(oof, weights, threshold, range(c.start, c.stop), combine, pictures)
-            for c in self._chunks
-        )
-        self._masks: dict[Kept, list[np.ndarray]] = {(): [runs for chunk in self._parallel(calls) for runs in chunk]}
+        self._masks: dict[Kept, list[np.ndarray]] = {
+            (): masks_of(oof, [blend], jobs=jobs)[0] if masks is None else masks
+        }
         self._truths = [np.array(oof.truth.of(position)) for position in range(len(oof.images))]
         self._scores: dict[tuple[Kept, str], np.ndarray] = {}
         self._counted: dict[Kept, np.ndarray] = {}

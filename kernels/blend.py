@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,38 @@ def _open_counts(logits: Array, truths: Array, weights: Array, thresholds: Array
                 common += inside & truths[start + x]
             out[w, 0] += common
             out[w, 1] += predicted
+
+
+@compiled
+def _weighted_sums(planes: Array, weights: Array, out: Array) -> None:
+    members, count = planes.shape
+    for start in range(0, count, _BLOCK_PX):
+        stop = min(start + _BLOCK_PX, count)
+        for w in range(len(weights)):
+            total = out[w, start:stop]
+            total[:] = 0
+            for m in range(members):
+                weight = weights[w, m]
+                if weight != 0:
+                    row = planes[m, start:stop]
+                    for x in range(len(total)):
+                        total[x] += weight * row[x]
+
+
+def weighted_sums(planes: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Several weighted sums of planes, each product and each sum rounded in float32, in the planes' order.
+
+    Args:
+        planes: M of (h, w) float32.
+        weights: (W, M) float32.
+
+    Returns:
+        (W, h, w) float32.
+    """
+    stack = np.stack(planes)
+    out = np.empty((len(weights), *stack.shape[1:]), np.float32)
+    _weighted_sums(stack.reshape(len(stack), -1), weights, out.reshape(len(out), -1))
+    return out
 
 
 def disagreement(

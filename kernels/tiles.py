@@ -23,11 +23,12 @@ _MARGIN_PX = 2
 
 
 @compiled
-def _tile_signs(plane: Array, height: int, width: int, low: np.float32, high: np.float32, tile: int) -> Array:
+def _tile_ranges(plane: Array, height: int, width: int, tile: int) -> tuple[Array, Array]:
     h, w = plane.shape
     rows = (height + tile - 1) // tile
     columns = (width + tile - 1) // tile
-    signs = np.zeros((rows, columns), np.int8)
+    least = np.empty((rows, columns), np.float32)
+    most = np.empty((rows, columns), np.float32)
     lowest = np.empty(w, np.float32)
     highest = np.empty(w, np.float32)
     for i in range(rows):
@@ -43,31 +44,44 @@ def _tile_signs(plane: Array, height: int, width: int, low: np.float32, high: np
         for j in range(columns):
             left = max(0, j * tile * w // width - _MARGIN_PX)
             right = min(w, -(-min(width, (j + 1) * tile) * w // width) + _MARGIN_PX)
-            least = lowest[left]
-            most = highest[left]
+            low = lowest[left]
+            high = highest[left]
             for x in range(left + 1, right):
-                least = lowest[x] if lowest[x] < least else least
-                most = highest[x] if highest[x] > most else most
-            if least > high + _SLACK:
-                signs[i, j] = 1
-            elif most <= low - _SLACK:
-                signs[i, j] = -1
-    return signs
+                low = lowest[x] if lowest[x] < low else low
+                high = highest[x] if highest[x] > high else high
+            least[i, j] = low
+            most[i, j] = high
+    return least, most
+
+
+def tile_ranges(plane: np.ndarray, full: Size) -> tuple[np.ndarray, np.ndarray]:
+    """What the pixels of every tile of the full frame lie between, but for rounding.
+
+    Args:
+        plane: (h, w) float32 logits that cover the frame, to be brought to its size by bilinear interpolation.
+        full: (H, W) of the frame, at least the plane's size.
+
+    Returns:
+        (ceil(H / TILE_PX), ceil(W / TILE_PX)) float32 each: at most the lowest and at least the highest.
+    """
+    least, most = _tile_ranges(plane, *full, TILE_PX)
+    return least, most
 
 
 def tile_signs(plane: np.ndarray, full: Size, *, low: float, high: float) -> np.ndarray:
     """Which tiles of the full frame are surely above or below a band.
 
     Args:
-        plane: (h, w) float32 logits that cover the frame, to be brought to its size by bilinear interpolation.
-        full: (H, W) of the frame, at least the plane's size.
+        plane, full: as `tile_ranges`.
         low, high: the band.
 
     Returns:
         (ceil(H / TILE_PX), ceil(W / TILE_PX)) int8: 1 where every pixel is above `high`, -1 where every one is at most
         `low`, 0 elsewhere, and where that is not sure.
     """
-    return _tile_signs(plane, *full, np.float32(low), np.float32(high), TILE_PX)
+    least, most = tile_ranges(plane, full)
+    above = least > np.float32(high) + _SLACK
+    return above.view(np.int8) - (~above & (most <= np.float32(low) - _SLACK)).view(np.int8)
 
 
 @compiled
@@ -98,6 +112,39 @@ def gather(plane: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> None:
         out: (P,) of the plane's dtype, for all pixels of these tiles; written.
     """
     _gather(plane, chosen, TILE_PX, out)
+
+
+@compiled
+def _spread(filled: Array, chosen: Array, values: Array, tile: int, out: Array) -> None:
+    height, width = out.shape
+    at = 0
+    for y in range(height):
+        row = out[y]
+        for j in range(chosen.shape[1]):
+            first = j * tile
+            stop = min(width, first + tile)
+            if chosen[y // tile, j]:
+                row[first:stop] = values[at : at + stop - first]
+                at += stop - first
+            else:
+                row[first:stop] = filled[y // tile, j]
+
+
+def spread(filled: np.ndarray, chosen: np.ndarray, values: np.ndarray, full: Size) -> np.ndarray:
+    """A mask from what is known of its tiles: the opposite of `gather`.
+
+    Args:
+        filled: bool, as `tile_areas` has tiles: what all pixels of a tile are.
+        chosen: bool, of which tiles `values` has the pixels instead.
+        values: (P,) bool, in row-major order of the whole frame.
+        full: (H, W) of the frame.
+
+    Returns:
+        (H, W) bool.
+    """
+    out = np.empty(full, bool)
+    _spread(filled, chosen, values, TILE_PX, out)
+    return out
 
 
 @functools.cache

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ensemble.blend_masks import MaskBlend
 from ensemble.oof_data import OofData
 from ensemble.repair_gain import Repairs, nested_gain
 from ensemble.repairs import REPAIRS, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
@@ -12,6 +13,8 @@ from kernels import rle
 from kernels.topology import pieces_and_holes
 from models.frame import Frame
 from tests import naive_ensemble as naive
+
+ALONE = MaskBlend((0,), (1.0,))
 
 
 def blobs(seed: int, share: float = 0.45) -> np.ndarray:
@@ -119,7 +122,7 @@ def test_measure_keeps_what_gains_and_leaves_out_what_does_not(tmp_path: Path) -
         truths.append(truth)
     store, truth_runs, names = stored(tmp_path, masks, truths)
     fold, groups = np.arange(20) % 5, np.arange(20) // 2
-    repairs = Repairs(OofData(names, truth_runs, size, fold, groups, [store], [Frame(size)]), [1.0], 0.0, jobs=1)
+    repairs = Repairs(OofData(names, truth_runs, size, fold, groups, [store], [Frame(size)]), ALONE, jobs=1)
     figures, kept = repairs.choose(np.arange(20), fold, groups)
     # masks are emptied only where empty ones are ordinary
     assert list(figures) == [name for name, step in REPAIRS.items() if not step.empties]
@@ -154,7 +157,7 @@ def test_repairs_are_chosen_on_the_images_given_alone(tmp_path: Path) -> None:
         masks.append(mask)
         truths.append(truth)
     store, known, names = stored(tmp_path, masks, truths)
-    repairs = Repairs(OofData(names, known, size, fold, np.arange(16), [store], [Frame(size)]), [1.0], 0.0, jobs=1)
+    repairs = Repairs(OofData(names, known, size, fold, np.arange(16), [store], [Frame(size)]), ALONE, jobs=1)
     groups, crumby = np.arange(16), fold < 2
     figures, kept = repairs.choose(np.flatnonzero(crumby), fold, groups)
     assert kept == (("drop-islands", 100),)
