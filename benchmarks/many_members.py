@@ -127,7 +127,8 @@ def _copied(index: DisagreementIndex, copies: int, coded: bool) -> DisagreementI
     """The index with every image so many times, each in memory of its own, in 8 bits if so wished."""
     if coded and index.exact:
         codes, scales = zip(*(pixel_code.encode(logits) for logits in index.logits), strict=True)
-        index = replace(index, logits=list(codes), scales=list(scales))
+        ranges = [np.stack([its_codes.min(0), its_codes.max(0)]) for its_codes in codes]
+        index = replace(index, logits=list(codes), scales=list(scales), ranges=ranges)
 
     def again(arrays: list[np.ndarray]) -> list[np.ndarray]:
         return [array.copy() for _ in range(copies) for array in arrays]
@@ -135,6 +136,7 @@ def _copied(index: DisagreementIndex, copies: int, coded: bool) -> DisagreementI
     return DisagreementIndex(
         np.tile(index.agreed, (copies, 1)), again(index.logits), again(index.truths), index.band,
         again(index.agreed_logits), again(index.agreed_truths), index.metric, again(index.scales),
+        again(index.ranges),
     )  # fmt: skip
 
 
@@ -229,7 +231,9 @@ def main(
         print(f"    {name:<28}{spent[name]:>8.2f}   score {part.scores(weights).mean():.7f}", flush=True)
 
     many = _copied(index, copies, True)
-    held = sum(a.nbytes for part in (many.logits, many.truths, many.scales) for a in part) / len(many.truths)
+    held = sum(a.nbytes for part in (many.logits, many.truths, many.scales, many.ranges) for a in part) / len(
+        many.truths
+    )
     fold, groups = np.tile(oof.fold, copies), np.tile(oof.groups, copies)
     print(f"  as it is, {len(fold)} images, in 8 bits:")
     del index, part, former

@@ -15,7 +15,7 @@ scored exactly, and any other blend with an error of some pixels an image, to bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,6 +24,7 @@ import numpy as np
 
 from cores import thread_count
 from ensemble.voting import vote_mask
+from folds.parallel import cut
 from kernels import pixel_code
 from kernels.blend import open_counts
 from kernels.metrics import DICE, Metric
@@ -32,6 +33,8 @@ from kernels.near import Near
 _ALL = slice(None)
 # pixels times weightings below which threads take longer to start than to work
 _LEAST_WORK = 1_000_000
+# that each thread is given, one after the other
+_PARTS = 8
 
 Result = TypeVar("Result")
 
@@ -53,6 +56,7 @@ class DisagreementIndex:
         metric: what blends are scored by.
         scales: one (D_i,) uint8 array an image where `logits` are int8 codes (kernels/pixel_code.py); empty where they
             are float32.
+        ranges: one (2, D_i) int8 array an image where `logits` are codes: the lowest and the highest of each pixel.
     """
 
     agreed: np.ndarray
@@ -63,6 +67,7 @@ class DisagreementIndex:
     agreed_truths: list[np.ndarray] = field(default_factory=list)
     metric: Metric = DICE
     scales: list[np.ndarray] = field(default_factory=list)
+    ranges: list[np.ndarray] = field(default_factory=list)
 
     def of(self, images: np.ndarray) -> DisagreementIndex:
         """The index of the images at these positions alone; the pixels are shared, not copied."""
@@ -79,6 +84,7 @@ class DisagreementIndex:
             some(self.agreed_truths),
             self.metric,
             some(self.scales),
+            some(self.ranges),
         )
 
     @property
@@ -103,6 +109,10 @@ class DisagreementIndex:
         """
         some = self.logits[image][members][:, at]
         return some if self.exact else pixel_code.decode(some, self.scales[image][at])
+
+    def fitted(self, key: Hashable, images: np.ndarray, fit: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `fit` gives, which depends on the key and on the images at these positions alone."""
+        return fit()
 
     @property
     def open_share(self) -> float:
@@ -173,7 +183,8 @@ class DisagreementIndex:
         chosen = np.arange(len(self.truths)) if images is None else np.asarray(images)
 
         def one(position: int) -> np.ndarray:
-            return near.counts(self.logits[position], self.truths[position], 0.0, self._scales_of(position))
+            ranges = self.ranges[position] if self.ranges else None
+            return near.counts(self.logits[position], self.truths[position], 0.0, self._scales_of(position), ranges)
 
         # one look at all networks' logits costs as much as some weightings
         found = self._of_each(one, chosen, self.members)
@@ -182,11 +193,18 @@ class DisagreementIndex:
     def _of_each(self, one: Callable[[int], Result], images: Iterable[int], weightings: int) -> list[Result]:
         """`one` of every image; on threads, if there is work enough to pay for them."""
         positions = list(map(int, images))
-        if weightings * sum(len(self.truths[p]) for p in positions) < _LEAST_WORK:
-            return [one(p) for p in positions]
-        # the kernel lets go of the interpreter, so threads share the index without copying it
-        with ThreadPoolExecutor(thread_count()) as pool:
-            return list(pool.map(one, positions))
+
+        def each(part: list[int]) -> list[Result]:
+            return [one(p) for p in part]
+
+        threads = thread_count()
+        if threads == 1 or weightings * sum(len(self.truths[p]) for p in positions) < _LEAST_WORK:
+            return each(positions)
+        # the kernel lets go of the interpreter, so threads share the index without copying it; to hand over every image
+        # alone would take as long as to count some
+        parts = cut(positions, -(-len(positions) // (threads * _PARTS)))
+        with ThreadPoolExecutor(threads) as pool:
+            return [result for part in pool.map(each, parts) for result in part]
 
     def vote_counts(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> Counts:
         """What a vote selects.

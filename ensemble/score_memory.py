@@ -26,12 +26,16 @@ class ScoreMemory:
     Args:
         count: N images.
         limit_bytes: the most that is remembered.
+
+    Attributes:
+        fits: what was fitted, by what and on which images (`RememberingIndex.fitted`).
     """
 
     def __init__(self, count: int, limit_bytes: int = _LIMIT_BYTES) -> None:
         self._count = count
         self._most = limit_bytes // (8 * max(1, count))
         self._known: dict[Hashable, np.ndarray] = {}
+        self.fits: dict[Hashable, np.ndarray] = {}
 
     def _row(self, key: Hashable) -> np.ndarray:
         row = self._known.get(key)
@@ -118,6 +122,13 @@ class RememberingIndex(DisagreementIndex):
             self.places[chosen],
             lambda which, some: score(base, factors[which], rows[which], images=chosen[some]),
         )
+
+    def fitted(self, key: Hashable, images: np.ndarray, fit: Callable[[], np.ndarray]) -> np.ndarray:
+        """As `DisagreementIndex.fitted`; each key is fitted on the same images once."""
+        whole = key, self.places[images].tobytes()
+        if whole not in self.memory.fits:
+            self.memory.fits[whole] = fit()
+        return self.memory.fits[whole].copy()
 
     def vote_scores(self, vote: str, weights: np.ndarray, *, images: np.ndarray | None = None) -> np.ndarray:
         """As `DisagreementIndex.vote_scores`."""

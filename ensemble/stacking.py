@@ -18,6 +18,9 @@ from kernels.metrics import Metric
 _LEAST_GAIN = 1e-7
 # of many networks, those that take mass best, and those that give it best, of which all pairs are tried
 _BEST = 6
+# Of many networks on many images, weightings are compared on so many images first, drawn evenly, and only as many as
+# `_BEST` on all of them. What weightings differ by varies far less over images than what they score.
+_FIRST_LOOK = 500
 
 
 class Blender(Protocol):
@@ -37,6 +40,45 @@ def _near_scores(
     index: DisagreementIndex, images: np.ndarray, base: np.ndarray, factors: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     return index.scores_near(base, factors, weights, images=images).mean(0)
+
+
+def _first_look(index: DisagreementIndex, images: np.ndarray) -> np.ndarray:
+    """Some of the images, or all where they are few; mostly the same ones whatever is left out, so that what is known
+    of them is known to all fits."""
+    if len(images) < 2 * _FIRST_LOOK:
+        return images
+    drawn = np.random.default_rng(0).random(len(index.truths))[images]
+    return images[np.argsort(drawn, kind="stable")[:_FIRST_LOOK]]
+
+
+class _Looker:
+    """Means of the scores of weightings on a fit's images, exact for all of them or for the likely best alone."""
+
+    def __init__(self, index: DisagreementIndex, images: np.ndarray, *, sparing: bool) -> None:
+        self.index = index
+        self.images = images
+        self._some = _first_look(index, images) if sparing else images
+
+    def near(self, base: np.ndarray, factors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """(W,) of weightings around a common one, as `DisagreementIndex.scores_near` takes them; on a first look."""
+        return _near_scores(self.index, self._some, base, factors, weights)
+
+    def _exact(self, found: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        if self._some is self.images:
+            return found
+        exact = np.full(len(found), -1.0)
+        likely = np.sort(np.argsort(-found, kind="stable")[:_BEST])
+        exact[likely] = score(likely)
+        return exact
+
+    def exact_near(self, found: np.ndarray, base: np.ndarray, factors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """(W,) scores on all images of what `near` found best, and -1 of the others."""
+        return self._exact(found, lambda k: _near_scores(self.index, self.images, base, factors[k], weights[k]))
+
+    def exact(self, weights: np.ndarray) -> np.ndarray:
+        """(W,) scores on all images of those of some weightings that are best on a first look, and -1 of the others."""
+        found = _mean_scores(self.index, self._some, weights)
+        return self._exact(found, lambda k: _mean_scores(self.index, self.images, weights[k]))
 
 
 class BestSingle:
@@ -81,25 +123,38 @@ class GreedySelection:
     Starting from the best network, the one whose addition raises the mean score most is added, the same one again if
     need be, so that weights are counts. The best ensemble met on the way is kept.
 
+    With more than six networks and a thousand images, additions are compared on 500 of the images first, and those that
+    are best there on all.
+
     Args:
         rounds: additions tried.
         patience: rounds without a new best after which it stops.
+        all_images: networks up to which all additions are compared on all images.
     """
 
-    def __init__(self, rounds: int = 40, patience: int = 8) -> None:
+    def __init__(self, rounds: int = 40, patience: int = 8, all_images: int = 6) -> None:
         self.rounds = rounds
         self.patience = patience
+        self.all_images = all_images
 
     def fit(self, index: DisagreementIndex, images: np.ndarray) -> GreedySelection:
         """Learn from `images`; returns self."""
+        key = "greedy", self.rounds, self.patience, self.all_images
+        # the search for weights starts from it too
+        self.weights_ = index.fitted(key, images, lambda: self._fit(index, images))
+        return self
+
+    def _fit(self, index: DisagreementIndex, images: np.ndarray) -> np.ndarray:
         members = index.members
+        look = _Looker(index, images, sparing=members > self.all_images)
         counts = np.zeros(members)
         best, best_score, since = counts, -1.0, 0
         for size in range(self.rounds):
             candidates = counts + np.eye(members)
             weights = candidates / candidates.sum(1, keepdims=True)
             if size:
-                scores = _near_scores(index, images, counts / size, np.full(members, size / (size + 1)), weights)
+                around = counts / size, np.full(members, size / (size + 1)), weights
+                scores = look.exact_near(look.near(*around), *around)
             else:
                 scores = _mean_scores(index, images, weights)
             pick = int(scores.argmax())
@@ -110,8 +165,7 @@ class GreedySelection:
                 since += 1
                 if since == self.patience:
                     break
-        self.weights_ = best / best.sum()
-        return self
+        return np.asarray(best / best.sum())
 
 
 class ScoreWeights:
@@ -123,7 +177,8 @@ class ScoreWeights:
 
     Up to six networks, every pair is tried. With more, which would take the cube of their number, it starts from what
     greedy selection finds if that is better, and tries each network alone first, as one that takes from all others and
-    as one that gives to them: only of those that are best at it are all pairs tried.
+    as one that gives to them: only of those that are best at it are all pairs tried. On a thousand images and more, all
+    this is done on 500 of them first, and only the best on all.
 
     Args:
         draws: random starting points tried.
@@ -151,7 +206,8 @@ class ScoreWeights:
         starts = np.vstack(
             [np.eye(members), np.full(members, 1 / members), rng.dirichlet(np.ones(members), self.draws)]
         )
-        scores = _mean_scores(index, images, starts)
+        look = _Looker(index, images, sparing=members > self.all_pairs)
+        scores = look.exact(starts)
         if members > self.all_pairs:
             greedy = GreedySelection().fit(index, images).weights_
             starts = np.vstack([starts, greedy])
@@ -159,21 +215,19 @@ class ScoreWeights:
         weights, best = starts[int(scores.argmax())], float(scores.max())
         for step in self.steps:
             while True:
-                moved, score = self._best_move(index, images, weights, step)
+                moved, score = self._best_move(look, weights, step)
                 if score <= best + _LEAST_GAIN:
                     break
                 weights, best = moved, score
         self.weights_ = weights / weights.sum()
         return self
 
-    def _best_move(
-        self, index: DisagreementIndex, images: np.ndarray, weights: np.ndarray, step: float
-    ) -> tuple[np.ndarray, float]:
+    def _best_move(self, look: _Looker, weights: np.ndarray, step: float) -> tuple[np.ndarray, float]:
         """The move with the highest mean score, and that; the weights themselves and -1 if there is none to try."""
         members = len(weights)
         everyone, givers = range(members), np.flatnonzero(weights > 0).tolist()
         alone: list[np.ndarray] = []
-        found = np.empty(0)
+        found, factors = np.empty(0), np.empty(0)
         pairs = [(i, j) for i in everyone for j in everyone]
         if members > self.all_pairs:
             # a network that takes from all, and one that gives to all, in proportion to what they have
@@ -184,7 +238,7 @@ class ScoreWeights:
             others = factors[:, None] * weights
             others[range(len(changed)), changed] += np.concatenate([np.full(members, step), -taken / (1 - taken)])
             alone = list(np.maximum(others, 0))
-            found = _near_scores(index, images, weights, factors, np.array(alone))
+            found = look.near(weights, factors, np.array(alone))
             takers = np.argsort(-found[:members], kind="stable")[:_BEST]
             order = np.argsort(-found[members:], kind="stable")[:_BEST]
             pairs = [(changed[members + k], int(j)) for k in order for j in takers]
@@ -197,11 +251,13 @@ class ScoreWeights:
                 moved[taker] += mass
                 moves.append(moved)
         if moves:
-            found = np.append(found, _near_scores(index, images, weights, np.ones(len(moves)), np.array(moves)))
+            found = np.append(found, look.near(weights, np.ones(len(moves)), np.array(moves)))
         if not len(found):
             return weights, -1.0
-        pick = int(found.argmax())
-        return [*alone, *moves][pick], float(found[pick])
+        changed_weights = np.array([*alone, *moves])
+        exact = look.exact_near(found, weights, np.append(factors, np.ones(len(moves))), changed_weights)
+        pick = int(exact.argmax())
+        return changed_weights[pick], float(exact[pick])
 
 
 class LogisticBlend:

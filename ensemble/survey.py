@@ -152,6 +152,7 @@ def _gathered(
     """The index of entries, whose logits are coded in 8 bits as soon as they exceed `exact_bytes`."""
     agreed, logits, truths, agreed_logits, agreed_truths = [], [], [], [], []
     scales: list[np.ndarray] = []
+    ranges: list[np.ndarray] = []
     held_bytes = 0
     for counts, some, true, sample, sample_true in entries:
         agreed.append(counts)
@@ -164,8 +165,9 @@ def _gathered(
             for i in range(len(scales), len(logits)):
                 logits[i], scale = pixel_code.encode(logits[i])
                 scales.append(scale)
+                ranges.append(np.stack([logits[i].min(0), logits[i].max(0)]))
     return DisagreementIndex(
-        np.array(agreed, np.int64), logits, truths, band, agreed_logits, agreed_truths, metric, scales
+        np.array(agreed, np.int64), logits, truths, band, agreed_logits, agreed_truths, metric, scales, ranges
     )
 
 

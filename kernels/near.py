@@ -40,6 +40,7 @@ def _near_counts(
     logits: Array,
     truths: Array,
     scales: Array,
+    ranges: Array,
     units: Array,
     threshold: np.float32,
     base: Array,
@@ -56,7 +57,8 @@ def _near_counts(
     coded = len(scales) > 0
     offset = np.float32(0.5) if coded else np.float32(0)
     tie = np.float32(TIE)
-    wide = not coded or moved > _LITTLE
+    known = ranges.shape[1] > 0
+    wide = not known and (not coded or moved > _LITTLE)
     limits = np.empty(_BLOCK_PX, np.float32)
     total = np.empty(_BLOCK_PX, np.float32)
     lowest = np.empty(_BLOCK_PX, np.float32)
@@ -83,6 +85,10 @@ def _near_counts(
         # without any weight
         lowest[:length] = np.float32(np.inf) if wide else -_LARGEST
         highest[:length] = np.float32(-np.inf) if wide else _LARGEST
+        if known:
+            for x in range(length):
+                lowest[x] = np.float32(ranges[0, start + x]) + offset
+                highest[x] = np.float32(ranges[1, start + x]) + offset
         for m in range(members):
             row = logits[m, start : start + length]
             weight = base[m]
@@ -191,14 +197,24 @@ class Near:
         return Near(rows, common, np.float32(moved * _MORE + _SAME), moves)
 
     def counts(
-        self, logits: np.ndarray, truths: np.ndarray, threshold: float = 0.0, scales: np.ndarray | None = None
+        self,
+        logits: np.ndarray,
+        truths: np.ndarray,
+        threshold: float = 0.0,
+        scales: np.ndarray | None = None,
+        ranges: np.ndarray | None = None,
     ) -> np.ndarray:
-        """What they select among open pixels; arguments and result as `kernels.blend.open_counts`."""
+        """What they select among open pixels; arguments and result as `kernels.blend.open_counts`.
+
+        Args:
+            ranges: (2, D) int8 lowest and highest code of every pixel, where these are known: they save a look at all
+                networks.
+        """
         out = np.zeros((len(self.weights), 2), np.int64)
         factors, taker, given, giver, taken = self._moves
         _near_counts(
-            logits, truths, _NONE if scales is None else scales, UNITS, np.float32(threshold),
-            self._base, self.weights, self._moved, factors, taker, given, giver, taken, out,
+            logits, truths, _NONE if scales is None else scales, _UNKNOWN if ranges is None else ranges, UNITS,
+            np.float32(threshold), self._base, self.weights, self._moved, factors, taker, given, giver, taken, out,
         )  # fmt: skip
         return out
 
@@ -208,3 +224,4 @@ _SAME = 3e-7
 # room for the rounding of the mass that is moved
 _MORE = 1.0001
 _NONE = np.empty(0, np.uint8)
+_UNKNOWN = np.empty((2, 0), np.int8)

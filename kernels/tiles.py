@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 
-import cv2
 import numpy as np
 
 from competition import Size
@@ -254,25 +253,6 @@ def enlarged_at(plane: np.ndarray, full: Size, pixels: np.ndarray) -> np.ndarray
     out = np.empty(len(pixels), np.float32)
     _enlarged_at(plane, pixels, *_taps(plane.shape[0], full[0]), *_taps(plane.shape[1], full[1]), out)
     return out
-
-
-@functools.cache
-def enlarges_as_opencv(size: Size, full: Size) -> bool:
-    """Whether `enlarged_tiles` and `enlarged_at` give what `cv2.resize` does here, to the bit.
-
-    OpenCV interpolates by code of its own or of a library, as it was built and as the processor is, and these round
-    differently. All pixels of a frame of noise tell: which pixels each one lies between, and how sums are rounded, does
-    not depend on what they hold.
-
-    Args:
-        size: (h, w) of planes, at most that of the frame.
-        full: (H, W) of the frame.
-    """
-    plane = np.random.default_rng(0).standard_normal(size, np.float32)
-    whole = cv2.resize(plane, (full[1], full[0]), interpolation=cv2.INTER_LINEAR).reshape(-1)
-    out = np.empty(len(whole), np.float32)
-    enlarged_tiles(plane, full, np.ones(tile_areas(full).shape, bool), out)
-    return np.array_equal(out, whole) and np.array_equal(enlarged_at(plane, full, np.arange(len(whole))), whole)
 
 
 @compiled

@@ -12,6 +12,7 @@ Ways to fit a frame to a network:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from command_line import UserError
 from competition import Size
-from kernels.tiles import enlarged_at, enlarged_tiles, enlarges_as_opencv, gather
+from kernels.tiles import enlarged_at, enlarged_tiles, gather, tile_areas
 from models.image_file import OTHER_SIZE, ImageFile, reduction
 from models.variant import ENLARGED, Fit, Variant
 
@@ -33,6 +34,25 @@ _VERSION = 2
 NEARLY = 0.9
 # the networks whose finders look for one object in a whole image
 _OF_WHOLE_IMAGES = ("windowed-unet",)
+
+
+@functools.cache
+def enlarges_as_opencv(size: Size, full: Size) -> bool:
+    """Whether `kernels.tiles.enlarged_tiles` and `enlarged_at` give what `cv2.resize` does here, to the bit.
+
+    OpenCV interpolates by code of its own or of a library, as it was built and as the processor is, and these round
+    differently. All pixels of a frame of noise tell: which pixels each one lies between, and how sums are rounded, does
+    not depend on what they hold.
+
+    Args:
+        size: (h, w) of planes, at most that of the frame.
+        full: (H, W) of the frame.
+    """
+    plane = np.random.default_rng(0).standard_normal(size, np.float32)
+    whole = cv2.resize(plane, (full[1], full[0]), interpolation=cv2.INTER_LINEAR).reshape(-1)
+    out = np.empty(len(whole), np.float32)
+    enlarged_tiles(plane, full, np.ones(tile_areas(full).shape, bool), out)
+    return np.array_equal(out, whole) and np.array_equal(enlarged_at(plane, full, np.arange(len(whole))), whole)
 
 
 @dataclass(frozen=True)
