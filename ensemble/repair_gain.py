@@ -19,8 +19,7 @@ from competition import Size
 from ensemble.blend_masks import MaskBlend, masks_of
 from ensemble.intervals import is_kept, least_with_rare_losses, mean_interval
 from ensemble.oof_data import OofData
-from ensemble.repairs import REPAIRS, Repair, apply_kept
-from kernels import rle
+from ensemble.repairs import REPAIRS, Repair, after_repair
 from kernels.dice import counts_runs
 from kernels.metrics import Metric
 from kernels.topology import pieces_and_holes
@@ -49,15 +48,9 @@ def _repaired(
         if not step.concerns(*pieces_and_holes(runs, full)):
             results.append((scores, changed))
             continue
-        mask = rle.decode(runs, full).astype(bool)
-        # what the largest size leaves alone, the smaller ones do
-        for position, size in sorted(enumerate(sizes, 1), key=lambda pair: -pair[1]):
-            repaired = apply_kept(mask, [(step.name, size)])
-            if np.array_equal(repaired, mask):
-                break
-            after = rle.encode(repaired)
-            scores[position] = metric.of(counts_runs(after, truth))
-            changed = after if size == size_px else changed
+        for position, after in after_repair(step, runs, full):
+            scores[1 + position] = metric.of(counts_runs(after, truth))
+            changed = after if sizes[position] == size_px else changed
         results.append((scores, changed))
     return results
 

@@ -7,7 +7,7 @@ networks, so nothing here is applied unless `repair_gain.measure` has found that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 
 from competition import Size
+from kernels import rle
+from kernels.topology import Parts, background, runs_of_lines
 
 # half the length of the lines that close thin structures: aerials and mirror stalks break by a few pixels, not by more
 _REACH_PX = 4
@@ -115,6 +117,41 @@ def empty_small(mask: np.ndarray, under_px: int) -> np.ndarray:
     return mask.copy() if int(mask.sum()) >= under_px else np.zeros_like(mask)
 
 
+# from runs (R, 2) and the frame's size (H, W) to what gives the runs after the step at a size; None if pixels must tell
+OnRuns = Callable[[np.ndarray, Size], "Callable[[int], np.ndarray] | None"]
+
+
+def _fill_holes_on_runs(runs: np.ndarray, full: Size) -> Callable[[int], np.ndarray]:
+    holes = Parts.of(background(runs, full), full, diagonal=False)
+    starts, lengths = runs.T
+    mask = np.stack([starts - 1, starts - 1 + lengths], axis=1)
+
+    def at(under_px: int) -> np.ndarray:
+        return runs_of_lines(np.concatenate([mask, holes.flat(~holes.at_border & (holes.areas < under_px))]))
+
+    return at
+
+
+def _drop_islands_on_runs(runs: np.ndarray, full: Size) -> Callable[[int], np.ndarray] | None:
+    pieces = Parts.of(runs, full, diagonal=True)
+    largest = pieces.areas == pieces.areas.max(initial=0)
+    # which of equal ones stays is for OpenCV's order to say
+    if largest.sum() > 1:
+        return None
+    return lambda under_px: runs_of_lines(pieces.flat(largest | (pieces.areas >= under_px)))
+
+
+def _keep_largest_on_runs(runs: np.ndarray, full: Size) -> Callable[[int], np.ndarray] | None:
+    at = _drop_islands_on_runs(runs, full)
+    return None if at is None else lambda size_px: at(full[0] * full[1] + 1)
+
+
+def _repair_thin_on_runs(runs: np.ndarray, full: Size) -> Callable[[int], np.ndarray] | None:
+    # every pixel of a patch has a piece within reach of its line; where the patch joins two, neighbours in it have
+    # different ones
+    return None if Parts.of(runs, full, diagonal=True).any_near(2 * _REACH_PX + 1) else lambda under_px: runs
+
+
 @dataclass(frozen=True)
 class Repair:
     """A repair and the sizes of it that are tried, the smallest first; a larger size changes at least as much.
@@ -129,6 +166,7 @@ class Repair:
         needs: what a mask must have for the step to change it.
         adds: it makes background foreground; otherwise foreground background.
         empties: the step makes whole masks empty, and is tried only where empty masks are ordinary.
+        on_runs: the same on runs, in a fraction of the time; None where there is no such way.
     """
 
     name: str
@@ -138,6 +176,7 @@ class Repair:
     needs: Literal["pieces", "holes", "mask"] = "pieces"
     adds: bool = False
     empties: bool = False
+    on_runs: OnRuns | None = None
 
     def sizes(self, full: Size) -> tuple[int, ...]:
         """The sizes that are tried on frames of size `full`, in pixels of area.
@@ -177,10 +216,10 @@ class Repair:
 REPAIRS = {
     s.name: s
     for s in (
-        Repair("repair-thin", repair_thin, (50, 200), adds=True),
-        Repair("fill-holes", fill_holes, (100, 1000, 10000), needs="holes", adds=True),
-        Repair("drop-islands", drop_islands, (100, 1000, 10000)),
-        Repair("keep-largest", lambda mask, under_px: keep_largest(mask), (0,)),
+        Repair("repair-thin", repair_thin, (50, 200), adds=True, on_runs=_repair_thin_on_runs),
+        Repair("fill-holes", fill_holes, (100, 1000, 10000), needs="holes", adds=True, on_runs=_fill_holes_on_runs),
+        Repair("drop-islands", drop_islands, (100, 1000, 10000), on_runs=_drop_islands_on_runs),
+        Repair("keep-largest", lambda mask, under_px: keep_largest(mask), (0,), on_runs=_keep_largest_on_runs),
         # last: what is left is weighed as a whole
         Repair(
             "empty-small",
@@ -209,3 +248,29 @@ def apply_kept(mask: np.ndarray, kept: Sequence[tuple[str, int]]) -> np.ndarray:
     result = np.zeros_like(mask)
     result[box] = part
     return result
+
+
+def after_repair(step: Repair, runs: np.ndarray, full: Size) -> Iterator[tuple[int, np.ndarray]]:
+    """A mask after a step at each of its sizes, the largest first, on its runs where that is possible.
+
+    Args:
+        step: that concerns the mask.
+        runs: (R, 2) of the mask.
+        full: (H, W) of the frame.
+
+    Yields:
+        The position of a size and the runs after it. What the largest size leaves alone the smaller ones do: it ends
+        before the first size that changes nothing.
+    """
+    runs = np.asarray(runs, np.int64)
+    at = None if step.on_runs is None else step.on_runs(runs, full)
+    mask = rle.decode(runs, full).astype(bool) if at is None else None
+    for position, size in sorted(enumerate(step.sizes(full)), key=lambda pair: -pair[1]):
+        if at is not None:
+            after = at(size)
+        else:
+            assert mask is not None
+            after = rle.encode(apply_kept(mask, [(step.name, size)]))
+        if np.array_equal(after, runs):
+            return
+        yield position, after

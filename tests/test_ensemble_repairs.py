@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from ensemble.blend_masks import MaskBlend
 from ensemble.oof_data import OofData
 from ensemble.repair_gain import Repairs, nested_gain
-from ensemble.repairs import REPAIRS, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
+from ensemble.repairs import REPAIRS, after_repair, apply_kept, drop_islands, fill_holes, keep_largest, repair_thin
 from folds.store import LogitStore
 from folds.truth import Truth
 from kernels import rle
@@ -87,6 +88,26 @@ def test_a_step_leaves_alone_what_does_not_concern_it(name: str) -> None:
             for size_px in (2, 10000):
                 np.testing.assert_array_equal(step.apply(mask, size_px), mask)
     assert 0 < idle < 60
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_a_step_on_runs_is_the_step_on_pixels(name: str) -> None:
+    rng, changed = np.random.default_rng(7), 0
+    step, full = REPAIRS[name], (90, 110)
+    for k in range(150):
+        mask = cv2.blur(rng.random(full, np.float32), (9, 9)) > rng.uniform(0.45, 0.58)
+        if k % 3:
+            # a few pieces, apart or nearly so
+            mask &= np.kron(rng.random((9, 11)) < 0.3, np.ones((10, 10))) > 0
+        runs = rle.encode(np.ascontiguousarray(mask))
+        if not step.concerns(*pieces_and_holes(runs, full)):
+            continue
+        found = dict(after_repair(step, runs, full))
+        for position, size in enumerate(step.sizes(full)):
+            after = rle.encode(apply_kept(mask, [(name, size)]))
+            np.testing.assert_array_equal(found.get(position, runs), after)
+            changed += not np.array_equal(after, runs)
+    assert changed > 10
 
 
 def test_the_size_is_chosen_without_the_fold_that_is_scored() -> None:
