@@ -25,9 +25,10 @@ import tyro
 from benchmarks.mask_pool import load_masks
 from command_line import program
 from competition import COMPETITIONS
+from ensemble.agreement_limit import agreements_with_truth
 from ensemble.index import DisagreementIndex
 from ensemble.oof_data import OofData
-from ensemble.procedure import decide, decide_without, held_out_scores
+from ensemble.procedure import decide, decide_without, held_out_scores, settle, used_positions
 from ensemble.score_memory import RememberingIndex
 from ensemble.selection import evaluate_all
 from ensemble.stacking import BLENDERS, SEARCHED, Blender, GreedySelection, ScoreWeights
@@ -39,7 +40,7 @@ from kernels import pixel_code, rle
 from kernels.blend import disagreement
 from kernels.rle import decode
 from models.frame import Frame
-from program_flags import NonNegative, Positive
+from program_flags import Positive
 
 _FULL = COMPETITIONS["carvana"].size
 _FRAMES = (Frame((640, 960)), Frame((512, 512)), Frame((320, 480)), Frame((256, 384)), Frame((320, 512)))
@@ -174,6 +175,21 @@ def _search(
     return seconds, scores, chosen
 
 
+def _repair_cpu_s(oof: OofData, index: DisagreementIndex, ways: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """By way of blending, CPU seconds an image of measuring repairs, with all folds left out too, and of agreements."""
+    remembering = RememberingIndex.around(index)
+    candidates = evaluate_all(remembering, oof.fold, inner=ways)
+    seconds = {}
+    for way in ways:
+        settle(candidates, remembering, oof, way=way, repairs=False)
+        cpu = _spent()
+        outcome = settle(candidates, remembering, oof, way=way, jobs=1)
+        repaired = _spent()
+        agreements_with_truth(oof.of(used_positions(outcome.decision.candidate)), jobs=1)
+        seconds[way] = (repaired - cpu) / len(oof.images), (_spent() - repaired) / len(oof.images)
+    return seconds
+
+
 _VOTES = ("probability", "weighted-probability")
 
 
@@ -183,7 +199,7 @@ def main(
     images: Positive = 100,
     copies: Positive = 4,
     target: Positive = 4000,
-    former_images: NonNegative = 10,
+    former_images: Positive = 10,
 ) -> None:
     """Measure the choice of a blend as it is and as it was.
 
@@ -205,8 +221,12 @@ def main(
         _, _, index = survey(oof, worth, band=_BAND)
         some = replace(oof, images=oof.images[: min(images, 16)])
         survey_s, former_survey_s = _survey_cpu_s(some), _former_survey_cpu_s(some)
+        repair_s = _repair_cpu_s(oof, index, (SEARCHED, "weighted-geometric"))
     print(f"{members} networks, {images} images of {_FULL[0]}x{_FULL[1]}, {index.open_share:,.0f} open pixels an image")
     print(f"  scores alone and index, CPU ms an image: {survey_s * 1e3:.0f}, before {former_survey_s * 1e3:.0f}")
+
+    for way, each in repair_s.items():
+        print(f"  {way}: repairs, CPU ms an image: {each[0] * 1e3:.0f}; agreement with the truth: {each[1] * 1e3:.0f}")
 
     weightings = np.random.default_rng(0).dirichlet(np.ones(members), 64)
     apart = _copied(index, 1, True).scores(weightings) - index.scores(weightings)
@@ -217,7 +237,7 @@ def main(
 
     part = index.of(np.arange(0, images, max(1, images // former_images)))
     former = _Former(**{f.name: getattr(part, f.name) for f in fields(DisagreementIndex)})
-    every, spent = np.arange(len(part.truths)), {}
+    every = np.arange(len(part.truths))
     print(f"  one fit on {len(every)} images in float32, CPU s:")
     for name, its_index, make in (
         ("greedy", part, GreedySelection),
@@ -227,13 +247,11 @@ def main(
     ):
         cpu = _spent()
         weights = make().fit(its_index, every).weights_
-        spent[name] = _spent() - cpu
-        print(f"    {name:<28}{spent[name]:>8.2f}   score {part.scores(weights).mean():.7f}", flush=True)
+        print(f"    {name:<28}{_spent() - cpu:>8.2f}   score {part.scores(weights).mean():.7f}", flush=True)
 
     many = _copied(index, copies, True)
-    held = sum(a.nbytes for part in (many.logits, many.truths, many.scales, many.ranges) for a in part) / len(
-        many.truths
-    )
+    kept = (many.logits, many.truths, many.scales, many.ranges)
+    held = sum(array.nbytes for arrays in kept for array in arrays) / len(many.truths)
     fold, groups = np.tile(oof.fold, copies), np.tile(oof.groups, copies)
     print(f"  as it is, {len(fold)} images, in 8 bits:")
     del index, part, former
@@ -244,7 +262,8 @@ def main(
     print(f"  peak of this process {_peak_gb():.2f} GB; the index takes {held / 1e6:.2f} MB an image")
     print(
         f"  by proportion, {target:,} images: scores and index {survey_s * target:.0f} CPU s, before "
-        f"{former_survey_s * target:.0f}; ways and choice {cpu * factor:.0f} CPU s; index {held * target / 1e9:.2f} GB"
+        f"{former_survey_s * target:.0f}; ways and choice {cpu * factor:.0f} CPU s; repairs and agreement at most "
+        f"{max(map(sum, repair_s.values())) * target:.0f} CPU s; index {held * target / 1e9:.2f} GB"
     )
 
 

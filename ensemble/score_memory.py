@@ -14,7 +14,7 @@ import numpy as np
 from ensemble.index import DisagreementIndex
 
 # beyond this, what is new is computed and forgotten
-_LIMIT_BYTES = 1 << 28
+_LIMIT_BYTES = 3 << 27
 
 # from positions in the list of keys, and positions of images, to scores (images, keys)
 Compute = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -77,7 +77,8 @@ def _surveyed_image(
     above = (signs == 1).all(0)
     chosen = ~(above | (signs == -1).all(0))
     # what all networks surely have above the band, and the pixels of all tiles where one is not sure
-    inside, inside_true = int(tile_areas(full)[above].sum()), int(tile_truth(mask)[above].sum())
+    true_px = tile_truth(mask)
+    inside, inside_true, area = int(tile_areas(full)[above].sum()), int(true_px[above].sum()), int(true_px.sum())
     count = int(tile_areas(full)[chosen].sum())
     truths = np.empty(count, np.uint8)
     gather(mask, chosen, truths)
@@ -93,10 +94,10 @@ def _surveyed_image(
         own = pixels[searched.index(m), 0]
         frame.invert_tiles(plane, full, chosen, own)
         both, predicted = selected(own, truths)
-        scores[m] = oof.metric.of((inside_true + both, inside + predicted, int(mask.sum())))
+        scores[m] = oof.metric.of((inside_true + both, inside + predicted, area))
         sample[searched.index(m)] = frame.invert_at(plane, full, drawn)
     agreed, logits, open_truths = disagreement(pixels, truths[None].view(bool), low=band[0], high=band[1])
-    counts = inside_true + agreed[0], inside + agreed[1], int(mask.sum())
+    counts = inside_true + agreed[0], inside + agreed[1], area
     same = (sample.min(0) > band[1]) | (sample.max(0) <= band[0])
     return scores, (counts, logits, open_truths, sample[:, same], mask.reshape(-1)[drawn][same])
 

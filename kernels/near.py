@@ -57,7 +57,7 @@ def _near_counts(
     coded = len(scales) > 0
     offset = np.float32(0.5) if coded else np.float32(0)
     tie = np.float32(TIE)
-    known = ranges.shape[1] > 0
+    known = ranges.shape[1] > 0 and moved > _LITTLE
     wide = not known and (not coded or moved > _LITTLE)
     limits = np.empty(_BLOCK_PX, np.float32)
     total = np.empty(_BLOCK_PX, np.float32)
@@ -72,12 +72,17 @@ def _near_counts(
     for k in range(len(taker)):
         needed[taker[k]] = True
         needed[giver[k]] = True
+    open_px = np.empty(_BLOCK_PX, np.uint8)
     common = 0
     predicted = 0
+    # the same of every block, as its first pixel is an even one
+    limits[:] = threshold
+    if coded and threshold == 0:
+        for x in range(_BLOCK_PX):
+            limits[x] = tie if x & 1 else -tie
     for start in range(0, count, _BLOCK_PX):
         length = min(start + _BLOCK_PX, count) - start
-        limits[:length] = threshold
-        if coded:
+        if coded and threshold != 0:
             for x in range(length):
                 limits[x] = threshold * units[scales[start + x]] + (tie if x & 1 else -tie)
         total[:length] = 0
@@ -107,16 +112,23 @@ def _near_counts(
             largest = value if value > largest else largest
         close = _ROUNDING * np.float32(members + 12) * largest
         # the pixels that all weightings decide alike, and the others
-        n = 0
+        block_truths = truths[start : start + length]
+        block_common = np.int32(0)
+        block_predicted = np.int32(0)
         for x in range(length):
             above = total[x] - limits[x]
             reach = moved * (highest[x] - lowest[x]) + 2 * close
-            surely = above > reach
-            predicted += surely
-            common += surely & truths[start + x]
+            surely = np.int32(above > reach)
+            block_predicted += surely
+            block_common += surely & np.int32(block_truths[x])
+            open_px[x] = abs(above) <= reach
+        predicted += int(block_predicted)
+        common += int(block_common)
+        n = 0
+        for x in range(length):
             # without a branch, which would be foreseen as badly as the pixels are
             at[n] = x
-            n += abs(above) <= reach
+            n += open_px[x]
         if n == 0:
             continue
         for i in range(n):

@@ -57,3 +57,20 @@ def test_parts_of_an_index_share_its_pixels() -> None:
     assert part.logits[0] is index.logits[5] and part.agreed_truths[1] is index.agreed_truths[2]
     weights = np.full(4, 0.25)
     np.testing.assert_array_equal(part.scores(weights), index.scores(weights)[[5, 2]])
+
+
+def test_a_fit_on_the_same_images_is_made_once_whatever_part_asks() -> None:
+    index = RememberingIndex.around(networks_of_all_kinds(np.random.default_rng(0), 7))
+    made: list[float] = []
+
+    def fit() -> np.ndarray:
+        made.append(0.0)
+        return np.full(4, float(len(made)))
+
+    first = index.fitted("way", np.array([1, 3, 5]), fit)
+    first[:] = -1
+    part = index.of(np.array([1, 3, 5]))
+    np.testing.assert_array_equal(part.fitted("way", np.arange(3), fit), np.ones(4))
+    assert len(made) == 1
+    np.testing.assert_array_equal(index.fitted("way", np.array([1, 3]), fit), np.full(4, 2.0))
+    np.testing.assert_array_equal(index.fitted("other", np.array([1, 3]), fit), np.full(4, 3.0))

@@ -248,6 +248,43 @@ def test_many_networks_are_searched_by_a_few_pairs_and_no_worse(monkeypatch: pyt
     assert max(tried) > 100
 
 
+@pytest.mark.parametrize("members", [6, 9])
+def test_a_first_look_spares_work_and_finds_as_good_a_blend(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With up to six networks nothing is left out."""
+    rng = np.random.default_rng(5)
+    truths = [truth_of(rng) for _ in range(120)]
+    levels = rng.uniform(1, 3, (members, 1, 1))
+    planes = [
+        (np.where(truth, 2.0, -2.0) + rng.normal(size=(members, *truth.shape)) * levels).astype(np.float32)
+        for truth in truths
+    ]
+    index, images = make_index(planes, truths, (0.0, 0.0)), np.arange(0, 120, 2)
+    work: list[int] = []
+    plain = DisagreementIndex.scores_near
+
+    def counted(self, base, factors, weights, *, images=None):
+        work.append(len(weights) * len(images))
+        assert set(images) <= set(range(0, 120, 2))
+        return plain(self, base, factors, weights, images=images)
+
+    monkeypatch.setattr(DisagreementIndex, "scores_near", counted)
+    found: list[list[np.ndarray]] = []
+    spent = []
+    for first in (10_000, 20):
+        monkeypatch.setattr("ensemble.stacking._FIRST_LOOK", first)
+        work.clear()
+        found.append([make().fit(index, images).weights_ for make in (GreedySelection, ScoreWeights)])
+        spent.append(sum(work))
+    if members <= 6:
+        np.testing.assert_array_equal(found[0], found[1])
+        assert spent[0] == spent[1]
+        return
+    assert spent[1] < 0.7 * spent[0]
+    for every, sparing in zip(*found, strict=True):
+        best, score = (index.scores(w, images=images).mean() for w in (every, sparing))
+        assert score > best - 1e-3
+
+
 def test_what_the_gains_above_the_members_hold() -> None:
     """Blends of three networks of equal worth: the best as it is, and the one that each fold's others call the best.
 

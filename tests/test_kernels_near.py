@@ -52,6 +52,10 @@ def test_counts_are_those_of_each_weighting_alone(
     alone = open_counts(logits, truths, weights, np.full(len(weights), threshold, np.float32), scales)
     found = Near.around(base, factors, weights).counts(logits, truths, threshold, scales)
     np.testing.assert_array_equal(found, alone)
+    if coded:
+        ranges = np.stack([logits.min(0), logits.max(0)])
+        found = Near.around(base, factors, weights).counts(logits, truths, threshold, scales, ranges)
+        np.testing.assert_array_equal(found, alone)
 
 
 def test_weightings_that_are_not_near_are_refused() -> None:
