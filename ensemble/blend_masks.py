@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from ensemble.oof_data import OofData
+from ensemble.pixels import Band, BoostedPixels
 from ensemble.voting import LINEAR, Combination, Vote, WeightedLogits, vote_mask
 from folds.inputs import Inputs
 from folds.parallel import cut, in_parallel
@@ -60,6 +61,7 @@ class _Image:
         wanted = sorted({m for blend in blends for m in blend.members})
         self._planes = {m: oof.stores[m].head(oof.images[position]) for m in wanted}
         self._signs: dict[int, np.ndarray] = {}
+        self._bands: dict[tuple[object, ...], Band] = {}
         self._sums = self._linear_sums()
 
     def _linear_sums(self) -> Mapping[int, dict[Frame, np.ndarray]]:
@@ -85,10 +87,21 @@ class _Image:
             return rle.encode(self._linear(self._sums[which], np.float32(blend.threshold)))
         if isinstance(blend.combine, Vote) and blend.threshold == 0:
             return rle.encode(self._vote(blend.combine.label, blend.used()))
+        if isinstance(blend.combine, BoostedPixels) and blend.pictures is not None:
+            return rle.encode(self._band(blend, blend.combine).decided_by(blend.combine.trees) > blend.threshold)
         oof = self._oof
         planes, frames = [self._planes[m] for m in blend.members], [oof.frames[m] for m in blend.members]
         image = None if blend.pictures is None else blend.pictures.image(self._position)
         return rle.encode(blend.combine(planes, frames, blend.weights, oof.full, image) > blend.threshold)
+
+    def _band(self, blend: MaskBlend, pixels: BoostedPixels) -> Band:
+        """What trees decide on, the same for all that were grown on the same logits."""
+        key = (blend.members, *pixels.band_key())
+        if key not in self._bands:
+            assert blend.pictures is not None
+            planes, frames = ([each[m] for m in blend.members] for each in (self._planes, self._oof.frames))
+            self._bands[key] = pixels.band(planes, frames, self._oof.full, blend.pictures.image(self._position))
+        return self._bands[key]
 
     def _linear(self, sums: Mapping[Frame, np.ndarray], threshold: np.float32) -> np.ndarray:
         full = self._oof.full

@@ -16,8 +16,8 @@ import atomic
 import provenance
 from command_line import UserError, plain, program
 from ensemble import conv_stacker as conv
+from ensemble import pixel_report, pixels_file
 from ensemble import pixels as pixels_way
-from ensemble import pixels_file
 from ensemble.agreement_limit import SHARE, agreements_with_truth, limit_of
 from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file
 from ensemble.blend_table import table_lines
@@ -149,6 +149,7 @@ class _Fit:
         searched: positions of the networks that were blended.
         candidates, outcome: the ways of blending, and the choice.
         agreements: (N,) how far the networks of the blend agree with the truth on each image.
+        looked: what boosted pixels do; None where the blend is of another way.
     """
 
     oof: OofData
@@ -157,6 +158,7 @@ class _Fit:
     candidates: list[Candidate]
     outcome: Outcome
     agreements: np.ndarray
+    looked: pixel_report.PixelReport | None = None
 
     def by_name(self, weights: np.ndarray) -> dict[str, float]:
         """Weights of the searched networks as those of all, by name."""
@@ -243,6 +245,8 @@ class _Fit:
         stacker = self.outcome.decision.candidate.stacker
         if stacker is not None:
             _save_stacker(stacker, folder, list(self.used()))
+        if self.looked is not None:
+            pixel_report.save(folder, self.looked)
         write_table(folder / scores_file(self.oof.metric), self.scores())
         atomic.write_json(folder / BLEND_FILE, result)
 
@@ -324,7 +328,9 @@ def main(
     # 6) what was found, for people and for what predicts
     blended = part.of(used_positions(outcome.decision.candidate))
     agreements = agreements_with_truth(blended, jobs=jobs)
-    fit = _Fit(oof, singles, searched, candidates, outcome, agreements)
+    chosen = outcome.decision.candidate
+    looked = pixel_report.look_into(chosen, blended, pictures, jobs=jobs) if chosen.name == pixels_way.NAME else None
+    fit = _Fit(oof, singles, searched, candidates, outcome, agreements, looked)
     result = fit.to_json(name, training)
     try:
         result |= entries_of(folder, result)

@@ -17,7 +17,7 @@ import atomic
 from ensemble.blend_file import PIXELS_REPORT_FILE
 from ensemble.oof_data import OofData
 from ensemble.pixel_gain import some_of_each_fold
-from ensemble.pixels import BoostedPixels, band_of, names_of_features
+from ensemble.pixels import BoostedPixels, names_of_features
 from ensemble.selection import Candidate
 from folds.inputs import Inputs
 from folds.parallel import cut, in_parallel
@@ -100,10 +100,7 @@ def _looked_at(
     found = []
     for p in positions:
         pixels, runs = stackers[int(oof.fold[p])], oof.truth.of(p)
-        band = band_of(
-            oof.planes(p), oof.frames, pixels.weights, oof.full, pictures.image(p),
-            width=pixels.width, trained_on=pixels.trained_on,
-        )  # fmt: skip
+        band = pixels.band(oof.planes(p), oof.frames, oof.full, pictures.image(p))
         decided = band.decided_by(pixels.trees)
         before, after, truth = band.logits > 0, decided > 0, decode(runs, oof.full)
         with_them, without = score_of(decided, runs, oof.metric), score_of(band.logits, runs, oof.metric)
@@ -115,7 +112,7 @@ def _looked_at(
         }
         order, own = np.random.default_rng(p).permutation(len(band.rows)), band.features.copy()
         for group, columns in groups.items():
-            band.features[:, columns] = own[np.ix_(order, columns)]
+            band.features[:, columns] = own[order][:, columns]
             figures[f"group {group}"] = with_them - score_of(band.decided_by(pixels.trees), runs, oof.metric)
             band.features[:, columns] = own[:, columns]
         top, left, height, width = most_changed(before != after)

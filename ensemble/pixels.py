@@ -163,5 +163,12 @@ class BoostedPixels:
         """
         if image is None:
             raise ValueError("boosted pixels need the image")
-        band = band_of(planes, frames, self.weights, full, image, width=self.width, trained_on=self.trained_on)
-        return band.decided_by(self.trees)
+        return self.band(planes, frames, full, image).decided_by(self.trees)
+
+    def band_key(self) -> tuple[object, ...]:
+        """Equal for those that look at the same pixels and features of an image."""
+        return self.weights, self.width, self.trained_on
+
+    def band(self, planes: Sequence[np.ndarray], frames: Sequence[Frame], full: Size, image: np.ndarray) -> Band:
+        """What the trees decide on in an image; arguments as of a call."""
+        return band_of(planes, frames, self.weights, full, image, width=self.width, trained_on=self.trained_on)

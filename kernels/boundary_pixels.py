@@ -145,11 +145,10 @@ def _box(logits: Array) -> tuple[int, int, int, int]:
 
 
 @inlined
-def _grey(image: Array, y: Any, x: Any, level: Any) -> Any:
-    total = np.float32(0)
-    for c in range(image.shape[2]):
-        total += np.float32(image[y, x, c])
-    return total * level / np.float32(image.shape[2])
+def _start(y: Any, x: Any, bottom: Any, right: Any, channels: Any) -> Any:
+    """Where the colours of the pixel nearest to a place begin in a flat image; unsigned, as such numbers index without
+    a look at their sign."""
+    return np.uint64((_nearest(y, bottom) * (right + 1) + _nearest(x, right)) * channels)
 
 
 @compiled
@@ -167,6 +166,7 @@ def _fill(
     out: Array,
 ) -> None:
     height, width, channels = image.shape
+    flat = image.ravel()
     bottom, right = height - 1, width - 1
     reach = max(1, int(np.floor(step + np.float32(0.5))))
     spacing = max(unit, step * np.float32(_PER_STEP))
@@ -226,32 +226,34 @@ def _fill(
         at += 2 * channels
 
         # 4) far along the normal and the tangent
+        beside_y, beside_x = -nx * spacing * np.float32(_BESIDE), ny * spacing * np.float32(_BESIDE)
         for k in range(len(_NORMAL) + len(_TANGENT)):
             if k < len(_NORMAL):
                 away = _NORMAL[k] * step
-                yy, xx = _nearest(y + away * ny, bottom), _nearest(x + away * nx, right)
+                yy, xx = y + away * ny, x + away * nx
             else:
                 away = _TANGENT[k - len(_NORMAL)] * step
-                yy, xx = _nearest(y - away * nx, bottom), _nearest(x + away * ny, right)
-            row[at] = logits[yy, xx]
+                yy, xx = y - away * nx, x + away * ny
+            row[at] = logits[_nearest(yy, bottom), _nearest(xx, right)]
             total = np.float32(0)
-            for dy in range(-1, 2):
-                for dx in range(-1, 2):
-                    total += _grey(image, _within(yy + dy, bottom), _within(xx + dx, right), level)
-            row[at + 1] = total / np.float32(9)
+            for side in range(-1, 2):
+                start = _start(yy + side * beside_y, xx + side * beside_x, bottom, right, channels)
+                for ch in range(channels):
+                    total += np.float32(flat[start + np.uint64(ch)])
+            row[at + 1] = total * third / np.float32(channels)
             at += 2
 
         # 5) the steps of the picture across the boundary
-        beside_y, beside_x = -nx * spacing * np.float32(_BESIDE), ny * spacing * np.float32(_BESIDE)
         for t in range(2 * REACH + 3):
             away = np.float32(t - REACH - 1) * spacing
             yy, xx = y + away * ny, x + away * nx
-            y0, x0 = _nearest(yy - beside_y, bottom), _nearest(xx - beside_x, right)
-            y1, x1 = _nearest(yy, bottom), _nearest(xx, right)
-            y2, x2 = _nearest(yy + beside_y, bottom), _nearest(xx + beside_x, right)
+            one = _start(yy - beside_y, xx - beside_x, bottom, right, channels)
+            two = _start(yy, xx, bottom, right, channels)
+            three = _start(yy + beside_y, xx + beside_x, bottom, right, channels)
             for ch in range(channels):
-                three = np.float32(image[y0, x0, ch]) + np.float32(image[y1, x1, ch]) + np.float32(image[y2, x2, ch])
-                profile[t, ch] = three * third
+                k = np.uint64(ch)
+                total = np.float32(flat[one + k]) + np.float32(flat[two + k]) + np.float32(flat[three + k])
+                profile[t, ch] = total * third
         for t in range(1, 2 * REACH + 2):
             total = np.float32(0)
             for ch in range(channels):
@@ -293,10 +295,10 @@ def _fill(
                 own_far /= channels
                 mean_far /= channels
                 variance = max(square / channels, 0.0) * level * level + _NOISE
-                sign = 1 if side == 0 else -1
+                sign, spread = 1 if side == 0 else -1, np.log(variance)
                 # Gaussians of one variance a side: twice the logarithm of their ratio
-                row[at] += np.float32(sign * (own_far / variance + np.log(variance)))
-                row[at + 1] += np.float32(sign * (mean_far / variance + np.log(variance)))
+                row[at] += np.float32(sign * (own_far / variance + spread))
+                row[at + 1] += np.float32(sign * (mean_far / variance + spread))
                 if side == 0:
                     near_out = np.sqrt(mean_far)
                 else:

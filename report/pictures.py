@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
@@ -187,18 +188,30 @@ def case(
 
 
 def contact_sheet(
-    path: Path, reader: StoredMasks, rows: Sequence[tuple[str, float, Path, np.ndarray]], metric: Metric = DICE
+    path: Path,
+    reader: StoredMasks,
+    rows: Sequence[tuple[str, float, Path, np.ndarray]],
+    metric: Metric = DICE,
+    zooms: Sequence[tuple[Mapping[str, Any], Sequence[tuple[str, np.ndarray]]]] = (),
 ) -> None:
-    """Draw image, truth, blend and error for some images; PNG, whole or not at all.
+    """Draw image, truth, blend and error for some images, and enlarged parts; PNG, whole or not at all.
 
     Args:
         path: of the PNG.
         reader: of the blend's out-of-fold logits, so that no network saw the image it is drawn on.
         rows: (image name, its score, path of the photograph, (H, W) bool truth).
         metric: of the scores.
+        zooms: as `report.boundary.zooms` gives them.
     """
-    figure, axes = plt.subplots(len(rows), 4, figsize=(16, 2.75 * len(rows) + 0.5), squeeze=False)
-    for line, (name, score, photograph, truth) in zip(axes, rows, strict=True):
+    lines = len(rows) + len(zooms)
+    figure, axes = plt.subplots(lines, 4, figsize=(16, 2.75 * lines + 0.5), squeeze=False)
+    for line, (example, pictures) in zip(axes[len(rows) :], zooms, strict=True):
+        for axis, (title, picture) in zip(line, pictures, strict=False):
+            axis.imshow(picture)
+            axis.set_title(f"{example['image']}: {title}", fontsize=9)
+        for axis in line:
+            axis.axis("off")
+    for line, (name, score, photograph, truth) in zip(axes, rows, strict=False):
         predicted = reader.mask(name, reader.planes(name))
         white = np.uint8(255)
         pictures = (

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from command_line import UserError, program
+from ensemble import pixel_report
 from ensemble.blend import blend_of
 from ensemble.blend_file import (
     CONTACT_SHEET_FILE,
+    PIXELS_VOTE,
     REPORT_FILE,
     REPORT_PICTURES_DIR,
     SCORE_FILE,
@@ -33,7 +35,7 @@ from folds.truth import load_truth
 from kernels.metrics import find_metric
 from predict.members import find_members
 from program_flags import CompetitionName, DataFolder, Jobs, RunsFolder, places
-from report import charts, composites, page
+from report import boundary, charts, composites, page
 from report import figures as gathered
 from report.pictures import Album, Case, case, contact_sheet
 from report.scan import THRESHOLDS, Scan, scan, trusted_networks
@@ -134,7 +136,11 @@ def main(
         (image, score, training.image_path(image), read_mask(training.mask_path(image), facts.size))
         for image, score in _sheet_rows(scores)
     ]
-    contact_sheet(folder / CONTACT_SHEET_FILE, reader, sheet, metric)
+    pixels = pixel_report.load(folder) if blend.get("vote") == PIXELS_VOTE else None
+    examples = [] if pixels is None else pixels["examples"]
+    contact_sheet(
+        folder / CONTACT_SHEET_FILE, reader, sheet, metric, boundary.zooms(training, examples[:2], facts.size)
+    )
     trusted = trusted_networks(scores[names].to_numpy().mean(0))
     truth = load_truth(training, root / CACHE_DIR, jobs=jobs)
     found = scan(reader, training.names, truth, trusted, metric=metric, jobs=jobs)
@@ -162,6 +168,8 @@ def main(
         test_score=test_score,
         tta=gathered.tta_tables(root, names),
         makes=gathered.by_make(scores, facts, data),
+        pixels=pixels,
+        zooms=boundary.gallery(training, examples, facts.size),
         trusted=[names[i] for i in trusted],
         threshold_chart=charts.threshold_curve(THRESHOLDS, found.threshold_scores.mean(0), blend["threshold"], metric),
         correlation_chart=charts.correlation_map(names, found.error_correlation()),

@@ -11,7 +11,6 @@ def naive_features(
     """The features of one pixel, in order, in float64."""
     height, width = logits.shape
     picture = image.astype(np.float64) * (255 / np.iinfo(image.dtype).max)
-    grey = picture.mean(2)
 
     def at(array: np.ndarray, row: float, column: float) -> np.ndarray:
         row, column = np.floor(row + 0.5), np.floor(column + 0.5)
@@ -39,19 +38,16 @@ def naive_features(
         (y + away * step * ny, x + away * step * nx) for away in (-6, -3, -1.5, -0.75, -0.375, 0.375, 0.75, 1.5, 3, 6)
     ]
     spots += [(y - away * step * nx, x + away * step * ny) for away in (-2, 2)]
-    for row, column in spots:
-        row = float(np.clip(np.floor(row + 0.5), 0, height - 1))
-        column = float(np.clip(np.floor(column + 0.5), 0, width - 1))
-        beside = np.mean([at(grey, row + j, column + i) for j in (-1, 0, 1) for i in (-1, 0, 1)])
-        found += [at(logits, row, column), beside]
     spacing = max(unit, step / 4)
 
-    def sample(t: int) -> np.ndarray:
+    def sample(row: float, column: float) -> np.ndarray:
         tangent = 1.5 * spacing * np.array([-nx, ny])
-        row, column = y + t * spacing * ny, x + t * spacing * nx
         return np.mean([at(picture, row + k * tangent[0], column + k * tangent[1]) for k in (-1, 0, 1)], axis=0)
 
-    steps = {t: sample(t + 1) - sample(t - 1) for t in range(-10, 11)}
+    for row, column in spots:
+        found += [at(logits, row, column), sample(row, column).mean()]
+    profile = {t: sample(y + t * spacing * ny, x + t * spacing * nx) for t in range(-11, 12)}
+    steps = {t: profile[t + 1] - profile[t - 1] for t in range(-10, 11)}
     found += [steps[t].mean() for t in steps]
     for t in (-6, -4, -2, 0, 2, 4, 6):
         found += [*steps[t]]
