@@ -99,8 +99,9 @@ class _Image:
         key = (blend.members, *pixels.band_key())
         if key not in self._bands:
             assert blend.pictures is not None
-            planes, frames = ([each[m] for m in blend.members] for each in (self._planes, self._oof.frames))
-            self._bands[key] = pixels.band(planes, frames, self._oof.full, blend.pictures.image(self._position))
+            oof, members = self._oof, blend.members
+            planes, frames = [self._planes[m] for m in members], [oof.frames[m] for m in members]
+            self._bands[key] = pixels.band(planes, frames, oof.full, blend.pictures.image(self._position))
         return self._bands[key]
 
     def _linear(self, sums: Mapping[Frame, np.ndarray], threshold: np.float32) -> np.ndarray:

@@ -251,8 +251,8 @@ def _fill(
             two = _start(yy, xx, bottom, right, channels)
             three = _start(yy + beside_y, xx + beside_x, bottom, right, channels)
             for ch in range(channels):
-                k = np.uint64(ch)
-                total = np.float32(flat[one + k]) + np.float32(flat[two + k]) + np.float32(flat[three + k])
+                c0 = np.uint64(ch)
+                total = np.float32(flat[one + c0]) + np.float32(flat[two + c0]) + np.float32(flat[three + c0])
                 profile[t, ch] = total * third
         for t in range(1, 2 * REACH + 2):
             total = np.float32(0)
