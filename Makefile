@@ -56,7 +56,7 @@ RENDERED_composites = studio.composites --out $(call quoted,DATA)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-VERBS := help setup demo demo-depth test check data fold folds fit refine ensemble submission submit predict plan explore suspects classify report export ship import-member \
+VERBS := help setup demo demo-depth test check data fold folds fit ensemble submission submit predict plan explore suspects classify report export ship import-member \
 	activations disagreement pseudo verdict scheduler worker notebook-push notebook-pull bench clean
 .PHONY: $(VERBS)
 
@@ -88,7 +88,7 @@ endif
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: C=competition ("$(call quoted,C)")  V=variant[,variant] or all  F=0 or 0,2 or 0..4  BLEND=way (fit, ensemble) or name (refine)  DATA=folder ("$(call quoted,DATA)")  IMAGES, OUT (predict)  ARGS='--flag value'"
+	@echo "  variables: C=competition ("$(call quoted,C)")  V=variant[,variant] or all  F=0 or 0,2 or 0..4  BLEND=way (fit, ensemble)  DATA=folder ("$(call quoted,DATA)")  IMAGES, OUT (predict)  ARGS='--flag value'"
 
 setup: .venv/.installed  ## create .venv from requirements.txt, again whenever that changes
 
@@ -163,9 +163,6 @@ verdict: setup  ## hold rounds of self-training (make folds ARGS='--pseudo ...')
 
 fit: setup  ## choose the blend of the trained variants (or of V) by out-of-fold Dice
 	$(PY) -m ensemble.fit $(WHERE) $(FITTING) --members $(or $(MEMBERS),$(if $(call given,V),$(call quoted,V),all)) $(if $(call given,BLEND),--blend $(call quoted,BLEND)) $(call args-for,fit)
-
-refine: setup  ## train the refiner of the blend's boundary (BLEND=the blend's name) on the folds F; kept where it gains
-	$(PY) -m refine.train $(WHERE) --fold $(call quoted,F) $(if $(call given,BLEND),--name $(call quoted,BLEND)) $(MORE)
 
 ensemble: fit submission  ## fit, predict the test set, blend at full size, write and check the submission
 

@@ -15,7 +15,7 @@ from typing import Any
 # verbs of the Makefile that take C=, and of those the ones that take DATA= and ARGS='--runs ...'
 OF_COMPETITIONS = (
     "activations", "classify", "data", "disagreement", "ensemble", "explore", "export", "fit", "fold", "folds",
-    "import-member", "notebook-pull", "notebook-push", "plan", "predict", "pseudo", "refine", "report", "ship",
+    "import-member", "notebook-pull", "notebook-push", "plan", "predict", "pseudo", "report", "ship",
     "submission", "submit", "suspects", "verdict",
 )  # fmt: skip
 _WITHOUT_DATA = ("activations", "predict")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from command_line import UserError
 from competition import Order, Size
-from ensemble import boundary, boundary_file, conv_stacker, pixels, pixels_file
-from ensemble.blend_file import blend_folder, read_blend
+from ensemble import pixels_file
+from ensemble.blend_file import PIXELS_VOTE, blend_folder, read_blend
 from ensemble.presence import Gate
 from ensemble.repairs import apply_kept
 from ensemble.voting import LINEAR, Combination, combination_of
@@ -29,27 +29,6 @@ from predict.presence import Said
 Images = Mapping[Frame, np.ndarray]
 
 
-class Refiner(Protocol):
-    """A stage after the combination, before the threshold: mends full-size logits where it sees fit.
-
-    It is one file with an entry in `REFINERS`; `blend.json` names it under `refiners` as {"name": ..., "digest": ...}.
-    """
-
-    @property
-    def label(self) -> str:
-        """Its name and what it has learned (a digest); two refiners of one label do the same."""
-
-    def image_frame(self, full: Size) -> Frame | None:
-        """The frame in which it needs the image, for images of size `full`; None where it needs none."""
-
-    def __call__(self, logits: np.ndarray, image: np.ndarray | None) -> np.ndarray:
-        """(H, W) float32 logits, foreground above 0, from such logits and the image in `image_frame`."""
-
-
-# from the name of a refiner to what loads it: the blend's folder and its entry in blend.json -> refiner
-REFINERS: dict[str, Callable[[Path, Mapping[str, Any]], Refiner]] = {boundary.NAME: boundary_file.load}
-
-
 @dataclass(frozen=True)
 class Blend:
     """Members, how they are combined, and what is done with the result. Pickles to workers.
@@ -59,7 +38,6 @@ class Blend:
         weights: of the members, in order.
         combination: from the members' logits to full-size logits.
         threshold: masks are where the combined logits are above it.
-        refiners: stages on the combined logits less the threshold, in order.
         repairs: (name, size in pixels) of the repairs (ensemble/repairs.py) of the mask, in order.
         frames: that the logits lie in; the members' own by default.
         gate: what empties masks of images in which the networks see nothing; None where nothing does.
@@ -71,7 +49,6 @@ class Blend:
     weights: tuple[float, ...]
     combination: Combination = LINEAR
     threshold: float = 0.0
-    refiners: tuple[Refiner, ...] = ()
     repairs: tuple[tuple[str, int], ...] = ()
     frames: tuple[Frame, ...] = ()
     gate: Gate | None = None
@@ -96,12 +73,11 @@ class Blend:
 
     def image_frames(self, full: Size) -> tuple[Frame, ...]:
         """The frames in which an image of size `full` (H, W) is needed beside the logits; most blends need none."""
-        frames = [frame.of(full) for frame in self.frames]
-        wanted = [self.combination.image_frame(frames, full), *(r.image_frame(full) for r in self.refiners)]
-        return tuple(dict.fromkeys(frame for frame in wanted if frame is not None))
+        wanted = self.combination.image_frame([frame.of(full) for frame in self.frames], full)
+        return () if wanted is None else (wanted,)
 
     def combined(self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None) -> np.ndarray:
-        """The members' logits as one, before threshold, refiners and repairs.
+        """The members' logits as one, before threshold and repairs.
 
         Args:
             planes: per member (h, w) float32 logits in its frame; not modified.
@@ -117,16 +93,6 @@ class Blend:
         image = _image(images, self.combination.image_frame(self.frames, full))
         return self.combination(planes, self.frames, self.weights, full, image)
 
-    def _refined(self, planes: Sequence[np.ndarray], full: Size, images: Images | None) -> tuple[np.ndarray, float]:
-        """Full-size logits before repairs, and the threshold that is left to be applied to them."""
-        logits = self.combined(planes, full, images)
-        if not self.refiners:
-            return logits, self.threshold
-        logits = logits - np.float32(self.threshold)
-        for refiner in self.refiners:
-            logits = refiner(logits, _image(images, refiner.image_frame(full)))
-        return logits, 0.0
-
     def _sees_nothing(self, said: Said) -> bool:
         return self.gate is not None and self.gate.empties(said)
 
@@ -134,8 +100,7 @@ class Blend:
         self, planes: Sequence[np.ndarray], full: Size, images: Images | None = None, said: Said = ()
     ) -> np.ndarray:
         """Full-size logits, (H, W) float32, above 0 exactly where the mask is; arguments as `mask`."""
-        refined, threshold = self._refined(planes, full, images)
-        logits = refined - np.float32(threshold)
+        logits = self.combined(planes, full, images) - np.float32(self.threshold)
         if self.repairs:
             before = logits > 0
             after = apply_kept(before, self.repairs)
@@ -156,8 +121,7 @@ class Blend:
         """
         if self._sees_nothing(said):
             return np.zeros(full, bool)
-        refined, threshold = self._refined(planes, full, images)
-        return apply_kept(refined > threshold, self.repairs)
+        return apply_kept(self.combined(planes, full, images) > self.threshold, self.repairs)
 
     def row(
         self, planes: Sequence[np.ndarray], full: Size, order: Order, images: Images | None = None, said: Said = ()
@@ -167,8 +131,7 @@ class Blend:
             return b""
         if self.repairs:
             return encode_text(self.mask(planes, full, images, said), order=order)
-        refined, threshold = self._refined(planes, full, images)
-        return encode_logits_text(refined, threshold=threshold, order=order)
+        return encode_logits_text(self.combined(planes, full, images), threshold=self.threshold, order=order)
 
     def _names(self, positions: Sequence[int]) -> list[str]:
         return [self.members[m].name for m in positions]
@@ -191,8 +154,6 @@ class Blend:
         runtimes = {m.name: m.runtime for m in self.members if m.runtime != TORCH}
         if runtimes:
             state["runtimes"] = runtimes
-        if self.refiners:
-            state["refiners"] = [refiner.label for refiner in self.refiners]
         return state
 
 
@@ -235,8 +196,8 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
         members: the networks whose logits it will be given, in order; those of no part in it get weight 0.
 
     Raises:
-        UserError: a member was trained again after the fit, a refiner is unknown, or the files of a stacker are
-            missing or of another fit.
+        UserError: a member was trained again after the fit, or the files of boosted pixels are missing or of another
+            fit.
     """
     for member in members:
         if member.weights_digest != fitted["weights_digests"].get(member.name):
@@ -248,18 +209,11 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
     if "presence" in fitted:
         asked = fitted["presence"]["members"]
         gate = Gate(fitted["presence"]["threshold"], tuple(names.index(name) for name in asked))
-    refiners = []
-    for entry in fitted.get("refiners", []):
-        if entry["name"] not in REFINERS:
-            known = ", ".join(REFINERS) or "none"
-            raise UserError(f"{folder} names the refiner {entry['name']!r}; known: {known}: choose the blend again.")
-        refiners.append(REFINERS[entry["name"]](folder, entry))
     return Blend(
         tuple(members),
         tuple(weights.get(name, 0.0) for name in names),
         _combination(folder, vote, names, fitted.get("stacker_digest", "")),
         fitted["threshold"],
-        tuple(refiners),
         tuple((repair, size_px) for repair, size_px in fitted.get("postprocess_kept", [])),
         gate=gate,
         agreement_limit=fitted["agreement"]["limit"] if "agreement" in fitted else None,
@@ -268,10 +222,8 @@ def blend_of(folder: Path, fitted: Mapping[str, Any], members: Sequence[Member])
 
 def _combination(folder: Path, vote: str, names: Sequence[str], digest: str) -> Combination:
     """What a blend combines logits of these networks by, read from its folder where it has learned something."""
-    if vote == pixels.NAME:
+    if vote == PIXELS_VOTE:
         return pixels_file.load(folder, names, digest)
-    if vote in conv_stacker.NAMES:
-        return conv_stacker.load(folder, vote, names, digest)
     return combination_of(vote)
 
 

@@ -21,25 +21,13 @@ from path_names import inside
 BLEND_FILE = "blend.json"
 # trained networks that come along
 _SHIPPED = "trained"
-# of a convolutional stacker: its weights, and what it is
-STACKER_WEIGHTS_FILE = "conv_stacker.safetensors"
-STACKER_FILE = "conv_stacker.json"
-# the two of them, as `vote` names them: without and with the image
-CONV_VOTES = ("conv-stacker", "conv-stacker-image")
-# of boosted pixels: their trees, and what they are of; and as `vote` names them
+# of boosted pixels: their trees, and what they are of; and as `vote` names them, the one that has learned something, of
+# which `stacker_digest` is
 TREES_FILE = "pixels.safetensors"
 PIXELS_FILE = "pixels.json"
 # what people may want to know of them
 PIXELS_REPORT_FILE = "pixels_report.json"
 PIXELS_VOTE = "pixels"
-# what has learned something, of which `stacker_digest` is
-STACKER_VOTES = (*CONV_VOTES, PIXELS_VOTE)
-# of a boundary refiner: the folder of its folds, what it is and what it gains; of a fold, what it was begun with, and
-# its scores
-REFINER_DIR = "refiner"
-REFINER_FILE = "refiner.json"
-REFINER_BEGUN_FILE = "begun.json"
-REFINED_SCORES_FILE = "scores.csv"
 SUBMISSION_FILE = "submission.csv.gz"
 # its parts while it is made
 SHARDS_DIR = "shards"
@@ -169,24 +157,6 @@ class Expected(TypedDict):
 
 
 @extensible
-class FittedRefiner(TypedDict):
-    """A refiner by its name."""
-
-    name: str
-
-
-@extensible
-class RefinerFit(TypedDict):
-    """What a refiner gains over the blend as it is without it, and the scores with it."""
-
-    name: str
-    nested_gain: float
-    interval: Interval
-    kept: bool
-    after: _Scored
-
-
-@extensible
 class Foreground(TypedDict):
     """How much foreground the training masks have: the share of empty masks, and of the others the least and the most
     of the frame that one covers."""
@@ -230,8 +200,6 @@ class FittedBlend(TypedDict):
     postprocess_kept: NotRequired[list[tuple[str, Count]]]
     presence_fit: NotRequired[PresenceFit]
     presence: NotRequired[FittedPresence]
-    refiners: NotRequired[list[FittedRefiner]]
-    refiner_fit: NotRequired[RefinerFit]
     stacker_digest: NotRequired[Digest]
     weights_digests: dict[str, Digest]
     folds_digest: str
@@ -249,10 +217,10 @@ def _check(blend: FittedBlend) -> None:
         )
     if abs(sum(blend["weights"]) - 1) > _ROUNDING:
         raise ValueError(f"weights sum to {sum(blend['weights']):g}, expected 1")
-    vote, votes = blend.get("vote", LINEAR.label), (LINEAR.label, *VOTES, *STACKER_VOTES)
+    vote, votes = blend.get("vote", LINEAR.label), (LINEAR.label, *VOTES, PIXELS_VOTE)
     if vote not in votes:
         raise ValueError(f"vote is {vote!r}, expected one of {', '.join(votes)}")
-    if vote in STACKER_VOTES and "stacker_digest" not in blend:
+    if vote == PIXELS_VOTE and "stacker_digest" not in blend:
         raise ValueError("stacker_digest is missing")
     for field, known in (("weights_digests", blend["weights_digests"]), ("member_cv", blend["member_cv"])):
         if lacking := [name for name in members if name not in known]:

@@ -96,10 +96,6 @@ def table_lines(blend: FittedBlend) -> list[str]:
     for repair, measured in blend.get("postprocess", {}).items():
         gain = f"gains {measured['nested_gain']:+.6f}"
         lines.append(f"{repair} ({measured['size_px']} px) {gain}: {verdict_on(measured)}")
-    if "refiner_fit" in blend:
-        refiner = blend["refiner_fit"]
-        lines.append(row(f"  with the refiner ({refiner['name']})", refiner["after"]))
-        lines.append(f"the refiner gains {refiner['nested_gain']:+.6f}: {verdict_on(refiner)}")
     if "presence_fit" in blend:
         presence = blend["presence_fit"]
         told = f"no mask where networks see nothing ({presence['threshold']:g})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble.blend_file import STACKER_VOTES, FittedBlend
+from ensemble.blend_file import PIXELS_VOTE, FittedBlend
 from ensemble.selection import VOTING_WAYS
 from ensemble.voting import LINEAR
 
@@ -22,13 +22,12 @@ def used_members(fitted: FittedBlend) -> list[str]:
 def chosen_without(fitted: FittedBlend, fold: int) -> dict[str, Any]:
     """The content of a blend.json as if the blend were what was chosen without a fold.
 
-    A stacker, boosted pixels included, is written as it was fitted on all folds alone; so where that is what was
-    chosen, and where nothing was chosen without the fold, it is the blend itself. Refiners, which are of all folds, are
-    left out.
+    Boosted pixels are written as they were fitted on all folds alone; so where they are what was chosen, and where
+    nothing was chosen without the fold, it is the blend itself.
     """
-    own: dict[str, Any] = {key: value for key, value in fitted.items() if key not in ("refiners", "refiner_fit")}
+    own: dict[str, Any] = {**fitted}
     choice: Mapping[str, Any] | None = fitted.get("chosen_without", {}).get(str(fold))
-    if choice is None or "weights" not in choice or choice["kind"] in STACKER_VOTES:
+    if choice is None or "weights" not in choice or choice["kind"] == PIXELS_VOTE:
         return own
     weights = {name: weight for name, weight in choice["weights"].items() if weight > 0}
     own.pop("presence", None)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,34 +12,28 @@ import tyro
 
 import atomic
 import provenance
-from command_line import UserError, plain, program
-from ensemble import conv_stacker as conv
+from command_line import UserError, program
 from ensemble import pixel_report, pixels_file
 from ensemble import pixels as pixels_way
 from ensemble.agreement_limit import SHARE, agreements_with_truth, limit_of
 from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file
 from ensemble.blend_table import table_lines
-from ensemble.boundary_file import entries_of
-from ensemble.conv_stacker import ConvStacker
 from ensemble.earlier_blend import check_left_out, earlier_blend, poorer_lines
 from ensemble.intervals import expected_interval, figures
 from ensemble.oof_data import OofData, find_oof_data
-from ensemble.patches import grid_of
 from ensemble.pixel_gain import NoBandError, evaluate_pixels
 from ensemble.pixels import BoostedPixels
 from ensemble.presence import Gate
 from ensemble.procedure import Decision, Outcome, can_nest, settle, used_positions
 from ensemble.score_memory import RememberingIndex
 from ensemble.selection import VOTING_WAYS, Candidate, evaluate_all, gain_over_best, gains
-from ensemble.stacker_gain import evaluate_stacker
-from ensemble.stacking import BLENDERS, SEARCHED, way_name
+from ensemble.stacking import BLENDERS, way_name
 from ensemble.survey import survey
-from ensemble.voting import Combination
 from folder_lock import fill
 from folds.csv_table import write_table
 from folds.images import TrainingSet, find_training_set, list_images
-from folds.inputs import DecodedInputs, Inputs, load_inputs
-from folds.run_layout import CACHE_DIR, check_name_of_blend
+from folds.inputs import DecodedInputs, Inputs
+from folds.run_layout import check_name_of_blend
 from kernels.metrics import find_metric
 from models.frame import Frame
 from predict.members import parse_members
@@ -78,65 +70,35 @@ def _foreground(oof: OofData) -> Foreground:
     return {"empty": float((shares == 0).mean()), "least": least, "most": most}
 
 
-def _with_stackers(
-    names: Sequence[str],
-    candidates: list[Candidate],
-    oof: OofData,
-    training: TrainingSet,
-    cache: Path,
-    *,
-    alone: bool,
-    jobs: int,
+def _with_pixels(
+    candidates: list[Candidate], oof: OofData, training: TrainingSet, *, alone: bool, jobs: int
 ) -> tuple[list[Candidate], dict[Frame, Inputs]]:
-    """The candidates and, after them, stackers of these names, each fitted and scored without each fold.
+    """The candidates and, after them, boosted pixels, fitted and scored without each fold.
 
     Args:
-        candidates: with the linear ones that the stackers start from.
+        candidates: with the linear one that they start from.
         oof: of the networks that are blended.
-        cache: `runs/<competition>/cache`.
         alone: no choice is made among ways, so that figures without each fold are not needed.
 
     Returns:
-        The candidates, and the training images in the frames in which stackers look at them.
+        The candidates, and the training images in the frame in which boosted pixels look at them.
 
     Raises:
         UserError: there is nothing to boost pixels from, and no other way was asked for.
     """
-    pictures: dict[Frame, Inputs] = {}
-    stackers = []
-    for name in names:
-        way = way_name(SEARCHED, oof.metric) if name in conv.NAMES else BOOSTED_FROM
-        linear = next(candidate for candidate in candidates if candidate.name == way)
-        start = replace(linear, inner={}) if alone else linear
-        frame = {conv.IMAGE_NAME: grid_of(oof.frames), pixels_way.NAME: pixels_way.full_frame(oof.full)}.get(name)
-        if frame is not None and frame not in pictures:
-            truths = {"mask": oof.truth}
-            # at full size they would fill the disk, and are read a few times at most
-            pictures[frame] = (
-                DecodedInputs(training, frame, truths)
-                if name == pixels_way.NAME
-                else load_inputs(training, frame, truths, cache, jobs=jobs)
-            )
-        seen = None if frame is None else pictures[frame]
-        if name in conv.NAMES:
-            make = partial(ConvStacker, image=seen is not None)
-            stackers.append(evaluate_stacker(start, oof, make=make, name=name, pictures=seen, jobs=jobs))
-            continue
-        assert seen is not None
-        try:
-            stackers.append(evaluate_pixels(start, oof, seen, jobs=jobs))
-        except NoBandError as reason:
-            if alone:
-                raise UserError(f"pixels cannot be boosted, as {reason}: choose another way (BLEND=...).") from None
-            print(f"the way pixels is left out: {reason}")
-    return [*candidates, *stackers], pictures
-
-
-def _save_stacker(stacker: Combination, folder: Path, members: Sequence[str]) -> None:
-    if isinstance(stacker, BoostedPixels):
-        pixels_file.save(folder, stacker, members)
-    else:
-        cast("ConvStacker", stacker).save(folder, list(members))
+    linear = next(candidate for candidate in candidates if candidate.name == BOOSTED_FROM)
+    start = replace(linear, inner={}) if alone else linear
+    frame = pixels_way.full_frame(oof.full)
+    # at full size they would fill the disk, and are read a few times at most
+    seen = DecodedInputs(training, frame, {"mask": oof.truth})
+    try:
+        boosted = evaluate_pixels(start, oof, seen, jobs=jobs)
+    except NoBandError as reason:
+        if alone:
+            raise UserError(f"pixels cannot be boosted, as {reason}: choose another way (BLEND=...).") from None
+        print(f"the way pixels is left out: {reason}")
+        return candidates, {}
+    return [*candidates, boosted], {frame: seen}
 
 
 @dataclass(frozen=True)
@@ -231,7 +193,7 @@ class _Fit:
         if decision.gate is not None:
             result["presence"] = self._gate_told(decision.gate)
         if decision.candidate.stacker is not None:
-            result["stacker_digest"] = cast("ConvStacker | BoostedPixels", decision.candidate.stacker).digest()
+            result["stacker_digest"] = cast("BoostedPixels", decision.candidate.stacker).digest()
         return result
 
     def scores(self) -> pd.DataFrame:
@@ -241,10 +203,10 @@ class _Fit:
         return pd.DataFrame({**table, **{member: self.singles[:, i] for i, member in enumerate(oof.names)}})
 
     def write(self, folder: Path, result: dict[str, Any]) -> None:
-        """Write the stacker, if one was chosen, the scores, and last blend.json."""
+        """Write boosted pixels, if they were chosen, the scores, and last blend.json."""
         stacker = self.outcome.decision.candidate.stacker
         if stacker is not None:
-            _save_stacker(stacker, folder, list(self.used()))
+            pixels_file.save(folder, cast("BoostedPixels", stacker), list(self.used()))
         if self.looked is not None:
             pixel_report.save(folder, self.looked)
         write_table(folder / scores_file(self.oof.metric), self.scores())
@@ -261,8 +223,6 @@ def main(
     runs: RunsFolder = Path("runs"),
     jobs: Jobs = -1,
     repairs: Literal["measure", "off"] = "measure",
-    conv_stacker: bool = False,
-    conv_stacker_image: bool = False,
     pixels: bool = False,
     max_error_ratio: ErrorRatio = 5.0,
     table: bool = True,
@@ -273,15 +233,13 @@ def main(
         members: variants to choose from, a comma list; all takes every variant whose folds are all trained, says which
             are not, and refuses to replace a blend that was chosen with one of them.
         blend: use this way of blending (best-single, equal-mean, mean-of-best, greedy, logistic, dice-weights, which
-            is named after the metric; probability, geometric, majority, each also as weighted-...; conv-stacker,
-            conv-stacker-image, pixels) instead of choosing one.
+            is named after the metric; probability, geometric, majority, each also as weighted-...; pixels) instead of
+            choosing one.
         name: of the result, and of its folder in the runs folder.
         repairs: measure repairs of the mask and keep those that surely gain, or leave them out.
-        conv_stacker: also fit a small convolutional network on the logits, which takes minutes: also without each fold
-            and each two, so that it takes part in the choice like any other way.
-        conv_stacker_image: also fit one that sees the image beside the logits.
         pixels: also boost trees that decide the pixels of which the networks are unsure, by their logits and the
-            picture at full size around each; they take part in the choice likewise.
+            picture at full size around each; also without each fold and each two, so that they take part in the choice
+            like any other way.
         max_error_ratio: a network with more than this many times the best one's error is scored but not searched: it
             would gain nothing, and leave most pixels undecided. 1 or more.
         table: print the figures; `make report` prints the same ones.
@@ -289,7 +247,7 @@ def main(
     # 1) what cannot be meant is refused before anything is read
     facts, data, root = places(competition, data, runs)
     metric = find_metric(facts.metric)
-    ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTING_WAYS)), *conv.NAMES, pixels_way.NAME)
+    ways = (*(way_name(way, metric) for way in (*BLENDERS, *VOTING_WAYS)), pixels_way.NAME)
     if blend and blend not in ways:
         raise UserError(f"unknown way of blending {blend!r}; known: {', '.join(ways)}.")
     folder = blend_folder(root, name)
@@ -316,11 +274,9 @@ def main(
     index = RememberingIndex.around(plain_index)
     again = () if not can_nest(oof.fold) else (blend,) if blend else ways
     candidates = evaluate_all(index, oof.fold, inner=again)
-    asked = {conv.NAME: conv_stacker, conv.IMAGE_NAME: conv_stacker_image, pixels_way.NAME: pixels}
-    stackers = [each for each in asked if asked[each] or blend == each]
-    candidates, pictures = _with_stackers(
-        stackers, candidates, part, training, root / CACHE_DIR, alone=bool(blend), jobs=jobs
-    )
+    pictures: dict[Frame, Inputs] = {}
+    if pixels or blend == pixels_way.NAME:
+        candidates, pictures = _with_pixels(candidates, part, training, alone=bool(blend), jobs=jobs)
 
     # 5) the choice of a way, a threshold and repairs; and the same once more without each fold
     outcome = settle(candidates, index, part, way=blend, repairs=repairs == "measure", pictures=pictures, jobs=jobs)
@@ -332,11 +288,6 @@ def main(
     looked = pixel_report.look_into(chosen, blended, pictures, jobs=jobs) if chosen.name == pixels_way.NAME else None
     fit = _Fit(oof, singles, searched, candidates, outcome, agreements, looked)
     result = fit.to_json(name, training)
-    try:
-        result |= entries_of(folder, result)
-    except UserError as error:
-        # what was found is not lost for a refiner that is damaged
-        print(plain(str(error)))
     written = BLEND.of(result)
     fit.write(folder, result)
     if table:

@@ -17,7 +17,7 @@ import pandas as pd
 from command_line import UserError
 from competition import Competition
 from ensemble.blend import Blend, blend_of
-from ensemble.blend_file import STACKER_VOTES, FittedBlend, scores_file
+from ensemble.blend_file import PIXELS_VOTE, FittedBlend, scores_file
 from ensemble.chosen_without import chosen_without
 from ensemble.pseudo_choice import TAKEN, Expectation, certainty, choose, label, measure
 from ensemble.stored_masks import StoredMasks
@@ -79,13 +79,11 @@ def blends_of(
         UserError: a fold's own labels are wanted of a blend that has a part which no fold is without.
     """
     contents = {fold: chosen_without(fitted, fold) for fold in folds}
-    if labels == "own-fold":
-        stacked = [content["vote"] for content in contents.values() if content.get("vote") in STACKER_VOTES]
-        if stacked:
-            raise UserError(
-                f"{stacked[0]} is kept as it was fitted on all folds alone, so that no fold's labels are its own: "
-                "leave out --own-fold, or choose a blend without it (make fit)."
-            )
+    if labels == "own-fold" and any(content.get("vote") == PIXELS_VOTE for content in contents.values()):
+        raise UserError(
+            f"{PIXELS_VOTE} is kept as it was fitted on all folds alone, so that no fold's labels are its own: "
+            "leave out --own-fold, or choose a blend without it (make fit)."
+        )
     return _part(fitted, members, folder), {f: _part(content, members, folder) for f, content in contents.items()}
 
 

@@ -130,15 +130,15 @@ def _photograph_logits(
 def own_logits(blend: Blend, paths: Sequence[Path], folds: int = 0) -> list[np.ndarray]:
     """A blend's logits of some images, (H, W) float32 of each one's own size, above 0 where its mask is.
 
-    They are computed as an export does: in float32, from the images' own pixels, without refiners, repairs and what
-    empties masks. Predictions here use bfloat16 on machines that have it, and let the JPEG codec do the first halvings.
+    They are computed as an export does: in float32, from the images' own pixels, without repairs and what empties
+    masks. Predictions here use bfloat16 on machines that have it, and let the JPEG codec do the first halvings.
 
     Args:
         blend: whose combination needs no image.
         paths: of the images.
         folds: networks of each member; 0 takes all.
     """
-    plain = replace(blend, refiners=(), repairs=(), gate=None)
+    plain = replace(blend, repairs=(), gate=None)
     decoded = ((path, photograph_of(decode(path), plain.frames)) for path in paths)
     return [logits_of(plain, logits) for logits in _photograph_logits(plain, decoded, folds)]
 

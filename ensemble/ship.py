@@ -6,7 +6,7 @@ Everything that predicts takes the folder with `--runs`. Logits, training states
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,7 @@ import tyro
 import atomic
 from command_line import UserError, program
 from ensemble.blend import find_blend
-from ensemble.blend_file import (
-    BLEND_FILE,
-    PIXELS_FILE,
-    REFINER_DIR,
-    REFINER_FILE,
-    STACKER_FILE,
-    STACKER_WEIGHTS_FILE,
-    TREES_FILE,
-    FittedBlend,
-    blend_folder,
-    read_blend,
-)
-from ensemble.boundary_file import REFINER, stored_anew
+from ensemble.blend_file import BLEND_FILE, PIXELS_FILE, TREES_FILE, FittedBlend, blend_folder, read_blend
 from ensemble.mask_agreement import (
     NOT_COMPARED,
     Agreement,
@@ -40,14 +28,7 @@ from ensemble.mask_agreement import (
 from ensemble.model_card import card, networks_of, scores_by_view
 from folder_lock import fill
 from folds.outputs import WEIGHTS_DIGEST, digest
-from folds.run_layout import (
-    MANIFEST_FILE,
-    METRICS_FILE,
-    SEEN_FILE,
-    TRAINED_FILES,
-    WEIGHTS_FILE,
-    fold_folder,
-)
+from folds.run_layout import MANIFEST_FILE, METRICS_FILE, SEEN_FILE, TRAINED_FILES, WEIGHTS_FILE
 from folds.task import read_manifest
 from models import checkpoint, weight_code
 from models.weight_code import Bits
@@ -113,40 +94,14 @@ def _copy_fold(source: Path, target: Path, *, bits: Bits) -> None:
         atomic.write_json(target / MANIFEST_FILE, {**manifest, **changed})
 
 
-def _copy_refiner(source: Path, target: Path, fitted: Mapping[str, Any], *, bits: Bits) -> str:
-    """The refiner of a blend, whose blend.json is to be `fitted`; returns its digest.
-
-    In fewer bits it is another one, and is applied to other logits than it learned from: its record says so.
-    """
+def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[Member]) -> FittedBlend:
+    """The blend's own files, its blend.json over the members as they were copied."""
     target.mkdir(parents=True)
-    record = REFINER.read(source / REFINER_FILE)
-    folds = [fold_folder(target, k) for k in range(len(record["weights_digests"]))]
-    for fold in folds:
-        _copy_fold(source / fold.name, fold, bits=bits)
-    if bits not in _STORED:
-        shutil.copyfile(source / REFINER_FILE, target / REFINER_FILE)
-        return record["digest"]
-    anew = stored_anew(record, [digest((fold / WEIGHTS_FILE).read_bytes()) for fold in folds], fitted)
-    atomic.write_json(target / REFINER_FILE, anew)
-    return str(anew["digest"])
-
-
-def _copy_blend(source: Path, target: Path, fitted: FittedBlend, members: list[Member], *, bits: Bits) -> FittedBlend:
-    """The blend's own files, its blend.json over the members as they were copied.
-
-    Of members that it was fitted with and does not have, which stay behind, it keeps the digests: a refiner's record
-    covers them.
-    """
-    target.mkdir(parents=True)
-    for name in (STACKER_FILE, STACKER_WEIGHTS_FILE, PIXELS_FILE, TREES_FILE):
+    for name in (PIXELS_FILE, TREES_FILE):
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
-    digests = {**fitted["weights_digests"], **{member.name: member.weights_digest for member in members}}
-    copied: Any = {**fitted, "weights_digests": digests}
-    if fitted.get("refiners"):
-        refiner = _copy_refiner(source / REFINER_DIR, target / REFINER_DIR, copied, bits=bits)
-        copied["refiners"] = [{**entry, "digest": refiner} for entry in fitted["refiners"]]
-    atomic.write_json(target / BLEND_FILE, copied)
+    digests = {member.name: member.weights_digest for member in members}
+    atomic.write_json(target / BLEND_FILE, {**fitted, "weights_digests": digests})
     return read_blend(target)
 
 
@@ -194,7 +149,7 @@ def main(
                 _copy_fold(fold, folder / member.name / fold.name, bits=bits)
         names = [member.name for member in blend.members]
         members = find_members(folder, names, len(blend.members[0].folds))
-        copied = _copy_blend(blend_folder(root, name), folder / name, fitted, members, bits=bits)
+        copied = _copy_blend(blend_folder(root, name), folder / name, fitted, members)
         # refused here, and not where it has been handed on
         shipped = find_blend(folder, name)
         agreement = ""

@@ -77,7 +77,7 @@ class WholeNetwork(torch.nn.Module):
         folds: networks of each member; 0 takes all its folds.
 
     Raises:
-        UserError: a member was imported; or the blend has a stacker or a refiner, which cannot be left out.
+        UserError: a member was imported; or the blend has boosted pixels, which cannot be left out.
     """
 
     def __init__(self, blend: Blend, folds: int = 0) -> None:
@@ -87,8 +87,6 @@ class WholeNetwork(torch.nn.Module):
             raise UserError(
                 f"a blend by {self.label.split()[0]} cannot be exported: choose another way (BLEND=greedy)."
             )
-        if blend.refiners:
-            raise UserError("a blend with a refiner cannot be exported: export one of its members alone (V=...).")
         pairs = [(m, w) for m, w in zip(blend.members, blend.weights, strict=True) if w != 0]
         for member, _ in pairs:
             member.require_network()

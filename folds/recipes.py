@@ -177,17 +177,6 @@ RECIPES = {
         # from scratch on a CPU, for thousands of small images: within five minutes a fold on one core
         Recipe(name="small", **_SMALL),
         Recipe(name="small-lovasz", **(_SMALL | {"loss": "bce-lovasz"})),
-        # tiles on the band around a blend's boundary (refine/train.py): a batch is images, each with its tiles
-        Recipe(
-            name="boundary",
-            epochs=6,
-            batch=8,
-            loss="bce",
-            learning_rate=3e-3,
-            warmup=0.05,
-            augment="flip",
-            keep="last",
-        ),
         # system A: Adam, no augmentation
         Recipe(
             name="a-cnn", epochs=20, batch=16, learning_rate=1e-3, schedule="constant", augment="none", **_PUBLISHED

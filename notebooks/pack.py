@@ -8,15 +8,7 @@ from pathlib import Path
 
 import atomic
 from command_line import UserError
-from ensemble.blend_file import (
-    BLEND_FILE,
-    REFINER_DIR,
-    REFINER_FILE,
-    STACKER_FILE,
-    STACKER_WEIGHTS_FILE,
-    blend_folder,
-    read_blend,
-)
+from ensemble.blend_file import BLEND_FILE, PIXELS_FILE, TREES_FILE, blend_folder, read_blend
 from folds.run_layout import FOLDS_FILE, TRAINED_FILES, WEIGHTS_FILE, finished_folds
 from kaggle_client.credentials import Credentials
 from path_names import inside
@@ -75,14 +67,10 @@ def blend_files(root: Path, blend: str) -> Iterator[tuple[str, Path]]:
     folder = blend_folder(root, blend)
     members = read_blend(folder)["members"]
     yield from fold_files(root)
-    for name in (BLEND_FILE, STACKER_FILE, STACKER_WEIGHTS_FILE):
+    for name in (BLEND_FILE, PIXELS_FILE, TREES_FILE):
         path = folder / name
         if path.exists():
             yield f"runs/{root.name}/{blend}/{name}", path
-    refiner = folder / REFINER_DIR
-    for path in (refiner / REFINER_FILE, *(fold / WEIGHTS_FILE for fold in finished_folds(refiner))):
-        if path.exists():
-            yield f"runs/{root.name}/{blend}/{path.relative_to(folder).as_posix()}", path
     for member in members:
         folds = finished_folds(inside(root, member, f"{folder / BLEND_FILE}"))
         if not folds:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import safetensors.torch
 import torch
 
 import atomic
 from competition import COMPETITIONS, Size
 from ensemble import pixels_file
-from ensemble.blend_file import REFINER_DIR, REFINER_FILE
-from ensemble.boundary import boundary_for
-from ensemble.boundary_file import after_refiner, coarse_digest, digest_of, entries_of
-from ensemble.conv_stacker import ConvStacker
-from ensemble.patches import Patches
 from ensemble.pixels import BoostedPixels, names_of_features
 from ensemble.trees import Growth, grow
-from folds.outputs import LOGITS_DIGEST, digest
+from folds.outputs import LOGITS_DIGEST
 from folds.run_layout import MANIFEST_FILE
 from models import checkpoint
 from models.build import build
@@ -111,23 +104,6 @@ def save_blend(
     atomic.write_json(root / "blend" / "blend.json", blend)
 
 
-def save_stacker(root: Path, members: list[Member], *, image: bool) -> ConvStacker:
-    """Fit a stacker of these members to noise, and write it as the blend."""
-    rng = np.random.default_rng(0)
-    windows = Patches(
-        rng.normal(scale=4, size=(4, len(members), 16, 16)).astype(np.float16),
-        rng.integers(0, 256, (4, 16, 16)).astype(np.uint8),
-        np.arange(4),
-        rng.integers(0, 256, (4, 16, 16, 3)).astype(np.uint8),
-    )
-    weights = np.full(len(members), 1 / len(members))
-    stacker = ConvStacker(steps=20, batch=4, image=image).fit(windows, np.arange(4), weights)
-    stacker.save(root / "blend", [member.name for member in members])
-    vote = "conv-stacker-image" if image else "conv-stacker"
-    save_blend(root, members, weights.tolist(), vote=vote, stacker_digest=stacker.digest())
-    return stacker
-
-
 def save_pixels(root: Path, members: list[Member], trained_on: Size) -> BoostedPixels:
     """Boost pixels of these members on noise, and write them as the blend."""
     rng = np.random.default_rng(0)
@@ -138,45 +114,6 @@ def save_pixels(root: Path, members: list[Member], trained_on: Size) -> BoostedP
     pixels_file.save(root / "blend", boosted, [member.name for member in members])
     save_blend(root, members, weights, vote="pixels", stacker_digest=boosted.digest())
     return boosted
-
-
-def save_refiner(folder: Path, full: Size, *, kept: bool = True, trained: bool = True, folds: int = 2) -> None:
-    """Write a boundary refiner with random weights into the folder of a blend, and tell blend.json of it.
-
-    Args:
-        folder: of a blend that `save_blend` wrote.
-        full: (H, W) of the images.
-        kept: as if it had gained.
-        trained: the weights are random ones; otherwise those of before any training, which change nothing.
-    """
-    boundary = boundary_for(full, tile_px=32, widths=(4, 4, 8))
-    fitted = json.loads((folder / "blend.json").read_text())
-    digests = []
-    for k in range(folds):
-        torch.manual_seed(k)
-        state = build(boundary.variant(), pretrained=False).state_dict()
-        if trained:
-            state["logits.weight"] = torch.randn_like(state["logits.weight"]) * 5
-        path = folder / REFINER_DIR / f"fold{k}" / checkpoint.WEIGHTS_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(state, path)
-        digests.append(digest(path.read_bytes()))
-    figures = {"dice": 0.5, "interval": [0.4, 0.6], "worst": 0.3}
-    record = {
-        "name": "boundary",
-        "boundary": asdict(boundary),
-        "coarse_digest": coarse_digest(fitted),
-        "weights_digests": digests,
-        "digest": digest_of(boundary, digests),
-        **after_refiner(fitted),
-        "before": figures,
-        "after": figures,
-        "gain": 0.01,
-        "interval": [0.001, 0.02],
-        "kept": kept,
-    }
-    atomic.write_json(folder / REFINER_DIR / REFINER_FILE, record)
-    atomic.write_json(folder / "blend.json", {**fitted, **entries_of(folder, fitted)})
 
 
 def write_photograph(path: Path, height: int, width: int, seed: int = 0) -> None:

@@ -43,7 +43,7 @@ from predict.tile_graph import graph_of
 from predict.tiles import predict_in_tiles
 from studio.render import render_competition
 from tests.conftest import read_picture
-from tests.synthetic_runs import UNET, save_blend, save_member, save_stacker, write_photograph
+from tests.synthetic_runs import UNET, save_blend, save_member, save_pixels, write_photograph
 
 ROOT = Path(__file__).parent.parent
 STUDIO = COMPETITIONS["studio"]
@@ -283,8 +283,8 @@ def test_what_cannot_go_into_one_file_is_refused_or_named(
     assert "left out, as it works on whole masks: fill-holes" in printed
     assert "not compared, as there are no images" in printed
     assert json.loads((root / "blend" / "export" / "blend.pt2.json").read_text())["left_out"] == ["fill-holes"]
-    save_stacker(root, members, image=False)
-    with pytest.raises(SystemExit, match="a blend by conv-stacker cannot be exported: choose another way"):
+    save_pixels(root, members, (64, 96))
+    with pytest.raises(SystemExit, match="a blend by pixels cannot be exported: choose another way"):
         main(**where)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find_spec(name))

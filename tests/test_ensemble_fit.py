@@ -1,8 +1,7 @@
-"""The program that chooses a blend: votes and stackers through to blend.json, and on to those who read it."""
+"""The program that chooses a blend: votes and boosted pixels through to blend.json, and on to those who read it."""
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -18,13 +17,12 @@ from competition import COMPETITIONS
 from ensemble import fit
 from ensemble.blend import find_blend
 from ensemble.blend_table import table_lines
-from ensemble.conv_stacker import ConvStacker
 from ensemble.repairs import apply_kept
 from ensemble.voting import combination_of
 from folds.store import LogitStore
 from folds.train import main as train
 from models import checkpoint
-from models.frame import Frame
+from models.frame import Frame, load_for
 from report import write as report
 from tests import naive, naive_ensemble
 from tests.conftest import CARS, ellipse, write_ellipses
@@ -185,31 +183,25 @@ def test_gains_are_of_paired_differences(trained: tuple[Path, Path]) -> None:
     assert blend["agreement"]["images"] == 12 and 0.5 < blend["agreement"]["limit"] < 1
 
 
-def test_a_stacker_that_sees_the_image_is_fitted_and_read_back(
-    trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, runs = trained
-    monkeypatch.setattr(fit, "ConvStacker", functools.partial(ConvStacker, steps=10, batch=4))
-    fit.main(data=data, runs=runs, jobs=1, name="seen", blend="conv-stacker-image")
-    blend = json.loads((runs / "carvana" / "seen" / "blend.json").read_text())
-    assert blend["kind"] == blend["vote"] == "conv-stacker-image"
-    assert json.loads((runs / "carvana" / "seen" / "conv_stacker.json").read_text())["image"] is True
-    blend = find_blend(runs / "carvana", "seen")
-    assert blend.image_frames(CARVANA.size) == (blend.members[0].frame,)
-    report.main(data=data, runs=runs, name="seen", jobs=1)
-    assert "conv-stacker-image" in (runs / "carvana" / "seen" / "report.html").read_text()
-
-
-def test_pixels_are_boosted_and_read_back(trained: tuple[Path, Path]) -> None:
+def test_pixels_are_boosted_and_read_back_by_mixture_and_report(trained: tuple[Path, Path]) -> None:
     data, runs = trained
     fit.main(data=data, runs=runs, jobs=1, name="boosted", blend="pixels")
     folder = runs / "carvana" / "boosted"
     fitted = json.loads((folder / "blend.json").read_text())
     assert fitted["kind"] == fitted["vote"] == "pixels"
+    assert fitted["members"] == sorted(VARIANTS)
     assert list(fitted["candidates"])[-1] == "pixels" and fitted["cv"]["nested"][0] == "weights"
     blend = find_blend(runs / "carvana", "boosted")
     assert blend.image_frames(CARVANA.size) == (Frame(CARVANA.size, "pad"),)
     assert blend.combination.label == f"pixels {fitted['stacker_digest']}"
+    stores = [LogitStore.open(member.folder / "oof.zarr") for member in blend.members]
+    dice = []
+    for name in stores[0].names:
+        images = load_for(blend.image_frames(CARVANA.size), data / "train" / name)[0]
+        mask, truth = blend.mask([s.read(name)[0] for s in stores], CARVANA.size, images), truth_of(name)
+        dice.append(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+    # fitted on the very images, and yet no other blend
+    assert abs(np.mean(dice) - fitted["cv"]["dice"]) < 0.02
     report.main(data=data, runs=runs, name="boosted", jobs=1)
     assert "pixels" in (folder / "report.html").read_text()
 
@@ -264,29 +256,3 @@ def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
         "fpn-regnetx/oof.zarr lacks the logits of 1 images",
         lambda root: next(iter((root / "fpn-regnetx" / "oof.zarr").glob("c.*"))).unlink(),
     )
-
-
-def test_a_forced_stacker_is_in_the_blend_and_read_back_by_mixture_and_report(
-    trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, runs = trained
-    folder = runs / "carvana" / "stacked"
-    monkeypatch.setattr(fit, "ConvStacker", functools.partial(ConvStacker, steps=10, batch=4))
-    fit.main(data=data, runs=runs, jobs=1, repairs="off", name="stacked", blend="conv-stacker")
-    blend = json.loads((folder / "blend.json").read_text())
-    assert blend["kind"] == blend["vote"] == "conv-stacker"
-    assert blend["members"] == sorted(VARIANTS)
-    assert list(blend["candidates"])[-1] == "conv-stacker"
-    assert blend["cv"] == {k: v for k, v in blend["candidates"]["conv-stacker"].items() if k in blend["cv"]}
-    found = find_blend(runs / "carvana", "stacked")
-    stores = [LogitStore.open(member.folder / "oof.zarr") for member in found.members]
-    dice = []
-    for name in stores[0].names:
-        planes = [s.read(name)[0] for s in stores]
-        mask, truth = found.mask(planes, CARVANA.size), truth_of(name)
-        dice.append(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
-    # fitted on the very images, and yet no other blend
-    assert abs(np.mean(dice) - blend["cv"]["dice"]) < 0.02
-    assert blend["stacker_digest"] in found.state()["vote"]
-    report.main(data=data, runs=runs, name="stacked", jobs=1)
-    assert "conv-stacker" in (folder / "report.html").read_text()

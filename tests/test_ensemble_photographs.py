@@ -10,13 +10,13 @@ from PIL import Image
 from ensemble.blend import find_blend
 from ensemble.photographs import main as mask_photographs
 from folds.logit_code import rounded
-from models.frame import Frame, frame_of
+from models.frame import frame_of
 from models.image_file import decode
 from predict.blocks import Place
 from predict.photographs import load, network_logits
 from predict.replicas import ReplicaPool
 from tests.conftest import png_header
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, save_stacker, write_photograph
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, write_photograph
 
 PADS = replace(UNET, name="tiny-pads", fit="pad", size=(64, 64))
 UNET_FRAME, PADS_FRAME = frame_of(UNET), frame_of(PADS)
@@ -68,26 +68,6 @@ SIZES = {
     "alpha": (40, 45),
     "turned": (411, 300),
 }
-
-
-def test_a_stacker_sees_the_photograph_in_tiles_too(photographs: Path, tmp_path: Path) -> None:
-    root = tmp_path / "runs" / "studio"
-    members = [save_member(root, UNET), save_member(root, PADS)]
-    stacker = save_stacker(root, members, image=True)
-    out = tmp_path / "out"
-    call(root.parent, photographs, out)
-    pool = ReplicaPool(members)
-    # larger than the network that pads, in tiles at its own size; and smaller, where the network sees it padded
-    for name, grid in (("large.jpg", Frame((300, 411))), ("small.png", Frame(UNET.size))):
-        photograph = load(photographs / name, [UNET_FRAME, PADS_FRAME])
-        with pool.running():
-            (logits,) = network_logits(pool, [(Place(name, 0, 1), photograph)])
-        assert stacker.image_frame(logits.frames, logits.size) == grid
-        whole = decode(photographs / name)
-        image = whole if grid.size == whole.shape[:2] else UNET_FRAME.load(photographs / name)[0]
-        planes = [rounded(plane) for plane in logits.planes]
-        full = stacker(planes, logits.frames, [], photograph.size, image)
-        np.testing.assert_array_equal(pixels(out / f"{Path(name).stem}_mask.png") > 0, full > 0)
 
 
 def test_boosted_pixels_see_photographs_of_every_size_whole(photographs: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import cv2
 import numpy as np
 import pytest
 import safetensors.torch
@@ -17,7 +16,7 @@ import safetensors.torch
 from competition import COMPETITIONS
 from ensemble import photographs
 from ensemble.blend import find_blend
-from ensemble.blend_file import BLEND_FILE, REFINER_DIR, REFINER_FILE
+from ensemble.blend_file import BLEND_FILE
 from ensemble.mask_agreement import whole_masks
 from ensemble.ship import CARD_FILE, main
 from folds.recipes import find_recipe
@@ -33,8 +32,6 @@ from tests.synthetic_runs import (
     save_blend,
     save_member,
     save_pixels,
-    save_refiner,
-    save_stacker,
     write_photograph,
 )
 
@@ -145,18 +142,6 @@ def test_what_float16_cannot_hold_is_refused(root: Path) -> None:
         _ship(root, bits=16)
 
 
-@pytest.mark.parametrize("boosted", [False, True])
-def test_stackers_go_along(tmp_path: Path, boosted: bool) -> None:
-    root = tmp_path / "runs" / "studio"
-    members = [save_member(root, variant) for variant in (UNET, replace(UNET, name="tiny-other"))]
-    if boosted:
-        save_pixels(root, members, STUDIO.size)
-    else:
-        save_stacker(root, members, image=True)
-    shipped = _ship(root)
-    assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
-
-
 def _predicted(root: Path, images: Path) -> dict[str, bytes]:
     """What `make predict` makes of some images."""
     out = root.parent.parent / f"masks-of-{root.parent.name}"
@@ -164,38 +149,21 @@ def _predicted(root: Path, images: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*.png")}
 
 
-@pytest.mark.parametrize("bits", get_args(Bits))
-def test_a_refiner_goes_along_whatever_its_blend_was_fitted_with(root: Path, bits: Bits) -> None:
-    # a member that the fit gave no weight: its digest is a part of what the refiner learned from, and it stays behind
-    blend = root / "blend" / BLEND_FILE
-    fitted = json.loads(blend.read_text())
-    fitted["weights_digests"]["tiny-useless"] = "0123456789abcdef"
-    blend.write_text(json.dumps(fitted))
-    save_refiner(root / "blend", STUDIO.size)
+def test_boosted_pixels_go_along(tmp_path: Path) -> None:
+    root = tmp_path / "runs" / "studio"
+    members = [save_member(root, variant) for variant in (UNET, replace(UNET, name="tiny-other"))]
+    save_pixels(root, members, STUDIO.size)
     for k in range(3):
-        write_photograph(root.parent.parent / "photos" / f"{k}.png", 200 + 31 * k, 301, seed=k)
-    if bits < 32:
-        render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
-    shipped = _ship(root, bits=bits, check=1)
-    before, after = (_predicted(each, root.parent.parent / "photos") for each in (root, shipped))
-    records = [json.loads((each / "blend" / REFINER_DIR / REFINER_FILE).read_text()) for each in (root, shipped)]
-    if bits == 32:
-        assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
-        assert (records[0], before) == (records[1], after) and len(before) == 3
-        return
-    for name, mask in before.items():
-        pixels = [cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_GRAYSCALE) for each in (mask, after[name])]
-        assert np.mean(pixels[0] != pixels[1]) < 1e-3
-    # what it learned from and what it gained is said of it still; what it is applied to is other
-    changed = {key for key in records[1] if records[1][key] != records[0].get(key)}
-    assert changed == {"weights_digests", "digest", "applied_to"}
-    sizes = [(each / "blend" / REFINER_DIR / "fold1" / WEIGHTS_FILE).stat().st_size for each in (root, shipped)]
-    assert sizes[1] < 0.75 * sizes[0]
+        write_photograph(tmp_path / "photos" / f"{k}.png", 200 + 31 * k, 301, seed=k)
+    shipped = _ship(root)
+    assert find_blend(shipped, "blend").state() == find_blend(root, "blend").state()
+    before, after = (_predicted(each, tmp_path / "photos") for each in (root, shipped))
+    assert before == after and len(before) == 3
 
 
-def test_fewer_bits_of_a_stacker_that_sees_the_image(root: Path) -> None:
+def test_fewer_bits_beside_boosted_pixels(root: Path) -> None:
     members = find_members(root, [UNET.name, AVERAGE.name], 2)
-    save_stacker(root, members, image=True)
+    save_pixels(root, members, STUDIO.size)
     render_competition(root.parent.parent / "data", cars=1, test_cars=1, seed=3, views=2)
     shipped = _ship(root, bits=16, check=1)
     assert "On 1 image, masks by the weights in float16 agree" in (shipped / CARD_FILE).read_text()

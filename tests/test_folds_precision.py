@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from command_line import UserError
-from ensemble.boundary import BoundaryRefiner, boundary_for
 from folds import workers
 from folds.complete import complete_fold
 from folds.fold import run_fold
@@ -23,7 +21,6 @@ from folds.recipes import Precision as Asked
 from folds.run_layout import MANIFEST_FILE, PRECISION_FILE
 from folds.store import LogitStore
 from folds.task import FoldTask, read_manifest
-from models.build import build
 from predict.members import Member, find_members
 from predict.predictor import predict
 from tests.killed_folds import check_same
@@ -244,17 +241,3 @@ def test_workers_that_would_emulate_are_refused() -> None:
     ):
         workers._check_workers(mixed, "tcp://a:1", (), {"float32", "bf16"})
     workers._check_workers(Workers({"float32", "bf16"}), "tcp://a:1", (), {"bf16"})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("trained", "has", "wanted"), [("float32", True, "float32"), ("bf16", True, "bf16")])
-def test_a_refiner_predicts_in_what_it_was_trained_in(
-    trained: Any, has: bool, wanted: str, with_bf16: Callable[[bool], None]
-) -> None:
-    with_bf16(has)
-    boundary = boundary_for((67, 91), tile_px=32, widths=(4, 4, 8))
-    states = [build(boundary.variant(), pretrained=False).state_dict() for _ in range(2)]
-    image = np.zeros((*boundary.size, 3), np.uint8)
-    logits = np.where(np.arange(91) > 40, 3, -3) * np.ones((67, 1), np.float32)
-    with computed_in() as found:
-        BoundaryRefiner(boundary, states, "", (trained, trained))(logits.astype(np.float32), image)
-    assert found == {DTYPES[wanted]}

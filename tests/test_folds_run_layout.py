@@ -15,7 +15,6 @@ PACKAGES = (
     "folds",
     "predict",
     "ensemble",
-    "refine",
     "report",
     "submit",
     "kaggle_client",

@@ -16,8 +16,10 @@ import pandas as pd
 import pytest
 
 from command_line import UserError
-from ensemble.conv_stacker import ConvStacker
+from ensemble import pixels_file
 from ensemble.photograph_files import write_png
+from ensemble.pixels import BoostedPixels, names_of_features
+from ensemble.trees import Growth, grow
 from folds.csv_table import write_table
 from report import page
 from report.composites import draw as draw_composites
@@ -63,10 +65,10 @@ def compress(folder: Path) -> None:
     compressed(path)
 
 
-def save_stacker(folder: Path) -> None:
-    stacker = ConvStacker()
-    stacker.weights_, stacker.state_ = np.ones(1, np.float32), {"noise": NOISE}
-    stacker.save(folder, ["a"])
+def save_pixels(folder: Path) -> None:
+    features = np.random.default_rng(0).normal(size=(4000, len(names_of_features(1)))).astype(np.float32)
+    trees = grow(features, features[:, 0] > features[:, 1], Growth(trees=40, leaves=31))
+    pixels_file.save(folder, BoostedPixels(trees, (1.0,), 2.5, (64, 96)), ["a"])
 
 
 class NoisyReader:
@@ -97,7 +99,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "spooled rows": write_spooled,
     "submission": join_shards,
     "compressed submission": compress,
-    "stacker": save_stacker,
+    "boosted pixels": save_pixels,
     "page": lambda folder: page.write(folder / "report.html", "page.html.j2", title="x" * 20_000),
     "picture": lambda folder: Album(folder / "report", "report").pane("a.jpg", "truth", NOISE),
     "contact sheet": draw_sheet,

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("folds", "predict", "ensemble", "refine", "report", "submit", "kaggle_client", "studio", "notebooks")
+PACKAGES = ("folds", "predict", "ensemble", "report", "submit", "kaggle_client", "studio", "notebooks")
 # torch alone takes one to two seconds; these compute with it, or read what was computed with it
 WITH_TORCH = {
     "ensemble.depth", "ensemble.export", "ensemble.fit", "ensemble.photographs", "ensemble.rounds", "ensemble.ship",
     "ensemble.tta_gain", "folds.augment",
-    "folds.offer", "folds.train", "refine.train", "report.activations", "report.composites",
+    "folds.offer", "folds.train", "report.activations", "report.composites",
     "report.disagreement", "report.group_labels", "report.pseudo",
     "report.suspects", "report.write", "submit.make", "submit.plan",
 }  # fmt: skip

@@ -96,8 +96,6 @@ TAKEN = (
     ("folds", "V", "--variant"),
     ("fit", "V", "--members"),
     ("fit", "BLEND", "--blend"),
-    ("refine", "BLEND", "--name"),
-    ("refine", "F", "--fold"),
     ("submission", "DATA", "--data"),
     ("submit", "C", "--competition"),
     ("predict", "IMAGES", "--images"),

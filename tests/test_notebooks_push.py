@@ -260,6 +260,8 @@ def test_blend_takes_its_members_along(tmp_path: Path) -> None:
     root = tmp_path / "runs" / "carvana"
     for name in (
         "blend/blend.json",
+        "blend/pixels.json",
+        "blend/pixels.safetensors",
         "a-cnn-128/fold0/manifest.json",
         "a-cnn-128/fold0/weights.safetensors",
         "a-cnn-128/oof.zarr/c.0",
@@ -268,6 +270,8 @@ def test_blend_takes_its_members_along(tmp_path: Path) -> None:
         (root / name).write_text(json.dumps(fitted_blend({"a-cnn-128": "0123"}, [1.0])))
     assert [name for name, _ in pack.blend_files(root, "blend")] == [
         "runs/carvana/blend/blend.json",
+        "runs/carvana/blend/pixels.json",
+        "runs/carvana/blend/pixels.safetensors",
         "runs/carvana/a-cnn-128/fold0/manifest.json",
         "runs/carvana/a-cnn-128/fold0/weights.safetensors",
     ]

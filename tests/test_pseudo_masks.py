@@ -1,4 +1,4 @@
-"""A pseudo-label is the blend's mask, whatever the blend does: every vote, stackers, a threshold, repairs, presence."""
+"""A pseudo-label is the mask of the blend, whatever it does: votes, boosted pixels, a threshold, repairs, presence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from command_line import UserError
 from competition import COMPETITIONS
 from ensemble.blend import find_blend
-from ensemble.blend_file import PIXELS_VOTE, STACKER_VOTES
+from ensemble.blend_file import PIXELS_VOTE
 from ensemble.labelling import blends_of
 from ensemble.selection import VOTING_WAYS
 from ensemble.voting import LINEAR, VOTES
@@ -30,7 +30,7 @@ from report import pseudo
 from submit import make
 from tests import naive
 from tests.conftest import write_mask
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, save_stacker, write_photograph
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, write_photograph
 
 FULL = (61, 83)
 SMALL = replace(COMPETITIONS["studio"], size=FULL, test_masks_dir=None)
@@ -91,7 +91,7 @@ def test_labels_keep_the_sign_of_every_logit_and_all_256_are_stored_exactly(tmp_
     assert LabelStore.open(tmp_path / "labels.zarr").soft("a").tolist() == [list(range(256))]
 
 
-@pytest.mark.parametrize("vote", [LINEAR.label, *VOTES, *STACKER_VOTES])
+@pytest.mark.parametrize("vote", [LINEAR.label, *VOTES, PIXELS_VOTE])
 @pytest.mark.parametrize("further", ["plain", "everything"])
 def test_labels_are_the_masks_that_the_submission_has(
     made: tuple[Path, Path, list[Any]], vote: str, further: str
@@ -101,12 +101,8 @@ def test_labels_are_the_masks_that_the_submission_has(
     entries: dict[str, Any] = {"vote": vote}
     if vote in VOTES:
         entries["kind"] = next(way for way, (_, its_vote) in VOTING_WAYS.items() if its_vote == vote)
-    if vote in STACKER_VOTES:
-        if vote == PIXELS_VOTE:
-            entries |= {"kind": vote, "stacker_digest": save_pixels(root, members, FULL).digest()}
-        else:
-            stacker = save_stacker(root, members, image=vote == STACKER_VOTES[1])
-            entries |= {"kind": vote, "stacker_digest": stacker.digest()}
+    if vote == PIXELS_VOTE:
+        entries |= {"kind": vote, "stacker_digest": save_pixels(root, members, FULL).digest()}
     threshold = 0.0
     if further == "everything":
         store = LogitStore.open(members[1].folder / "test.zarr")
@@ -167,11 +163,11 @@ def naive_islands(mask: np.ndarray, under_px: int) -> np.ndarray:
     return np.isin(labels, keep)
 
 
-def test_a_fold_is_not_labelled_by_a_stacker_that_knows_it(made: tuple[Path, Path, list[Any]]) -> None:
+def test_a_fold_is_not_labelled_by_boosted_pixels_that_know_it(made: tuple[Path, Path, list[Any]]) -> None:
     data, runs, members = made
     root = runs / "studio"
-    stacker = save_stacker(root, members, image=False)
-    save_blend(root, members, WEIGHTS, vote="conv-stacker", kind="conv-stacker", stacker_digest=stacker.digest())
+    boosted = save_pixels(root, members, FULL)
+    save_blend(root, members, WEIGHTS, vote=PIXELS_VOTE, kind=PIXELS_VOTE, stacker_digest=boosted.digest())
     write_scores(root)
     with pytest.raises(SystemExit, match="leave out --own-fold"):
         pseudo.main(competition="studio", data=data, runs=runs, jobs=1, own_fold=True, least=0.0)

@@ -21,6 +21,7 @@ from PIL import Image
 from competition import COMPETITIONS
 from ensemble.blend import find_blend
 from ensemble.photographs import main as mask_photographs
+from ensemble.stored_masks import StoredMasks
 from ensemble.voting import LINEAR
 from folds.store import LogitStore
 from kernels.rle import decode, encode_logits_text, parse
@@ -31,7 +32,7 @@ from predict import blocks, replicas
 from predict.members import Member, find_members
 from predict.replicas import Replica
 from submit import make
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, save_stacker, write_photograph
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, write_photograph
 
 ROOT = Path(__file__).parent.parent
 STUDIO = COMPETITIONS["studio"]
@@ -162,26 +163,6 @@ def test_photographs_have_the_masks_that_the_submission_has(
             np.testing.assert_array_equal(np.asarray(picture) > 0, mask(rows[name]))
 
 
-def test_a_stacker_that_sees_the_image_is_given_it_on_both_ways(case: tuple[Path, Path]) -> None:
-    root = case[1] / "studio"
-    stacker = save_stacker(root, [save_member(root, AVERAGE), save_member(root, UNET)], image=True)
-    direct = call(case)
-    for path in (root / "blend" / "shards").glob("shard-*"):
-        path.unlink()
-    stored = call(case, stream=False)
-    blend = find_blend(root, "blend")
-    assert blend.image_frames(STUDIO.size) == (Frame(UNET.size),)
-    frames = [member.frame for member in blend.members]
-    stores = [LogitStore.open(member.folder / "test.zarr") for member in blend.members]
-    assert direct == stored
-    for name in NAMES:
-        image = Frame(UNET.size).load(case[0] / "test" / name)[0]
-        full = stacker([store.read(name)[0] for store in stores], frames, [], STUDIO.size, image)
-        assert stored[name] == encode_logits_text(full).decode()
-        other = stacker([store.read(name)[0] for store in stores], frames, [], STUDIO.size, image[:, :, ::-1])
-        assert stored[name] != encode_logits_text(other).decode()
-
-
 def test_boosted_pixels_are_given_the_whole_picture_on_both_ways(case: tuple[Path, Path]) -> None:
     root = case[1] / "studio"
     boosted = save_pixels(root, [save_member(root, AVERAGE), save_member(root, UNET)], STUDIO.size)
@@ -194,11 +175,13 @@ def test_boosted_pixels_are_given_the_whole_picture_on_both_ways(case: tuple[Pat
     assert blend.image_frames(STUDIO.size) == (Frame(STUDIO.size, "pad"),)
     frames = [member.frame for member in blend.members]
     stores = [LogitStore.open(member.folder / "test.zarr") for member in blend.members]
+    masks = StoredMasks(blend, stores, STUDIO.size, case[0] / "test")
     plain = [LINEAR([store.read(name)[0] for store in stores], frames, [0.5, 0.5], STUDIO.size) for name in NAMES]
     for name in NAMES:
         image = ImageFile(case[0] / "test" / name).image()
         full = boosted([store.read(name)[0] for store in stores], frames, [], STUDIO.size, image)
         assert stored[name] == encode_logits_text(full).decode()
+        np.testing.assert_array_equal(masks.mask(name, masks.planes(name)), full > 0)
     assert any(stored[name] != encode_logits_text(each).decode() for name, each in zip(NAMES, plain, strict=True))
 
 

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 
 from competition import COMPETITIONS
-from ensemble.conv_stacker import ConvStacker
-from ensemble.patches import Patches
 from folds.store import LogitStore
 from models.frame import Frame
 from predict.members import find_members
 from submit import make
 from tests import naive, naive_ensemble
-from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, write_photograph
+from tests.synthetic_runs import AVERAGE, UNET, save_blend, save_member, save_pixels, write_photograph
 
 STUDIO = COMPETITIONS["studio"]
 NAMES = [f"00000000000a_0{k}.jpg" for k in range(1, 6)]
@@ -151,31 +149,21 @@ def test_the_rows_are_those_of_the_blends_vote_and_of_its_kept_repairs(
     assert fingerprint.get("vote", "logits") == vote
 
 
-@pytest.mark.parametrize("image", [False, True])
-def test_the_rows_are_those_of_the_blends_stacker(case: tuple[Path, Path], image: bool) -> None:
+def test_the_rows_are_those_of_the_blends_boosted_pixels(case: tuple[Path, Path]) -> None:
     stores, root = spotted(case), case[1] / "studio"
-    rng = np.random.default_rng(0)
-    windows = Patches(
-        rng.normal(scale=4, size=(4, 2, 16, 16)).astype(np.float16),
-        rng.integers(0, 256, (4, 16, 16)).astype(np.uint8),
-        np.arange(4),
-        rng.integers(0, 256, (4, 16, 16, 3)).astype(np.uint8),
-    )
-    stacker = ConvStacker(steps=20, batch=4, image=image).fit(windows, np.arange(4), np.array([0.6, 0.4]))
-    # fitted on the members in another order than the blend's own
-    stacker.save(root / "blend", [UNET.name, AVERAGE.name])
     members = [save_member(root, AVERAGE), save_member(root, UNET)]
-    vote = "conv-stacker-image" if image else "conv-stacker"
-    save_blend(root, members, [0.4, 0.6], vote=vote, stacker_digest=stacker.digest())
+    # fitted on the members in another order than the blend's own
+    boosted = save_pixels(root, members[::-1], STUDIO.size)
+    save_blend(root, members, [0.4, 0.6], vote="pixels", stacker_digest=boosted.digest())
     call(case, restart=True)
     frames = [Frame(UNET.size), Frame(AVERAGE.size)]
     for name, text in rows(case).items():
-        seen = Frame(UNET.size).load(case[0] / "test" / name)[0]
-        logits = stacker([store.read(name)[0] for store in stores[::-1]], frames, [], STUDIO.size, seen)
+        seen = Frame(STUDIO.size, "pad").load(case[0] / "test" / name)[0]
+        logits = boosted([store.read(name)[0] for store in stores[::-1]], frames, [], STUDIO.size, seen)
         np.testing.assert_array_equal(mask_of(text), logits > 0)
         full = [naive.bilinear(store.read(name)[0], STUDIO.size) for store in stores]
         assert (mask_of(text) != (naive_ensemble.combined("logits", full, [0.4, 0.6]) > 0)).any()
-    save_blend(root, members, [0.4, 0.6], vote=vote, stacker_digest="0123")
+    save_blend(root, members, [0.4, 0.6], vote="pixels", stacker_digest="0123")
     with pytest.raises(SystemExit, match="not of the fit that wrote the blend"):
         call(case)
 

@@ -1,1 +1,0 @@
-"""Blends' out-of-fold logits -> trained refiners, and what they gain."""
