@@ -28,10 +28,8 @@ Epochs = Annotated[int, Range(0, 100_000)]
 LearningRate = Annotated[float, Range(0, 100)]
 # 0 takes as many as there are
 FoldCount = Annotated[int, Range(0, 1000)]
-Pixels = Annotated[int, Range(1, 65536)]
 # (height, width), or (row, column)
 SizePx = Annotated[tuple[int, int], Range(0, 65536)]
-ReachPx = Annotated[float, Range(1, 65536)]
 # below 0 it is chosen
 LeastScore = Annotated[float, Range(-1, 1)]
 ErrorRatio = Annotated[float, Range(1, 10**6)]

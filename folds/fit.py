@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import numpy as np
@@ -176,27 +176,12 @@ def module_of(task: FoldTask, network: torch.nn.Module) -> SegmentationModule:
     )
 
 
-def train_module(
-    task: FoldTask,
-    module: lightning.LightningModule,
-    batches: Any,
-    validation: Any,
-    gpus: list[int],
-    *,
-    pictures: bool = True,
-) -> dict[str, Any]:
-    """Train any module that logs train_loss, val_loss and the metric; it goes on from the fold's last state.
-
-    Args:
-        task: the fold.
-        module: its `network` is what is trained.
-        batches, validation: loaders of what it is trained and validated on.
-        gpus: indices of the GPUs to train on; none is the CPU.
-        pictures: show TensorBoard masks, of batches and outputs as `SegmentationModule` has them.
+def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
+    """Train; it goes on from the fold's last state.
 
     Returns:
         Facts for the manifest; as "earlier", what processes before this one have spent; and, as "best", the path of the
-        best epoch's checkpoint: for `keep_epoch`.
+        best epoch's checkpoint.
 
     Raises:
         UserError: the last state is of another network.
@@ -205,13 +190,13 @@ def train_module(
     state = task.last_state
     goes_on = state.exists()
     if goes_on:
-        refuse_other_network(state, cast(torch.nn.Module, module.network), task.label)
+        refuse_other_network(state, network, task.label)
     best = EpochStates(task.resume_folder, task.metric.logged)
     record = EpochRecord(
         task.folder,
         task.label,
         lines=not task.bar,
-        mask_plane=task.variant.planes_of(MASK_HEAD).start if pictures else None,
+        mask_plane=task.variant.planes_of(MASK_HEAD).start,
         metric=task.metric,
     )
     interrupt = InterruptBetweenBatches()
@@ -219,9 +204,9 @@ def train_module(
     try:
         with interrupt:
             trainer.fit(
-                module,
-                batches,
-                validation,
+                module_of(task, network),
+                _loader(task, rank, train=True),
+                _loader(task, rank, train=False),
                 ckpt_path=str(state) if goes_on else None,
                 weights_only=True,
             )
@@ -238,12 +223,6 @@ def train_module(
         "earlier": record.earlier,
         "best": best.best_model_path,
     }
-
-
-def _train(task: FoldTask, network: torch.nn.Module, gpus: list[int], rank: int) -> dict[str, Any]:
-    """Train; returns facts for the manifest and, as "best", the path of the best epoch's checkpoint."""
-    batches = _loader(task, rank, train=True), _loader(task, rank, train=False)
-    return train_module(task, module_of(task, network), *batches, gpus)
 
 
 def load_epoch(network: torch.nn.Module, state: Path) -> int:
@@ -291,23 +270,6 @@ def fit_network(task: FoldTask, network: torch.nn.Module, gpus: list[int]) -> di
         facts = _train(task, network, gpus, 0)
     else:
         facts = run_ranks(_train_as_rank, task, gpus, count=task.devices)
-    return keep_epoch(task, network, facts)
-
-
-def keep_epoch(task: FoldTask, network: torch.nn.Module, facts: dict[str, Any]) -> dict[str, Any]:
-    """Load the weights of the epoch that the recipe keeps into the network.
-
-    Args:
-        task: the fold.
-        network: its network.
-        facts: from `train_module`.
-
-    Returns:
-        The facts, with best_epoch for "best".
-
-    Raises:
-        UserError: as `load_epoch`.
-    """
     facts["best_epoch"] = load_epoch(network, Path(facts.pop("best")))
     if task.recipe.keep == "last":
         load_epoch(network, task.last_state)

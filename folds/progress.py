@@ -107,7 +107,7 @@ class EpochRecord(Callback):
         folder: of the fold.
         label: variant and fold.
         lines: print one line an epoch, for runs whose output is shared with others or kept in a log.
-        mask_plane: which of the output's planes is the mask; None shows no masks.
+        mask_plane: which of the output's planes is the mask.
         metric: that masks are scored by.
 
     Attributes:
@@ -116,9 +116,7 @@ class EpochRecord(Callback):
         earlier: what the epochs cost that processes before this one have trained.
     """
 
-    def __init__(
-        self, folder: Path, label: str, *, lines: bool, mask_plane: int | None = 0, metric: Metric = DICE
-    ) -> None:
+    def __init__(self, folder: Path, label: str, *, lines: bool, mask_plane: int = 0, metric: Metric = DICE) -> None:
         self._folder = folder
         self._label = label
         self._lines = lines
@@ -158,7 +156,7 @@ class EpochRecord(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Show TensorBoard the first few masks; `outputs` are the logits (N, K, h, w)."""
-        if batch_idx or self._mask_plane is None or not trainer.is_global_zero or trainer.sanity_checking:
+        if batch_idx or not trainer.is_global_zero or trainer.sanity_checking:
             return
         images, targets, positions = (part[:_SHOWN].cpu().numpy() for part in batch)
         masks = targets if targets.ndim == 3 else targets[..., self._mask_plane]

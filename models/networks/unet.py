@@ -52,7 +52,6 @@ class UNet(torch.nn.Module):
         down, up: convolutions of a level on the way down (and in the centre) and on the way up.
         block: "convs" in a row, or "dense".
         upsampling: "nearest" neighbour, or 3x3 "transposed" convolutions to the planes of the level they lead to.
-        zero: the logits are 0 until it is trained, as of a network that adds to another's.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class UNet(torch.nn.Module):
         up: int = 2,
         block: Block = "convs",
         upsampling: Upsampling = "nearest",
-        zero: bool = False,
     ) -> None:
         super().__init__()
         make = DenseBlock if block == "dense" else _convs
@@ -81,10 +79,6 @@ class UNet(torch.nn.Module):
                 for i in levels
             )
         self.logits = torch.nn.Conv2d(widths[0], out_channels, 1)
-        if zero:
-            assert self.logits.bias is not None
-            torch.nn.init.zeros_(self.logits.weight)
-            torch.nn.init.zeros_(self.logits.bias)
 
     @staticmethod
     def divisor(widths: Sequence[int]) -> int:
