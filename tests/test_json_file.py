@@ -54,6 +54,12 @@ GOOD: dict[str, Any] = {
         stacker_digest="0f",
     ),
     "ensemble.blend_file:TEST_SCORE": {"test_dice": 0.9},
+    "ensemble.pixel_report:PIXEL_REPORT": {
+        "images": 3, "band_px": 900.5, "changed_px": 30.5, "righted": 0.8, "gain": -0.001, "groups": {"edge": 0.01},
+        "examples": [
+            {"image": "a", "top": 0, "left": 3, "height": 4, "width": 5, "before": "1 2", "after": "", "gain": 0.1}
+        ],
+    },
     "ensemble.pixels_file:_SAVED": {
         "members": ["a"], "weights": [1.0], "width": 2.5, "trained_on": [320, 480], "features": names_of_features(1),
         "digest": "0f",
