@@ -88,7 +88,8 @@ class _Image:
         if isinstance(blend.combine, Vote) and blend.threshold == 0:
             return rle.encode(self._vote(blend.combine.label, blend.used()))
         if isinstance(blend.combine, BoostedPixels) and blend.pictures is not None:
-            return rle.encode(self._band(blend, blend.combine).decided_by(blend.combine.trees) > blend.threshold)
+            band = self._band(blend, blend.combine).within(blend.combine.width)
+            return rle.encode(band.decided_by(blend.combine.trees) > blend.threshold)
         oof = self._oof
         planes, frames = [self._planes[m] for m in blend.members], [oof.frames[m] for m in blend.members]
         image = None if blend.pictures is None else blend.pictures.image(self._position)
@@ -99,9 +100,13 @@ class _Image:
         key = (blend.members, *pixels.band_key())
         if key not in self._bands:
             assert blend.pictures is not None
+            alike = [
+                b.combine for b in self._blends if b.members == blend.members and isinstance(b.combine, BoostedPixels)
+            ]
+            widest = max((each for each in alike if each.band_key() == key[1:]), key=lambda each: each.width)
             oof, members = self._oof, blend.members
             planes, frames = [self._planes[m] for m in members], [oof.frames[m] for m in members]
-            self._bands[key] = pixels.band(planes, frames, oof.full, blend.pictures.image(self._position))
+            self._bands[key] = widest.band(planes, frames, oof.full, blend.pictures.image(self._position))
         return self._bands[key]
 
     def _linear(self, sums: Mapping[Frame, np.ndarray], threshold: np.float32) -> np.ndarray:

@@ -41,8 +41,9 @@ from program_flags import CompetitionName, DataFolder, ErrorRatio, Jobs, RunsFol
 
 # thresholds on the logits that are tried; probabilities 0.38 .. 0.62
 _BAND = (-0.5, 0.5)
-# the linear way whose logits boosted pixels start from: it weighs nothing that a few folds could move
-BOOSTED_FROM = "mean-of-best"
+# the linear way whose logits boosted pixels start from: trees see each network's logits besides, and weights that
+# differ from fold to fold would have them look at every image anew
+BOOSTED_FROM = "equal-mean"
 
 
 def _expected(scores: np.ndarray, oof: OofData, training: TrainingSet) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from functools import partial
 import cv2
 import numpy as np
 
+from competition import Size
 from ensemble.oof_data import OofData
 from ensemble.pixels import NAME, Band, BoostedPixels, band_of
 from ensemble.selection import Candidate
@@ -26,9 +27,10 @@ _PER_UNIT, _BANDS = 4, 32
 _WIDTHS = np.arange(1, _BANDS + 1) / _PER_UNIT
 # images that tell how wide it is, for each fold
 _SURVEYED = 60
-# the band shall hold so much of the pixels that the networks get wrong, and no more of a frame than that
+# the band shall hold so much of the pixels that the networks get wrong, and no more pixels than so many times the sum
+# of the frame's sides: a boundary grows with these, and not with the area
 _WRONG_WITHIN = 0.9
-_MOST_OF_FRAME = 0.015
+_MOST_PER_SIDE = 6
 
 # the folds that something was fitted without
 Without = frozenset[int]
@@ -50,8 +52,8 @@ class PixelFit:
         seed: of the draws.
     """
 
-    pixels: int = 400_000
-    of_image: int = 1000
+    pixels: int = 240_000
+    of_image: int = 600
     growth: Growth = field(default_factory=Growth)
     seed: int = 0
 
@@ -89,8 +91,8 @@ def _survey(oof: OofData, weightings: Sequence[Weights], positions: Sequence[int
     return found
 
 
-def _width(counts: np.ndarray, pixels: int) -> float:
-    """The width of the band for images whose counts, (N, widths, 2), are these; of `pixels` pixels each.
+def _width(counts: np.ndarray, full: Size) -> float:
+    """The width of the band for images of (H, W) `full` whose counts, (N, widths, 2), are these.
 
     Raises:
         NoBandError: the networks get nothing wrong, or no pixel is in any band.
@@ -99,7 +101,7 @@ def _width(counts: np.ndarray, pixels: int) -> float:
     if not total[-1, 1]:
         raise NoBandError("the networks get no pixel wrong")
     share_wrong = total[:-1, 1] / total[-1, 1]
-    narrow = total[:-1, 0] <= _MOST_OF_FRAME * pixels * len(counts)
+    narrow = total[:-1, 0] <= _MOST_PER_SIDE * sum(full) * len(counts)
     enough = share_wrong >= _WRONG_WITHIN
     at = int(enough.argmax()) if enough.any() else len(_WIDTHS) - 1
     if not narrow[at]:
@@ -161,7 +163,7 @@ class _Drawn:
 
 
 def _fit(
-    drawn: Mapping[Weights, _Drawn], oof_full: tuple[int, int], fit: PixelFit, task: tuple[_Plan, np.ndarray]
+    drawn: Mapping[Weights, _Drawn], oof_full: Size, fit: PixelFit, task: tuple[_Plan, np.ndarray]
 ) -> BoostedPixels | None:
     """What is learned from some images; None where their pixels are of one kind."""
     plan, images = task
@@ -181,15 +183,17 @@ def _scores(
     cv2.setNumThreads(1)
     scores = []
     for p in positions:
-        bands: dict[_Plan, Band] = {}
+        bands: dict[Weights, Band] = {}
         found = {}
         for without, pixels in fitted.items():
             if int(oof.fold[p]) not in without:
                 continue
-            plan = _Plan(pixels.weights, pixels.width)
-            if plan not in bands:
-                bands[plan] = _band(oof, pictures, p, plan)
-            decided = bands[plan].decided_by(pixels.trees)
+            own = pixels.weights
+            if own not in bands:
+                # a pixel's features do not depend on which others are looked at: one look serves all widths
+                width = max(each.width for each in fitted.values() if each.weights == own)
+                bands[own] = _band(oof, pictures, p, _Plan(own, width))
+            decided = bands[own].within(pixels.width).decided_by(pixels.trees)
             found[without] = score_of(decided, oof.truth.of(p), oof.metric)
         scores.append(found)
     return scores
@@ -215,7 +219,7 @@ def evaluate_pixels(
     Raises:
         NoBandError: there is nothing to learn from; says why.
     """
-    fold, count, pixels = oof.fold, len(oof.images), oof.full[0] * oof.full[1]
+    fold, count = oof.fold, len(oof.images)
     weights = _weights_without(linear)
     weightings = list(dict.fromkeys(weights.values()))
 
@@ -227,7 +231,7 @@ def evaluate_pixels(
     plans = {}
     for without, own in weights.items():
         seen = ~np.isin(fold[looked_at], list(without))
-        plans[without] = _Plan(own, _width(counts[seen, weightings.index(own)], pixels))
+        plans[without] = _Plan(own, _width(counts[seen, weightings.index(own)], oof.full))
 
     # 2) pixels to learn from
     widest = [_Plan(own, max(plan.width for plan in plans.values() if plan.weights == own)) for own in weightings]

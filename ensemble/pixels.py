@@ -51,6 +51,13 @@ class Band:
     columns: np.ndarray
     features: np.ndarray
 
+    def within(self, width: float) -> Band:
+        """The part of it that is narrower: pixels below `width` in absolute value."""
+        inside = np.abs(self.features[:, 0]) < np.float32(width)
+        if inside.all():
+            return self
+        return Band(self.logits, self.rows[inside], self.columns[inside], self.features[inside])
+
     def decided_by(self, trees: Trees) -> np.ndarray:
         """(H, W) float32: the trees' logits within the band, the combined ones elsewhere.
 
@@ -166,8 +173,8 @@ class BoostedPixels:
         return self.band(planes, frames, full, image).decided_by(self.trees)
 
     def band_key(self) -> tuple[object, ...]:
-        """Equal for those that look at the same pixels and features of an image."""
-        return self.weights, self.width, self.trained_on
+        """Equal for those to which a pixel of an image looks the same, whatever their width."""
+        return self.weights, self.trained_on
 
     def band(self, planes: Sequence[np.ndarray], frames: Sequence[Frame], full: Size, image: np.ndarray) -> Band:
         """What the trees decide on in an image; arguments as of a call."""
