@@ -30,7 +30,7 @@ _SURVEYED = 60
 # the band shall hold so much of the pixels that the networks get wrong, and no more pixels than so many times the sum
 # of the frame's sides: a boundary grows with these, and not with the area
 _WRONG_WITHIN = 0.9
-_MOST_PER_SIDE = 6
+_MOST_PER_SIDE = 9
 
 # the folds that something was fitted without
 Without = frozenset[int]
@@ -52,8 +52,8 @@ class PixelFit:
         seed: of the draws.
     """
 
-    pixels: int = 240_000
-    of_image: int = 600
+    pixels: int = 200_000
+    of_image: int = 500
     growth: Growth = field(default_factory=Growth)
     seed: int = 0
 
@@ -150,7 +150,7 @@ def _draw(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Pixels of all images under one weighting.
+    """Pixels of all images under one plan.
 
     Attributes:
         features, truth: (P, F) float32 and (P,) bool.
@@ -163,12 +163,12 @@ class _Drawn:
 
 
 def _fit(
-    drawn: Mapping[Weights, _Drawn], oof_full: Size, fit: PixelFit, task: tuple[_Plan, np.ndarray]
+    drawn: Mapping[_Plan, _Drawn], oof_full: Size, fit: PixelFit, task: tuple[_Plan, np.ndarray]
 ) -> BoostedPixels | None:
     """What is learned from some images; None where their pixels are of one kind."""
     plan, images = task
-    pixels = drawn[plan.weights]
-    may = np.isin(pixels.image, images) & (np.abs(pixels.features[:, 0]) < plan.width)
+    pixels = drawn[plan]
+    may = np.isin(pixels.image, images)
     truth = pixels.truth[may]
     if truth.all() or not truth.any():
         return None
@@ -233,20 +233,19 @@ def evaluate_pixels(
         seen = ~np.isin(fold[looked_at], list(without))
         plans[without] = _Plan(own, _width(counts[seen, weightings.index(own)], oof.full))
 
-    # 2) pixels to learn from
-    widest = [_Plan(own, max(plan.width for plan in plans.values() if plan.weights == own)) for own in weightings]
-    parts = cut(range(count), _CHUNK)
+    # 2) pixels to learn from, drawn for each width apart: a width is found on images that another fit may not see
+    parts, different = cut(range(count), _CHUNK), list(dict.fromkeys(plans.values()))
     some = max(1, min(fit.of_image, fit.pixels // count))
-    draw = partial(_draw, oof, pictures, widest, some, fit.seed)
+    draw = partial(_draw, oof, pictures, different, some, fit.seed)
     drawn_parts = in_parallel(draw, parts, count, label="draw pixels", few=0, jobs=jobs)
     of_images = [each for part in drawn_parts for each in part]
     drawn = {
-        own: _Drawn(
+        plan: _Drawn(
             np.concatenate([image[k][0] for image in of_images]),
             np.concatenate([image[k][1] for image in of_images]),
             np.repeat(np.arange(count), [len(image[k][1]) for image in of_images]),
         )
-        for k, own in enumerate(weightings)
+        for k, plan in enumerate(different)
     }
 
     # 3) trees, each from the images that it may see

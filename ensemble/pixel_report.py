@@ -27,7 +27,7 @@ from kernels.rle import decode, encode_text
 from models.frame import Frame
 
 # images of each fold that are looked at
-_IMAGES = 10
+_IMAGES = 6
 _CHUNK = 4
 # what is shown of an image, in pixels of the full frame
 ZOOM = (144, 216)

@@ -27,10 +27,10 @@ class Growth:
         bins: that the values of a feature are put into.
     """
 
-    trees: int = 120
+    trees: int = 80
     leaves: int = 63
     depth: int = 8
-    rate: float = 0.18
+    rate: float = 0.25
     least_rows: int = 40
     features: float = 0.3
     bins: int = 63
@@ -128,6 +128,8 @@ def grow(features: np.ndarray, truth: np.ndarray, growth: Growth = Growth(), *, 
         "lambda_l2": 1.0,
         "feature_fraction": growth.features,
         "max_bin": growth.bins,
+        # rows that the bins are found on: all of them would take as long as growing
+        "bin_construct_sample_cnt": 50_000,
         "num_threads": 1,
         "deterministic": True,
         "force_row_wise": True,
