@@ -224,7 +224,7 @@ def main(
     runs: RunsFolder = Path("runs"),
     jobs: Jobs = -1,
     repairs: Literal["measure", "off"] = "measure",
-    pixels: bool = False,
+    pixels: bool = True,
     max_error_ratio: ErrorRatio = 5.0,
     table: bool = True,
 ) -> None:
@@ -239,8 +239,8 @@ def main(
         name: of the result, and of its folder in the runs folder.
         repairs: measure repairs of the mask and keep those that surely gain, or leave them out.
         pixels: also boost trees that decide the pixels of which the networks are unsure, by their logits and the
-            picture at full size around each; also without each fold and each two, so that they take part in the choice
-            like any other way.
+            picture at full size around each: also without each fold and each two, so that they take part in the choice
+            like any other way. It takes a third of a CPU-second an image, or so; --no-pixels spares it.
         max_error_ratio: a network with more than this many times the best one's error is scored but not searched: it
             would gain nothing, and leave most pixels undecided. 1 or more.
         table: print the figures; `make report` prints the same ones.
@@ -276,7 +276,7 @@ def main(
     again = () if not can_nest(oof.fold) else (blend,) if blend else ways
     candidates = evaluate_all(index, oof.fold, inner=again)
     pictures: dict[Frame, Inputs] = {}
-    if pixels or blend == pixels_way.NAME:
+    if blend == pixels_way.NAME or (pixels and not blend):
         candidates, pictures = _with_pixels(candidates, part, training, alone=bool(blend), jobs=jobs)
 
     # 5) the choice of a way, a threshold and repairs; and the same once more without each fold

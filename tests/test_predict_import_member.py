@@ -152,7 +152,7 @@ def test_it_is_blended_and_submitted_like_a_network_of_ones_own(
 ) -> None:
     images = case.data / "train"
     main("other", oof=case.write(tmp_path / "oof", _npz), **case.where)
-    ensemble.fit.main(**case.where, jobs=1)
+    ensemble.fit.main(**case.where, pixels=False, jobs=1)
     submission: dict[str, Any] = {**case.where, "images": images, "jobs": 1}
     with pytest.raises(
         SystemExit, match=r"without predictions of these images: .*make import-member .*NAME=other TEST="
