@@ -28,7 +28,8 @@ class Scan:
         disagreement_px: (N,) pixels on which the trusted networks do not all agree.
         agreement: (N,) the score between the pixels that all trusted networks call foreground and those that any does.
         unanimous_wrong_px: (N,) pixels on which all trusted networks agree and the truth says otherwise.
-        threshold_scores: (N, T) scores of the blend, without repairs, at each of `THRESHOLDS`.
+        threshold_scores: (N, T) scores of the blend, without repairs, at each of `THRESHOLDS`; NaN where they were
+            not asked for.
         wrong: (M, M) pixels that two networks both get wrong; the diagonal counts each one's own.
         pixels: of all images together.
     """
@@ -78,7 +79,7 @@ Row = tuple[int, float, int, np.ndarray, np.ndarray]
 
 
 def _rows(
-    reader: StoredMasks, trusted: np.ndarray, metric: Metric, part: Sequence[tuple[str, np.ndarray]]
+    reader: StoredMasks, trusted: np.ndarray, metric: Metric, curve: bool, part: Sequence[tuple[str, np.ndarray]]
 ) -> list[Row]:
     cv2.setNumThreads(1)
     rows = []
@@ -93,8 +94,10 @@ def _rows(
         errors = each ^ truth
         # few pixels are wrong in any network, so the products are taken there alone
         errors = errors[:, errors.any(0)].astype(np.float64)
-        curve = threshold_scores(reader.combined(image, planes), truth, THRESHOLDS, metric)
-        rows.append((outer - inner, agreement, unanimous_wrong, curve, errors @ errors.T))
+        scores = np.full(len(THRESHOLDS), np.nan)
+        if curve:
+            scores = threshold_scores(reader.combined(image, planes), truth, THRESHOLDS, metric)
+        rows.append((outer - inner, agreement, unanimous_wrong, scores, errors @ errors.T))
     return rows
 
 
@@ -105,6 +108,7 @@ def scan(
     trusted: np.ndarray,
     *,
     metric: Metric = DICE,
+    curve: bool = True,
     jobs: int = -1,
 ) -> Scan:
     """Read every image's logits once.
@@ -115,11 +119,12 @@ def scan(
         truth: their masks.
         trusted: positions of the networks whose agreement means something (`trusted_networks`).
         metric: the competition's.
+        curve: also score the blend at many thresholds.
         jobs: processes, as joblib counts them.
     """
     # read from the disk when a process is about to need them
     pairs = ([(images[i], np.array(truth.of(i))) for i in part] for part in cut(range(len(images)), _CHUNK))
-    read = partial(_rows, reader, trusted, metric)
+    read = partial(_rows, reader, trusted, metric, curve)
     found = in_parallel(read, pairs, len(images), label="compare networks", few=0, jobs=jobs)
     rows = [row for part in found for row in part]
     return Scan(

@@ -143,7 +143,9 @@ def main(
     )
     trusted = trusted_networks(scores[names].to_numpy().mean(0))
     truth = load_truth(training, root / CACHE_DIR, jobs=jobs)
-    found = scan(reader, training.names, truth, trusted, metric=metric, jobs=jobs)
+    # boosted pixels have looked at these images: a curve of theirs would be too good, and takes long
+    curve = pixels is None
+    found = scan(reader, training.names, truth, trusted, metric=metric, curve=curve, jobs=jobs)
     told: Mapping[str, Any] = TEST_SCORE.read_if_there(folder / SCORE_FILE) or {}
     test_score = told.get(f"test_{metric.name}")
     by_view = gathered.error_by_view(scores, facts, name)
@@ -171,7 +173,9 @@ def main(
         pixels=pixels,
         zooms=boundary.gallery(training, examples, facts.size),
         trusted=[names[i] for i in trusted],
-        threshold_chart=charts.threshold_curve(THRESHOLDS, found.threshold_scores.mean(0), blend["threshold"], metric),
+        threshold_chart=charts.threshold_curve(THRESHOLDS, found.threshold_scores.mean(0), blend["threshold"], metric)
+        if curve
+        else None,
         correlation_chart=charts.correlation_map(names, found.error_correlation()),
         view_chart=charts.lines_by_view(by_view, metric) if by_view else None,
         curves=charts.learning_curves(curves, metric) if curves else None,
