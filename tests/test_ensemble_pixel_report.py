@@ -11,7 +11,7 @@ from command_line import UserError
 from ensemble import pixel_report
 from ensemble.blend_file import PIXELS_REPORT_FILE
 from ensemble.pixel_gain import evaluate_pixels
-from ensemble.pixels import full_frame
+from ensemble.pixels import BoostedPixels, full_frame
 from kernels import rle
 from kernels.bands import in_bands
 from tests.test_ensemble_pixels import FOLD, FULL, NAMES, QUICK, SMALL, campaign, dice, discs
@@ -25,7 +25,7 @@ def test_figures_and_examples_are_those_of_trees_that_have_not_seen_the_image(tm
     # fifteen images of three folds: all of them are looked at
     assert report["images"] == len(FOLD)
     masks = discs()
-    before = {p: sum(SMALL.invert(plane, FULL) for plane in oof.planes(p)) > 0 for p in range(len(FOLD))}
+    before = {p: np.sum([SMALL.invert(plane, FULL) for plane in oof.planes(p)], 0) > 0 for p in range(len(FOLD))}
     gains = [found.nested[p] - dice(before[p], masks[p]) for p in range(len(FOLD))]
     assert report["gain"] == pytest.approx(np.mean(gains), abs=1e-6)
 
@@ -82,10 +82,11 @@ def test_pixels_are_counted_by_how_near_they_are(per_unit: int, bands: int) -> N
 
 def test_a_narrower_band_is_a_part_of_a_wider_one(tmp_path: Path) -> None:
     oof, pictures, linear = campaign(tmp_path, 2)
-    fitted = evaluate_pixels(linear, oof, pictures, QUICK, jobs=1).nested_stackers[0]
-    whole = fitted.band(oof.planes(1), oof.frames, FULL, pictures.image(1))  # type: ignore[union-attr]
-    assert whole.within(fitted.width) is whole  # type: ignore[union-attr]
-    width = fitted.width / 2  # type: ignore[union-attr]
+    fitted = evaluate_pixels(linear, oof, pictures, QUICK, jobs=1).stacker
+    assert isinstance(fitted, BoostedPixels)
+    whole = fitted.band(oof.planes(1), oof.frames, FULL, pictures.image(1))
+    assert whole.within(fitted.width) is whole
+    width = fitted.width / 2
     part = whole.within(width)
     np.testing.assert_array_equal(np.abs(whole.logits) < width, _marked(part.rows, part.columns))
     assert 0 < len(part.rows) < len(whole.rows) and len(part.features) == len(part.rows)
