@@ -240,7 +240,8 @@ def main(
         repairs: measure repairs of the mask and keep those that surely gain, or leave them out.
         pixels: also boost trees that decide the pixels of which the networks are unsure, by their logits and the
             picture at full size around each: also without each fold and each two, so that they take part in the choice
-            like any other way. It takes a third of a CPU-second an image, or so; --no-pixels spares it.
+            like any other way. It takes 0.3 to 0.8 CPU-seconds an image; --no-pixels spares it. A blend by them is not
+            exported, and labels nothing out of fold.
         max_error_ratio: a network with more than this many times the best one's error is scored but not searched: it
             would gain nothing, and leave most pixels undecided. 1 or more.
         table: print the figures; `make report` prints the same ones.

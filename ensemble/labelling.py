@@ -76,13 +76,13 @@ def blends_of(
         labels: that shall be made.
 
     Raises:
-        UserError: a fold's own labels are wanted of a blend that has a part which no fold is without.
+        UserError: labels that know nothing of a fold are wanted of a blend that has a part which no fold is without.
     """
     contents = {fold: chosen_without(fitted, fold) for fold in folds}
-    if labels == "own-fold" and any(content.get("vote") == PIXELS_VOTE for content in contents.values()):
+    if labels != "blend" and any(content.get("vote") == PIXELS_VOTE for content in contents.values()):
         raise UserError(
-            f"{PIXELS_VOTE} is kept as it was fitted on all folds alone, so that no fold's labels are its own: "
-            "leave out --own-fold, or choose a blend without it (make fit)."
+            "boosted pixels are kept as they were fitted on all folds alone, so that every fold's labels would know "
+            "its truth: leave out --own-fold and --distil, or choose a blend without them (make fit ARGS=--no-pixels)."
         )
     return _part(fitted, members, folder), {f: _part(content, members, folder) for f, content in contents.items()}
 

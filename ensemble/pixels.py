@@ -17,7 +17,8 @@ from competition import Size
 from ensemble.blend_file import PIXELS_VOTE
 from ensemble.trees import Trees
 from ensemble.voting import LINEAR
-from kernels.boundary_pixels import feature_names, pixel_features, smoothed
+from kernels.boundary_pixels import feature_names, pixel_features
+from kernels.smoothing import smoothed
 from models.frame import Frame
 
 NAME = PIXELS_VOTE

@@ -85,7 +85,8 @@ class WholeNetwork(torch.nn.Module):
         self.label = blend.combination.label
         if self.label != LINEAR.label and self.label not in VOTES:
             raise UserError(
-                f"a blend by {self.label.split()[0]} cannot be exported: choose another way (BLEND=greedy)."
+                f"a blend by {self.label.split()[0]} cannot be exported: choose another way "
+                "(make fit ARGS=--no-pixels)."
             )
         pairs = [(m, w) for m, w in zip(blend.members, blend.weights, strict=True) if w != 0]
         for member, _ in pairs:

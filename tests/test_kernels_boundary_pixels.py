@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from kernels.boundary_pixels import feature_names, pixel_features, smoothed
+from kernels.boundary_pixels import feature_names, pixel_features
+from kernels.smoothing import smoothed
 from tests.naive_pixels import naive_features
 
 

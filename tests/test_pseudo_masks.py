@@ -169,8 +169,12 @@ def test_a_fold_is_not_labelled_by_boosted_pixels_that_know_it(made: tuple[Path,
     boosted = save_pixels(root, members, FULL)
     save_blend(root, members, WEIGHTS, vote=PIXELS_VOTE, kind=PIXELS_VOTE, stacker_digest=boosted.digest())
     write_scores(root)
-    with pytest.raises(SystemExit, match="leave out --own-fold"):
-        pseudo.main(competition="studio", data=data, runs=runs, jobs=1, own_fold=True, least=0.0)
+    for own_fold in (True, False):
+        with pytest.raises(SystemExit, match=r"leave out --own-fold and --distil, or .*make fit .*--no-pixels"):
+            pseudo.main(
+                competition="studio", data=data, runs=runs, jobs=1, least=0.0, own_fold=own_fold, distil=not own_fold
+            )
     fitted = json.loads((root / "blend" / "blend.json").read_text())
-    with pytest.raises(UserError, match="fitted on all folds alone"):
-        blends_of(root / "blend", fitted, members, [0, 1], "own-fold")
+    for labels in ("own-fold", "out-of-fold"):
+        with pytest.raises(UserError, match="fitted on all folds alone"):
+            blends_of(root / "blend", fitted, members, [0, 1], labels)
