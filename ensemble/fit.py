@@ -16,7 +16,16 @@ from command_line import UserError, program
 from ensemble import pixel_report, pixels_file
 from ensemble import pixels as pixels_way
 from ensemble.agreement_limit import SHARE, agreements_with_truth, limit_of
-from ensemble.blend_file import BLEND, BLEND_FILE, Foreground, blend_folder, scores_file
+from ensemble.blend_file import (
+    BLEND,
+    BLEND_FILE,
+    PIXELS_FILE,
+    PIXELS_REPORT_FILE,
+    TREES_FILE,
+    Foreground,
+    blend_folder,
+    scores_file,
+)
 from ensemble.blend_table import table_lines
 from ensemble.earlier_blend import check_left_out, earlier_blend, poorer_lines
 from ensemble.intervals import expected_interval, figures
@@ -204,7 +213,7 @@ class _Fit:
         return pd.DataFrame({**table, **{member: self.singles[:, i] for i, member in enumerate(oof.names)}})
 
     def write(self, folder: Path, result: dict[str, Any]) -> None:
-        """Write boosted pixels, if they were chosen, the scores, and last blend.json."""
+        """Write boosted pixels, if they were chosen, the scores, and blend.json; then remove what is of no use."""
         stacker = self.outcome.decision.candidate.stacker
         if stacker is not None:
             pixels_file.save(folder, cast("BoostedPixels", stacker), list(self.used()))
@@ -212,6 +221,10 @@ class _Fit:
             pixel_report.save(folder, self.looked)
         write_table(folder / scores_file(self.oof.metric), self.scores())
         atomic.write_json(folder / BLEND_FILE, result)
+        if stacker is None:
+            # of an earlier choice; they would go along with a blend that does not use them
+            for name in (TREES_FILE, PIXELS_FILE, PIXELS_REPORT_FILE):
+                (folder / name).unlink(missing_ok=True)
 
 
 @program

@@ -203,7 +203,13 @@ def test_pixels_are_boosted_and_read_back_by_mixture_and_report(trained: tuple[P
     # fitted on the very images, and yet no other blend
     assert abs(np.mean(dice) - fitted["cv"]["dice"]) < 0.02
     report.main(data=data, runs=runs, name="boosted", jobs=1)
-    assert "pixels" in (folder / "report.html").read_text()
+    assert "At the boundary" in (folder / "report.html").read_text()
+    # of another choice nothing is left of them, and the page tells of none
+    assert len(list(folder.glob("pixels*"))) == 3
+    fit.main(data=data, runs=runs, jobs=1, name="boosted", blend="equal-mean")
+    assert not list(folder.glob("pixels*"))
+    report.main(data=data, runs=runs, name="boosted", jobs=1)
+    assert "At the boundary" not in (folder / "report.html").read_text()
 
 
 def test_what_would_leak_or_lacks_images_is_refused_and_nothing_written(
